@@ -1,0 +1,186 @@
+"""The four transforms of the mean-scale hyperprior, as functions of their weights.
+
+Minnen, Ballé and Toderici, "Joint Autoregressive and Hierarchical Priors for Learned Image
+Compression", NeurIPS 2018 (arXiv 1809.02736), without the context model; GDN is from Ballé et
+al., "Density Modeling of Images Using a Generalized Normalization Transformation" (arXiv
+1511.06281).
+
+    x ── analysis ──▶ y ── hyper_analysis ──▶ z
+    x_tilde ◀── synthesis ── y    mu, sigma ◀── hyper_synthesis ── z
+
+The graph is written once; where its weights come from is the caller's choice:
+
+* training: `transforms(num_filters, …)` makes `tf.Variable`s with the names, initialisers and
+  parametrisations that the layers of TensorFlow Compression 1.3 have;
+* everything else: `load(reader, …)` evaluates the same parametrisations on a checkpoint's values,
+  once, so that the graphs of inference hold plain constants.
+
+All tensors are float32, channels-last and of static shape. Convolutions are "same" with zero padding.
+"""
+import collections
+
+from quiet_tf import tf, tfc
+
+Conv = collections.namedtuple("Conv", "kernel bias beta gamma")
+Conv.__doc__ = """Weights of a convolution and of the (inverse) GDN behind it.
+
+kernel: (height, width, channels in, channels out); bias: (channels out,) or None;
+beta, gamma: (channels out,) and (channels out, channels out), or None where no GDN follows.
+"""
+
+Transforms = collections.namedtuple(
+    "Transforms", "analysis synthesis hyper_analysis hyper_synthesis"
+)
+Transforms.__doc__ = "The `Conv`s of each transform, first layer first."
+
+
+def analysis(x, layers):
+    """g_a: images (N, H, W, 3) in [0, 1] to latents y (N, ⌈H/16⌉, ⌈W/16⌉, num_filters)."""
+    for layer in layers:
+        x = _conv_down(x, layer, stride=2)
+        if layer.gamma is not None:
+            x *= tf.math.rsqrt(_gdn_pool(x, layer))
+    return x
+
+
+def synthesis(y, layers, size):
+    """g_s: latents y to images (N, H, W, 3), not clipped; `size` = (H, W)."""
+    for layer in layers:
+        y = _conv_up(y, layer)
+        if layer.gamma is not None:
+            y *= tf.math.sqrt(_gdn_pool(y, layer))
+    return y[:, : size[0], : size[1], :]
+
+
+def hyper_analysis(y, layers):
+    """h_a: latents y (N, h, w, C) to hyper-latents (N, ⌈h/4⌉, ⌈w/4⌉, channels of the last layer)."""
+    y = tf.nn.relu(_conv_down(y, layers[0], stride=1))
+    y = tf.nn.relu(_conv_down(y, layers[1], stride=2))
+    return _conv_down(y, layers[2], stride=2)
+
+
+def hyper_synthesis(z, layers, size):
+    """h_s: hyper-latents z to (mu, sigma) of p(y|z), each (N, h, w, C); `size` = (h, w) of y."""
+    z = tf.nn.relu(_conv_up(z, layers[0]))
+    z = tf.nn.relu(_conv_up(z, layers[1]))
+    # A convolution is a correlation with the flipped kernel.
+    z = _conv_down(z, layers[2]._replace(kernel=layers[2].kernel[::-1, ::-1]), stride=1)
+    mu, log_sigma = tf.split(z[:, : size[0], : size[1], :], 2, axis=-1)
+    return mu, tf.math.exp(log_sigma)
+
+
+def _conv_down(x, layer, stride):
+    """Correlation, then every `stride`-th sample from the first on."""
+    x = tf.nn.conv2d(x, layer.kernel, strides=stride, padding=_same_padding(layer.kernel))
+    return x if layer.bias is None else tf.nn.bias_add(x, layer.bias)
+
+
+def _conv_up(x, layer):
+    """Zero-interleaved upsampling by 2, then convolution: the transpose of a strided one."""
+    batch, height, width, _ = x.shape.as_list()
+    x = tf.nn.conv2d_backprop_input(
+        [batch, 2 * height, 2 * width, layer.kernel.shape[3]],
+        tf.transpose(layer.kernel, (0, 1, 3, 2)),
+        x,
+        strides=(1, 2, 2, 1),
+        padding=_same_padding(layer.kernel),
+    )
+    return x if layer.bias is None else tf.nn.bias_add(x, layer.bias)
+
+
+def _same_padding(kernel):
+    height, width = (int(side) for side in kernel.shape[:2])
+    return [[0, 0], 2 * [height // 2], 2 * [width // 2], [0, 0]]
+
+
+def _gdn_pool(x, layer):
+    """beta_i + sum_j gamma_ji x_j², what (inverse) GDN divides (multiplies) by the root of."""
+    channels = x.shape[-1]
+    pool = tf.matmul(tf.reshape(tf.math.square(x), (-1, channels)), layer.gamma)
+    return tf.reshape(tf.nn.bias_add(pool, layer.beta), tf.shape(x))
+
+
+def transforms(num_filters, hyper_channels, getter=tf.get_variable):
+    """Makes the weights, as tensors computed from what `getter` returns.
+
+    Args:
+      num_filters: N_f, channels of y and of the hidden layers.
+      hyper_channels: outputs of h_a: N_f, or 2 N_f (mean and log-variance) for bits-back.
+      getter: called like `tf.get_variable` in the variable scope of each layer.
+
+    Returns:
+      `Transforms` of `Conv`s.
+    """
+    n = num_filters
+
+    def layer(scope, index, support, channels, gdn=None, bias=True, rdft=True):
+        with tf.variable_scope("{}/layer_{}".format(scope, index)):
+            make_kernel = tfc.RDFTParameterizer() if rdft else _unparametrised
+            kernel = make_kernel(
+                getter=getter,
+                name="kernel",
+                shape=(support, support) + channels,
+                dtype=tf.float32,
+                initializer=tf.initializers.variance_scaling(),
+            )
+            shape = channels[1:]
+            bias = getter("bias", shape, tf.float32, tf.initializers.zeros()) if bias else None
+            beta, gamma = _gdn_weights(getter, gdn + str(index), shape[0]) if gdn else (None, None)
+        return Conv(kernel, bias, beta, gamma)
+
+    def stack(scope, *layers):
+        return [layer(scope, index, *args[:2], **args[2]) for index, args in enumerate(layers)]
+
+    return Transforms(
+        analysis=stack(
+            "analysis_transform",
+            (5, (3, n), {"gdn": "gdn_"}),
+            (5, (n, n), {"gdn": "gdn_"}),
+            (5, (n, n), {"gdn": "gdn_"}),
+            (5, (n, n), {}),
+        ),
+        synthesis=stack(
+            "synthesis_transform",
+            (5, (n, n), {"gdn": "igdn_"}),
+            (5, (n, n), {"gdn": "igdn_"}),
+            (5, (n, n), {"gdn": "igdn_"}),
+            (5, (n, 3), {}),
+        ),
+        hyper_analysis=stack(
+            "hyper_analysis_transform",
+            (3, (n, n), {}),
+            (5, (n, n), {}),
+            (5, (n, hyper_channels), {"bias": False}),
+        ),
+        # The scope that Keras derives from the reference's class name; released checkpoints have it.
+        hyper_synthesis=stack(
+            "mb_t2018hyper_synthesis_transform",
+            (5, (n, n), {"rdft": False}),
+            (5, (n, int(1.5 * n)), {"rdft": False}),
+            (3, (int(1.5 * n), 2 * n), {"rdft": False}),
+        ),
+    )
+
+
+def _unparametrised(getter, **kwargs):
+    return getter(**kwargs)
+
+
+def _gdn_weights(getter, scope, channels):
+    """Non-negative beta and gamma of a GDN, initialised to 1 and 0.1 times the identity."""
+    with tf.variable_scope(scope):
+        beta = tfc.NonnegativeParameterizer(minimum=1e-6)(
+            getter=getter,
+            name="beta",
+            shape=[channels],
+            dtype=tf.float32,
+            initializer=tf.initializers.ones(),
+        )
+        gamma = tfc.NonnegativeParameterizer()(
+            getter=getter,
+            name="gamma",
+            shape=[channels, channels],
+            dtype=tf.float32,
+            initializer=tf.initializers.identity(gain=0.1),
+        )
+    return beta, gamma
