@@ -19,6 +19,8 @@ import numpy as np
 
 import entropy_models
 import nn_models
+import rounding
+import utils
 from quiet_tf import tf, tfc
 
 
@@ -28,17 +30,19 @@ class Mbt2018:
     Args:
       transforms: `nn_models.Transforms`.
       prior: `entropy_models.Density`, the weights of p(z).
-      medians: (C,), of p(z); the grid on which z is coded. None in training.
+      medians: (C,), of p(z), the centre of the grid on which z is coded; None in training.
+      tables: `entropy_models.TablesOfLatents` of the range coder; None in training.
       sigma_min: lower bound of sigma, as training and the base codec have it; None: no bound.
     """
 
     name = "mbt2018"
     prior_scope = "entropy_bottleneck/"
 
-    def __init__(self, transforms, prior, medians=None, sigma_min=None):
+    def __init__(self, transforms, prior, medians=None, tables=None, sigma_min=None):
         self.transforms = transforms
         self.prior = prior
         self.medians = medians
+        self.tables = tables
         self.sigma_min = sigma_min
 
     @staticmethod
@@ -108,6 +112,16 @@ class Mbt2018:
         return tf.reduce_mean(rd_loss), metrics
 
 
+    def round_centred(self, y, z):
+        """z on the grid through the medians, then y on the one through mu(z), which a decoder has.
+
+        This is how the base codec rounds. Returns a dict of y and z.
+        """
+        z_hat = rounding.centred(z, self.medians)
+        mu, _ = self.hyper_synthesis(z_hat, y)
+        return {"y": rounding.centred(y, mu), "z": z_hat}
+
+
 class Mbt2018BB(Mbt2018):
     """The bits-back model (Yang et al. 2020): z is a continuous sample of q(z|y).
 
@@ -170,3 +184,51 @@ def information(likelihoods):
 def _size(images):
     """Height and width, which the graph knows statically."""
     return images.shape.as_list()[1:3]
+
+
+def load(model_class, run):
+    """Reads a model's weights from a checkpoint and computes what depends on them alone.
+
+    Args:
+      model_class: `Mbt2018` or `Mbt2018BB`.
+      run: `utils.Run`.
+
+    Returns:
+      dict of NumPy arrays (in `nn_models.Transforms` and `entropy_models.Density`), for `build`.
+
+    Raises:
+      utils.InputError: the checkpoint is damaged or of another model.
+    """
+    reader = tf.train.load_checkpoint(run.checkpoint)
+
+    def getter(name, shape, *_, **__):
+        scope = tf.get_variable_scope().name
+        value = reader.get_tensor("{}/{}".format(scope, name) if scope else name)
+        if value.shape != tuple(shape):
+            raise ValueError("{} has shape {}, not {}".format(name, value.shape, tuple(shape)))
+        return tf.constant(value)
+
+    try:
+        with tf.Graph().as_default(), tf.Session() as session:
+            channels = model_class.hyper_channels(run.num_filters)
+            transforms = nn_models.transforms(run.num_filters, channels, getter)
+            with tf.variable_scope(model_class.prior_scope.rstrip("/")):
+                prior = entropy_models.density(run.num_filters, getter)
+            weights = {"transforms": transforms, "prior": prior}
+            flat = tf.nest.flatten(weights)
+            values = iter(session.run([tensor for tensor in flat if tensor is not None]))
+            weights = tf.nest.pack_sequence_as(
+                weights, [None if tensor is None else next(values) for tensor in flat]
+            )
+        if model_class is Mbt2018:
+            weights["medians"] = reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, 1]
+            weights["tables"] = entropy_models.read_range_coder_tables(reader)
+    except (tf.errors.OpError, ValueError) as error:
+        raise utils.unreadable_checkpoint(run.checkpoint, error)
+    return weights
+
+
+def build(model_class, weights, **kwargs):
+    """A model on constants of the present graph, from what `load` returns."""
+    constants = [None if v is None else tf.constant(v) for v in tf.nest.flatten(weights)]
+    return model_class(**tf.nest.pack_sequence_as(weights, constants), **kwargs)

@@ -1,16 +1,47 @@
-"""Base model."""
+"""The mean-scale hyperprior of Minnen, Ballé and Toderici 2018 (arXiv 1809.02736).
+
+Trains the model and codes with it: entry M3 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
+The latents are what the inference network predicts, rounded around mu (y) and the medians (z).
+"""
+import bitstream
 import entropy_models
+import hyperprior
+import inference
 import nn_models
 import tf_boilerplate
+import utils
 from hyperprior import Mbt2018
 from quiet_tf import tf, tfc
+
+
+class BaseHyperprior(inference.Method):
+    """Nothing is optimised."""
+
+    row = "M3"
+    model_class = Mbt2018
+    sigma_min = entropy_models.SIGMA_MIN
+    has_codec = True
+
+    @classmethod
+    def result_name(cls, runname, lmbda, basename):
+        return "rd-{}-file={}".format(runname, basename)
+
+    def build(self):
+        y = self.model.analysis(self.x)
+        transmitted = self.model.round_centred(y, **self.model.hyper_analysis(y))
+        size = self.x.shape.as_list()[1:3]
+        self.parts = bitstream.encode(self.model, size=size, **transmitted)
+        return [], transmitted
+
+    def encode(self, session):
+        return bitstream.pack(session.run(self.parts))
 
 
 def training_graph(x, num_filters, lmbda):
     """Variables, loss and metrics for patches x (N, H, W, 3) in [0, 1].
 
     Returns:
-      loss, metrics: as `hyperprior.Mbt2018.rate_distortion`, for y and z with U(-½, ½) noise.
+      loss, metrics: as `hyperprior.Mbt2018.rate_distortion`, of y and z with U(-½, ½) noise.
       bottleneck: `tfc.EntropyBottleneck`, whose auxiliary loss fits the quantiles of p(z) and
         whose updates keep the range coder's tables.
     """
@@ -33,5 +64,19 @@ def training_graph(x, num_filters, lmbda):
     return model.rate_distortion(x, lmbda, **noisy) + (bottleneck,)
 
 
+def decompress(args):
+    """Decodes a .tfci file to a PNG, or to a uint8 .npy where it holds several images."""
+    run = utils.find_run(args.checkpoint_dir, args.runname, args.num_filters)
+    parts = bitstream.unpack(args.file)
+    output = args.output or args.file + (".png" if len(parts[0]) == 1 else ".npy")
+    utils.check_writable(output)
+    weights = hyperprior.load(Mbt2018, run)
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = hyperprior.build(Mbt2018, weights, sigma_min=BaseHyperprior.sigma_min)
+        y = bitstream.decode(model, parts)
+        images = session.run(utils.to_uint8(model.synthesis(y, parts[2])))
+    utils.write_images(output, images)
+
+
 if __name__ == "__main__":
-    tf_boilerplate.main(__doc__, training_graph=training_graph)
+    tf_boilerplate.main(BaseHyperprior, training_graph, decompress)

@@ -22,4 +22,4 @@ def training_graph(x, num_filters, lmbda):
 
 
 if __name__ == "__main__":
-    tf_boilerplate.main(__doc__, training_graph=training_graph)
+    tf_boilerplate.main(None, training_graph)

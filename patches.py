@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from quiet_tf import tf
-from utils import InputError, read_image
+from utils import InputError, open_array, read_image
 
 
 def find_images(pattern, patchsize):
@@ -73,18 +73,21 @@ def batches(paths, batchsize, patchsize, threads, seed):
 
 def _read_patch(path, patchsize, row, column):
     """The patch whose corner lies at `row`, `column` in [0, 1) of the possible places."""
-    image = _open_array(path) if path.endswith(".npy") else read_image(path)
+    image = _open_image_array(path) if path.endswith(".npy") else read_image(path)
     top = int(row * (image.shape[0] - patchsize + 1))
     left = int(column * (image.shape[1] - patchsize + 1))
     patch = image[top : top + patchsize, left : left + patchsize]
-    scale = np.float32(255 if patch.dtype == np.uint8 else 1)
-    return np.asarray(patch, np.float32) / scale
+    if patch.dtype == np.uint8:
+        return patch / np.float32(255)
+    if not (patch.min() >= 0 and patch.max() <= 1):  # so that NaN fails too
+        raise InputError("{}: has values outside of [0, 1], or NaN".format(path))
+    return np.array(patch)
 
 
 def _size(path):
     """(height, width), from the file's header alone."""
     if path.endswith(".npy"):
-        return _open_array(path).shape[:2]
+        return _open_image_array(path).shape[:2]
     try:
         with Image.open(path) as image:
             return image.size[::-1]
@@ -92,12 +95,9 @@ def _size(path):
         raise InputError("{}: not a readable image ({})".format(path, error))
 
 
-def _open_array(path):
-    """A memory-mapped `.npy` image: slicing reads the rows it needs from disk."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError("{}: not a readable .npy file ({})".format(path, error))
+def _open_image_array(path):
+    """A memory-mapped `.npy` image."""
+    array = open_array(path)
     if array.dtype != np.float32 or array.ndim != 3 or array.shape[2] != 3:
         raise InputError(
             "{}: {} {}, where training takes float32 (H, W, 3) in [0, 1]".format(

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors of the C++ runtime are still shown
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors still raise exceptions
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import tensorflow.compat.v1 as tf

@@ -1,22 +1,21 @@
 """Command lines, training and evaluation: all that the ten scripts share."""
 import argparse
+import collections
 import json
 import os
-import signal
 import sys
 import time
 
 import numpy as np
-from tqdm import tqdm
 
+import hyperprior
+import inference
 import patches
 import utils
 from quiet_tf import tf
 from utils import InputError
 
 # --- Training --------------------------------------------------------------------------------
-
-REPORT_SECS = 30  # between lines of progress where there is no terminal
 
 
 def train(script, training_graph, args):
@@ -85,14 +84,16 @@ def train(script, training_graph, args):
         ) as session:
             start = session.run_step_fn(lambda step_context: step_context.session.run(step))
             print("{}: steps {} to {}, {} images".format(folder, start, args.last_step, len(paths)))
-            progress = TrainingProgress(start, args.last_step)
             done = start
-            while done < args.last_step and not stop:
-                if progress.due():
-                    done, values = session.run([done_op, shown])
-                    progress.show(done, values)
-                else:
-                    done = session.run(done_op)
+            with utils.Progress(args.last_step, start) as progress:
+                while done < args.last_step and not stop:
+                    if progress.due():
+                        done, values = session.run([done_op, shown])
+                        text = "loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.2f}".format(**values)
+                        progress.update(done, text)
+                    else:
+                        done = session.run(done_op)
+                        progress.update(done)
     except tf.train.NanLossDuringTrainingError:
         raise InputError(
             "{}: the loss became NaN; the newest checkpoint is from before that. "
@@ -124,55 +125,336 @@ def warm_start(source, variables):
     return lambda scaffold, session: saver.restore(session, checkpoint)
 
 
-class TrainingProgress:
-    """A bar on a terminal, a line now and then elsewhere: steps/s, loss, bpp, PSNR, time left."""
+# --- Evaluation ------------------------------------------------------------------------------
 
-    def __init__(self, start, last_step):
-        self.bar = tqdm(
-            total=last_step,
-            initial=start,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+
+class Evaluation:
+    """The graph of a method for batches of one shape, from pixels to results.
+
+    Args:
+      method_class: an `inference.Method`.
+      weights: of `hyperprior.load`.
+      shape: (N, H, W, 3) of the batches.
+      args: the command line.
+    """
+
+    def __init__(self, method_class, weights, shape, args):
+        self.args, self.shape = args, shape
+        self.graph = tf.Graph()
+        with self.graph.as_default():
+            self.pixels = tf.placeholder(tf.uint8, shape)
+            self.keys = tf.placeholder(tf.int64, shape[:1])
+            x = tf.get_variable("x", shape, trainable=False, use_resource=True)
+            keys = tf.get_variable("keys", shape[:1], tf.int64, trainable=False, use_resource=True)
+            self.feed = tf.group(
+                x.assign(tf.cast(self.pixels, tf.float32) / 255), keys.assign(self.keys)
+            )
+            x = x.read_value()
+            model = hyperprior.build(
+                method_class.model_class, weights, sigma_min=method_class.sigma_min
+            )
+            self.method = method_class(model, x, args, inference.Noise(keys.read_value()))
+            _, metrics = model.rate_distortion(x, args.lmbda, **self.method.transmitted)
+            x_tilde = metrics["x_tilde"]
+            self.metrics = {**utils.quality(x, x_tilde), **utils.ms_ssim(x, x_tilde)}
+            self.metrics.update(
+                {"est_" + key: value for key, value in metrics.items() if "bpp" in key}
+            )
+            self.reconstruction = utils.to_uint8(x_tilde)
+            initialiser = tf.global_variables_initializer()
+            self.graph.finalize()
+        self.session = tf.Session(graph=self.graph)
+        self.session.run(initialiser)
+
+    def run(self, pixels):
+        """Compresses a batch, uint8 (N, H, W, 3).
+
+        Returns:
+          metrics: dict of (N,) arrays.
+          records: the record of each stage (`inference.Stage.run`).
+          stream: bytes of the coded file, or None.
+          reconstruction: uint8 (N, H, W, 3).
+        """
+        keys = utils.image_keys(pixels, self.args.seed)
+        self.session.run(self.feed, {self.pixels: pixels, self.keys: keys})
+        records = [self._run_stage(stage) for stage in self.method.stages]
+        metrics, reconstruction = self.session.run([self.metrics, self.reconstruction])
+        return metrics, records, self.method.encode(self.session), reconstruction
+
+    def _run_stage(self, stage):
+        if self.args.verbose:
+            print("----{}----".format(stage.title))
+        with utils.Progress(stage.its, title=stage.title) as progress:
+
+            def show(t, relaxed, rounded):
+                if self.args.verbose:
+                    progress.write(progress_line(t, relaxed, rounded))
+
+            return stage.run(self.session, progress.update, show)
+
+
+def progress_line(t, relaxed, rounded):
+    """One line of `--verbose`: iteration, temperature, loss, mse, bpp, psnr; after rounding too."""
+
+    def figures(values):
+        formats = (("T", ".3f"), ("rd_loss", ".4f"), ("mse", ".3f"), ("bpp", ".4f"), ("psnr", ".4f"))
+        return " ".join("{}={:{}}".format(k, values[k], f) for k, f in formats if k in values)
+
+    line = "it={}, {}".format(t, figures(relaxed))
+    return line + "\t after rounding: " + figures(rounded) if rounded else line
+
+
+def compress(method_class, args):
+    """Runs a method on the images of the command line, and writes and prints its results."""
+
+    def note(text):
+        print("note: " + text, file=sys.stderr)
+
+    run = utils.find_run(args.checkpoint_dir, args.runname, args.num_filters)
+    if args.lmbda < 0:
+        if run.lmbda is None:
+            raise InputError("{}: this run name has no lmbda=…; give --lambda".format(run.name))
+        args.lmbda = run.lmbda
+    images = utils.Images(args.eval_imgs, note)
+    path = result_path(method_class, run, args)
+    if path:
+        utils.check_result(path, images.sha256, args.overwrite)
+    elif args.save_reconstruction:
+        raise InputError("--save_reconstruction: needs a --results_dir to write to")
+    if args.output and args.eval_batch_size < images.shape[0]:
+        raise InputError(
+            "{}: one file takes one batch; give --eval_batch_size {}".format(
+                args.output, images.shape[0]
+            )
         )
-        self.start, self.last_step = start, last_step
-        self.begun = self.shown = time.time()
+    if min(images.shape[1:3]) < utils.MSSSIM_MIN_SIDE:
+        note("MS-SSIM is NaN: it needs {} pixels on each side".format(utils.MSSSIM_MIN_SIDE))
+    weights = hyperprior.load(method_class.model_class, run)
 
-    def due(self):
-        return time.time() - self.shown >= (1 if not self.bar.disable else REPORT_SECS)
+    batches = list(_run_batches(method_class, weights, images, path, args))
+    results = {key: np.concatenate([b.metrics[key] for b in batches]) for key in batches[0].metrics}
+    if batches[0].stream is not None:
+        results.update(actual_rates([b.stream for b in batches], results, images, args))
+    if path:
+        settings = {flag: getattr(args, flag) for flag in ("lmbda", "seed", *method_class.flags)}
+        provenance = {
+            "script": method_class.script(),
+            "runname": run.name,
+            "num_filters": run.num_filters,
+            "checkpoint_step": run.step,
+            "input": os.path.basename(args.eval_imgs),
+            "input_sha256": images.sha256,
+            "eval_batch_size": args.eval_batch_size,
+        }
+        record = merge_records([b.records for b in batches])
+        utils.write_result(path, {**provenance, **settings, **record, **results})
+    for key in METRICS:
+        if key in results:
+            print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
 
-    def show(self, step, values):
-        self.shown = time.time()
-        text = "loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.2f}".format(**values)
-        if not self.bar.disable:
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(step - self.bar.n)
-            return
-        speed = (step - self.start) / (self.shown - self.begun)
-        left = tqdm.format_interval((self.last_step - step) / max(speed, 1e-9))
-        print("step={} {} {:.2f} steps/s, {} left".format(step, text, speed, left), flush=True)
+
+METRICS = (
+    "mse",
+    "psnr",
+    "msssim",
+    "msssim_db",
+    "est_bpp",
+    "est_y_bpp",
+    "est_z_bpp",
+    "est_bpp_back",
+    "avg_batch_actual_bpp",
+)
+
+Batch = collections.namedtuple("Batch", "metrics records stream")
 
 
-def main(doc, training_graph=None):
-    parser = argparse.ArgumentParser(description=doc, allow_abbrev=False)
-    parser.add_argument("--checkpoint_dir", default="./checkpoints")
-    parser.add_argument("--num_filters", type=int)
-    parser.add_argument("--num_hfilters", type=int, default=-1)
-    parser.add_argument("--verbose", "-V", action="store_true")
-    sub = parser.add_subparsers(dest="command")
-    t = sub.add_parser("train", allow_abbrev=False)
-    t.add_argument("--train_glob", required=True)
-    t.add_argument("--batchsize", type=int, default=8)
-    t.add_argument("--patchsize", type=int, default=256)
-    t.add_argument("--lambda", type=float, default=.01, dest="lmbda")
-    t.add_argument("--last_step", type=int, default=1000000)
-    t.add_argument("--preprocess_threads", type=int, default=16)
-    t.add_argument("--logdir", default="")
-    t.add_argument("--save_summary_secs", type=int, default=60)
-    t.add_argument("--save_checkpoint_secs", type=int, default=300)
-    t.add_argument("--learning_rate", type=float, default=1e-4)
-    t.add_argument("--init_from", default="")
-    t.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    script = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    train(script, training_graph, args)
+def _run_batches(method_class, weights, images, result, args):
+    """Yields a `Batch` for each batch of the images, and writes what is asked for beside."""
+    evaluation = None
+    done = 0
+    for pixels in images.batches(args.eval_batch_size):
+        if evaluation is None or evaluation.shape != pixels.shape:
+            evaluation = Evaluation(method_class, weights, pixels.shape, args)
+        begun = time.time()
+        metrics, records, stream, reconstruction = evaluation.run(pixels)
+        metrics["seconds"] = np.full(len(pixels), (time.time() - begun) / len(pixels))
+        if args.output:
+            utils.write_bytes(args.output, stream)
+        if args.save_reconstruction:
+            for index, image in enumerate(reconstruction, start=done):
+                number = "-{}".format(index) if images.shape[0] > 1 else ""
+                utils.write_png("{}{}.png".format(result[: -len(".npz")], number), image)
+        done += len(pixels)
+        yield Batch(metrics, records, stream)
+
+
+def actual_rates(streams, metrics, images, args):
+    """The reference's figures of the files' sizes, in bits per pixel of one image."""
+    pixels = images.shape[1] * images.shape[2]
+    bpp = np.array([8 * len(stream) / pixels for stream in streams])
+    sizes = np.full(len(streams), args.eval_batch_size)
+    sizes[-1] = images.shape[0] - sizes[:-1].sum()
+    return {
+        "batch_actual_bpp": bpp,
+        "batch_sizes": sizes,
+        "avg_batch_actual_bpp": bpp.sum() / images.shape[0],
+    }
+
+
+def merge_records(batches):
+    """The records of the stages of all batches as arrays.
+
+    Those of a second stage have `rate_` before their keys. Of more than one batch they are
+    (batches, iterations), NaN where a batch stopped early; `its` and `T` are the longest.
+    """
+    merged = {}
+    for index, records in enumerate(zip(*batches)):
+        prefix = "rate_" if index else ""
+        longest = max(records, key=lambda record: len(record["its"]))
+        for key, values in longest.items():
+            if key not in ("its", "T") and len(records) > 1:
+                values = np.full((len(records), len(longest["its"])), np.nan)
+                for row, record in zip(values, records):
+                    row[: len(record[key])] = record[key]
+            merged[prefix + key] = np.asarray(values)
+    return merged
+
+
+def result_path(method_class, run, args):
+    """Where the result goes, under the reference's names; '' with an empty --results_dir."""
+    if not args.results_dir:
+        return ""
+    basename = os.path.basename(args.eval_imgs)
+    name = method_class.result_name(run.name, "{:g}".format(args.lmbda), basename)
+    return os.path.join(args.results_dir, name + ".npz")
+
+
+# --- Command lines ---------------------------------------------------------------------------
+
+
+def main(method_class, training_graph=None, decompress=None, argv=None):
+    """Runs the command line of a script; ends the process with exit code 2 on wrong input.
+
+    Args:
+      method_class: the `inference.Method` of `compress`; None: there is no such command.
+      training_graph: of `train`; None: there is no such command.
+      decompress: `decompress(args)`; None: there is no such command.
+      argv: arguments; default: those of the process.
+    """
+    module = sys.modules[(method_class or training_graph).__module__]
+    script = utils.script_name(module)
+    args = make_parser(script, module.__doc__, method_class, training_graph, decompress).parse_args(
+        argv
+    )
+    try:
+        with utils.sigterm_as_interrupt():
+            if args.command == "train":
+                train(script, training_graph, args)
+            elif args.command == "compress":
+                compress(method_class, args)
+            else:
+                decompress(args)
+    except InputError as error:
+        print("{}: error: {}".format(script, error), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("{}: interrupted".format(script), file=sys.stderr)
+        sys.exit(130)
+
+
+def make_parser(script, doc, method_class, training_graph, decompress):
+    """The parser of a script; its `--help` shows the flags of all its commands."""
+    parser = argparse.ArgumentParser(
+        prog=script + ".py",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--checkpoint_dir", default="./checkpoints", help="folder of run folders (%(default)s)")
+    add("--num_filters", type=int, help="channels of the model; default: as the run, 192 in train")
+    add("--num_hfilters", type=int, default=-1, help="only enters the name of a trained run")
+    add("--verbose", "-V", action="store_true", help="a line every 100 iterations")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.required = True
+    if training_graph:
+        _add_train(commands)
+    if method_class:
+        _add_compress(commands, method_class)
+    if decompress:
+        _add_decompress(commands)
+    parser.epilog = "\n".join(
+        "{}:\n{}".format(name, command.format_help()) for name, command in commands.choices.items()
+    )
+    return parser
+
+
+def _add_flags(parser, flags):
+    """Adds flags of numbers and strings: name to (default, help)."""
+    for name, (default, text) in flags.items():
+        parser.add_argument(
+            "--" + name,
+            dest="lmbda" if name == "lambda" else name,
+            type=type(default),
+            default=default,
+            metavar=name.rsplit("_", 1)[-1].upper(),
+            help="{} ({})".format(text, default),
+        )
+
+
+def _add_train(commands):
+    parser = commands.add_parser("train", help="train a model", allow_abbrev=False)
+    parser.add_argument(
+        "--train_glob", required=True, metavar="GLOB", help="PNG, JPEG or float32 .npy images"
+    )
+    _add_flags(
+        parser,
+        {
+            "lambda": (0.01, "weight of the distortion, 255² MSE, against bits per pixel"),
+            "batchsize": (8, "patches of a step"),
+            "patchsize": (256, "pixels of a patch's side"),
+            "last_step": (1000000, "number of steps"),
+            "learning_rate": (1e-4, "of Adam"),
+            "init_from": ("", "run folder whose weights a new run starts from, where they fit"),
+            "seed": (0, "of the patches, the noise and the initial weights"),
+            "preprocess_threads": (16, "threads that read images"),
+            "logdir": ("./tensorboard", "folder for TensorBoard; '' for none"),
+            "save_summary_secs": (60, "seconds between TensorBoard summaries"),
+            "save_checkpoint_secs": (300, "seconds between checkpoints"),
+        },
+    )
+
+
+def _add_compress(commands, method_class):
+    parser = commands.add_parser(
+        "compress", help="compress images and measure the result", allow_abbrev=False
+    )
+    parser.add_argument("runname", help="run folder in --checkpoint_dir")
+    parser.add_argument("eval_imgs", help="an image, or a uint8 .npy of shape (n, H, W, 3)")
+    if method_class.has_codec:
+        parser.add_argument("output", nargs="?", help="file to write, .tfci")
+    else:
+        parser.set_defaults(output=None)
+    _add_flags(
+        parser,
+        {
+            "results_dir": ("./results", "folder for the .npz of the result; '' for none"),
+            "lambda": (-1.0, "weight of the distortion; negative: as in the run's name"),
+            "seed": (0, "of all random numbers"),
+            "eval_batch_size": (1, "images of a .npy that are optimised together"),
+            **method_class.flags,
+        },
+    )
+    parser.add_argument("--save_reconstruction", action="store_true", help="a PNG by the result")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the result of another input"
+    )
+
+
+def _add_decompress(commands):
+    parser = commands.add_parser(
+        "decompress", help="decode a file of compress", allow_abbrev=False
+    )
+    parser.add_argument("runname", help="run folder in --checkpoint_dir")
+    parser.add_argument("file", help="a .tfci file")
+    parser.add_argument("output", nargs="?", help="image to write; default: the file's name + .png")

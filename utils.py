@@ -1,15 +1,18 @@
-"""Images, run folders and result files."""
+"""Images, metrics, run folders, result files and the console."""
+import collections
 import contextlib
 import glob
-import json
+import hashlib
 import os
 import re
 import signal
 import sys
 import tempfile
+import time
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from quiet_tf import tf
 
@@ -24,12 +27,7 @@ class InputError(Exception):
 @contextlib.contextmanager
 def atomic_write(path):
     """Opens a temporary file beside `path` for binary writing; renames it if all went well."""
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
-    except OSError as error:
-        raise InputError("{}: cannot be written: {}".format(path, error.strerror))
+    handle, temporary = _temporary_beside(path)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -38,6 +36,23 @@ def atomic_write(path):
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def check_writable(path):
+    """Raises `InputError` unless a file can be written to `path`."""
+    handle, temporary = _temporary_beside(path)
+    os.close(handle)
+    os.unlink(temporary)
+
+
+def _temporary_beside(path):
+    """Open file descriptor and path of a new file in the folder of `path`, which is made."""
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        return tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
+    except OSError as error:
+        raise InputError("{}: cannot be written: {}".format(path, error.strerror))
 
 
 def _umask():
@@ -86,17 +101,135 @@ def write_png(path, pixels):
         Image.fromarray(pixels).save(file, format="png")
 
 
+def write_images(path, pixels):
+    """Writes uint8 (N, H, W, 3): as an image where N is 1 and `path` is no `.npy`."""
+    if path.endswith(".npy"):
+        with atomic_write(path) as file:
+            np.save(file, pixels)
+    elif len(pixels) == 1:
+        write_png(path, pixels[0])
+    else:
+        raise InputError("{}: {} images go into an .npy".format(path, len(pixels)))
+
+
+def write_bytes(path, content):
+    """Writes bytes."""
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+class Images:
+    """The images to compress: one file, or an `.npy` of several, which stays on disk.
+
+    Args:
+      path: an image file, or a uint8 `.npy` (n, H, W, 3).
+      note: as for `read_image`.
+
+    Attributes:
+      shape: (n, H, W, 3).
+      sha256: of the file, in hexadecimal.
+
+    Raises:
+      InputError: it cannot be read, or holds something else.
+    """
+
+    def __init__(self, path, note=lambda text: None):
+        self.path = path
+        self._pixels = self._open_array() if path.endswith(".npy") else read_image(path, note)[None]
+        self.shape = self._pixels.shape
+        self.sha256 = file_sha256(path)
+
+    def _open_array(self):
+        array = open_array(self.path)
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not array.size:
+            raise InputError(
+                "{}: {} {}, where a batch of images is uint8 (n, H, W, 3)".format(
+                    self.path, array.dtype, array.shape
+                )
+            )
+        return array
+
+    def batches(self, size):
+        """Yields uint8 (N, H, W, 3) with N ≤ `size`, in order."""
+        for start in range(0, self.shape[0], size):
+            yield np.array(self._pixels[start : start + size])
+
+
+def open_array(path):
+    """A memory-mapped `.npy`: slicing reads from disk what it needs.
+
+    Raises:
+      InputError: no such file, or not one.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError("{}: no such file".format(path))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError("{}: not a readable .npy file ({})".format(path, error))
+
+
+def file_sha256(path):
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def image_keys(pixels, seed):
+    """A random-number key for each of the images uint8 (N, H, W, 3): int64 (N,).
+
+    It depends on the seed and the image alone, so that an image gets the same noise wherever it
+    stands and whatever is optimised beside it.
+    """
+    digests = (
+        hashlib.sha256("{} {} ".format(seed, image.shape).encode() + image.tobytes()).digest()
+        for image in pixels
+    )
+    return np.array([int.from_bytes(d[:8], "little", signed=True) for d in digests], np.int64)
+
+
 # --- Metrics ---------------------------------------------------------------------------------
 
 
+MSSSIM_MIN_SIDE = 161  # pixels; five scales with a window of 11
+
+
 def psnr(mse):
-    """Peak signal-to-noise ratio in dB of a mean squared error (tensor) on the scale 0 to 255."""
+    """Peak signal-to-noise ratio in dB of mean squared errors (tensor) on the scale 0 to 255."""
     return 20 * np.log10(255) - 10 / np.log(10) * tf.math.log(mse)
 
 
 def to_uint8(x):
     """What a decoder shows of images in [0, 1] (tensor): clipped and rounded to uint8."""
     return tf.saturate_cast(tf.round(tf.clip_by_value(x, 0, 1) * 255), tf.uint8)
+
+
+def quality(x, x_tilde):
+    """mse (on the scale 0 to 255) and psnr in dB of what a decoder shows, each (N,).
+
+    Args:
+      x, x_tilde: original and reconstruction, float32 (N, H, W, 3), in [0, 1] but for overshoot.
+    """
+    difference = tf.cast(to_uint8(x_tilde), tf.float32) - 255 * x
+    mse = tf.reduce_mean(tf.math.square(difference), axis=(1, 2, 3))
+    return {"mse": mse, "psnr": psnr(mse)}
+
+
+def ms_ssim(x, x_tilde):
+    """Multi-scale structural similarity msssim and msssim_db, each (N,), as `quality`.
+
+    NaN where a side has fewer than `MSSSIM_MIN_SIDE` pixels.
+    """
+    if min(x.shape.as_list()[1:3]) < MSSSIM_MIN_SIDE:
+        msssim = tf.fill([x.shape[0]], float("nan"))
+    else:
+        msssim = tf.image.ssim_multiscale(
+            tf.round(255 * x), tf.cast(to_uint8(x_tilde), tf.float32), 255
+        )
+    return {"msssim": msssim, "msssim_db": -10 / np.log(10) * tf.math.log(1 - msssim)}
 
 
 # --- Run folders -----------------------------------------------------------------------------
@@ -108,7 +241,158 @@ def run_name(script, num_filters, num_hfilters, lmbda):
     return "{}-num_filters={}{}-lmbda={:g}".format(script, num_filters, hfilters, lmbda)
 
 
+def script_name(module):
+    """Name of a script's module, which is `__main__` where it runs."""
+    return os.path.splitext(os.path.basename(module.__file__))[0]
+
+
+Run = collections.namedtuple("Run", "name checkpoint step num_filters lmbda")
+Run.__doc__ = """A trained model: its run name, newest checkpoint and that one's step, N_f, and λ.
+
+lmbda is the one that the run name tells, or None.
+"""
+
+
+def find_run(checkpoint_dir, name, num_filters=None):
+    """The newest checkpoint of a run.
+
+    Args:
+      checkpoint_dir, name: the run's folder is `<checkpoint_dir>/<name>`.
+      num_filters: what the caller thinks N_f is, or None.
+
+    Raises:
+      InputError: no such run, an unreadable checkpoint, or one with another N_f.
+    """
+    name = name.rstrip("/")
+    folder = os.path.join(checkpoint_dir, name)
+    if not os.path.isdir(folder):
+        there = sorted(os.path.basename(p) for p in glob.glob(os.path.join(checkpoint_dir, "*-*")))
+        raise InputError(
+            "{}: no such run folder; {}".format(
+                folder,
+                "--checkpoint_dir has " + ", ".join(there) if there
+                else "--checkpoint_dir {} has no runs".format(checkpoint_dir),
+            )
+        )
+    checkpoint = tf.train.latest_checkpoint(folder)
+    if checkpoint is None:
+        raise InputError("{}: no checkpoint in this run folder".format(folder))
+    try:
+        reader = tf.train.load_checkpoint(checkpoint)
+        step = int(reader.get_tensor("global_step"))
+        found = int(reader.get_variable_to_shape_map()["analysis_transform/layer_0/bias"][0])
+    except (tf.errors.OpError, KeyError, ValueError) as error:
+        raise unreadable_checkpoint(checkpoint, error)
+    if num_filters is not None and num_filters != found:
+        raise InputError(
+            "{}: the model has --num_filters {}, not {}".format(checkpoint, found, num_filters)
+        )
+    match = re.search(r"lmbda=([0-9.]+(?:e[-+]?[0-9]+)?)", name)
+    return Run(name, checkpoint, step, found, float(match.group(1)) if match else None)
+
+
+def unreadable_checkpoint(checkpoint, error):
+    """The `InputError` for a checkpoint that TensorFlow could not read."""
+    text = getattr(error, "message", None) or "{} is missing".format(error)
+    return InputError("{}: not a readable checkpoint of this model ({})".format(
+        checkpoint, text.strip().splitlines()[0]))
+
+
+# --- Result files ----------------------------------------------------------------------------
+
+
+def check_result(path, sha256, overwrite):
+    """Makes sure, before anything is computed, that a result can be written to `path`.
+
+    Raises:
+      InputError: the folder is not writable, or `path` holds a result of another input.
+    """
+    if not overwrite and os.path.exists(path):
+        try:
+            with np.load(path, allow_pickle=False) as old:
+                same = str(old["input_sha256"]) == sha256
+        except Exception:  # a file of another kind or a damaged one: zipfile, pickle, key errors
+            same = False
+        if not same:
+            raise InputError(
+                "{}: holds the result of another input; --overwrite replaces it".format(path)
+            )
+    check_writable(path)
+
+
+def write_result(path, values):
+    """Writes a dict of arrays as `.npz`."""
+    with atomic_write(path) as file:
+        np.savez(file, **values)
+
+
+# --- The console -----------------------------------------------------------------------------
+
+
+class Progress:
+    """A bar with the time left on a terminal; elsewhere a plain line every half minute.
+
+    Args:
+      total, initial: last step and first one.
+      title: stands before it.
+    """
+
+    LINE_SECS = 30
+
+    def __init__(self, total, initial=0, title=""):
+        self.bar = tqdm(
+            total=total,
+            initial=initial,
+            desc=title or None,
+            dynamic_ncols=True,
+            leave=False,
+            disable=None,  # where stderr is no terminal
+        )
+        self.total, self.initial, self.title = total, initial, title
+        self.begun = self.shown = time.time()
+
+    def due(self):
+        """Whether it is time to show figures, if they cost something to get."""
+        return time.time() - self.shown >= (self.LINE_SECS if self.bar.disable else 1)
+
+    def update(self, step, text=""):
+        """Says that `step` steps are done; `text`: figures to show, where `due`."""
+        if not self.bar.disable:
+            if text:
+                self.bar.set_postfix_str(text, refresh=False)
+                self.shown = time.time()
+            self.bar.update(step - self.bar.n)
+        elif self.due():
+            self.shown = time.time()
+            rate = max(step - self.initial, 1e-9) / (self.shown - self.begun)
+            left = tqdm.format_interval((self.total - step) / rate)
+            words = (self.title, "{}/{}".format(step, self.total), text)
+            line = " ".join(word for word in words if word)
+            print("{}, {:.2f}/s, {} left".format(line, rate, left), file=sys.stderr, flush=True)
+
+    def write(self, line):
+        """Prints a line to stdout, above the bar."""
+        tqdm.write(line)
+        sys.stdout.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+
 # --- Signals ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt():
+    """Within, SIGTERM raises KeyboardInterrupt, so that half-written files are cleaned up."""
+    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,31 @@
+"""Bits-back coding without SGA, entry A5 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
+
+y = round(g_a(x)); the mean and log-variance of q(z|y), from h_a(y), are optimised on the net rate
+
+    bpp = -log2 p(y|z) - log2 p(z) + log2 q(z|y)   (per pixel, z sampled by reparametrisation)
+
+in which y is fixed, so that a decoder can repeat it (section 3.3).
+"""
+import inference
+import tf_boilerplate
+from quiet_tf import tf
+
+
+class BBNoSGA(inference.BitsBackMethod):
+    """Optimises q(z|y) alone."""
+
+    row = "A5"
+    flags = inference.adam_flags(sga_its=1000, lr=5e-3)
+
+    @classmethod
+    def result_name(cls, runname, lmbda, basename):
+        return "rd-{}+{}-input={}".format(cls.script(), runname, basename)
+
+    def build(self):
+        y_hat = tf.math.round(self.model.analysis(self.x))
+        stage = self.rate_stage(y_hat, self.args.sga_its, self.args.lr)
+        return [stage], self.sent(stage.fixed["y"], **stage.latents)
+
+
+if __name__ == "__main__":
+    tf_boilerplate.main(BBNoSGA)

@@ -1,0 +1,26 @@
+"""Bits-back coding without iterative inference, entry A6 in Table 1 of Yang et al. 2020.
+
+y = round(g_a(x)), and z is a sample of q(z|y) with the mean and variance that h_a(y) predicts
+(arXiv 2006.04240, section 3.3).
+"""
+import inference
+import tf_boilerplate
+from quiet_tf import tf
+
+
+class BBPlain(inference.BitsBackMethod):
+    """Nothing is optimised."""
+
+    row = "A6"
+
+    @classmethod
+    def result_name(cls, runname, lmbda, basename):
+        return "rd-{}+{}-input={}".format(cls.script(), runname, basename)
+
+    def build(self):
+        y_hat = tf.math.round(self.model.analysis(self.x))
+        return [], self.sent(y_hat, **self.model.hyper_analysis(y_hat))
+
+
+if __name__ == "__main__":
+    tf_boilerplate.main(BBPlain)

@@ -1,0 +1,51 @@
+"""SGA with bits-back coding, entry M2 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
+
+1. y, and the mean and log-variance of q(z|y), are optimised on λ·255²·MSE + bpp: y relaxed as in
+   SGA (`sga.py`), z sampled by reparametrisation.
+2. With y fixed at its rounding, mean and log-variance start anew from h_a(y) and are optimised on
+   bpp = -log2 p(y|z) - log2 p(z) + log2 q(z|y) alone, so that a decoder, which knows y by
+   then, can repeat it (section 3.3, algorithm 1).
+"""
+import inference
+import tf_boilerplate
+from quiet_tf import tf
+from sga import SGA
+
+
+class BBSGA(inference.BitsBackMethod):
+    """SGA for y, then the best q(z|y) for it."""
+
+    row = "M2"
+    flags = {
+        **SGA.flags,
+        "r_its": (2000, "iterations of the second stage"),
+        "r_lr": (3e-3, "learning rate of the second stage"),
+    }
+    temperature = SGA.temperature
+    relax = SGA.relax
+
+    def build(self):
+        def relaxed(t, y, z_mean, z_logvar):
+            y_tilde = self.relax(y, t, self.noise.at(t, "y"))
+            normal = self.noise.at(t, "z").normal(z_mean)
+            return self.loss(y=y_tilde, **self.model.sample(z_mean, z_logvar, normal))
+
+        def rounded(y, z_mean, z_logvar):
+            return self.loss(**self.sent(tf.math.round(y), z_mean, z_logvar))
+
+        y = self.model.analysis(self.x)
+        both = inference.Stage(
+            {"y": y, **self.model.hyper_analysis(y)},
+            relaxed,
+            rounded,
+            self.args.sga_its,
+            self.args.lr,
+            self.args,
+            temperature=self.temperature,
+        )
+        rate = self.rate_stage(tf.math.round(both.latents["y"]), self.args.r_its, self.args.r_lr)
+        return [both, rate], self.sent(rate.fixed["y"], **rate.latents)
+
+
+if __name__ == "__main__":
+    tf_boilerplate.main(BBSGA)

@@ -1,0 +1,38 @@
+"""Deterministic annealing, entry A4 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
+
+As SGA (`sga.py`), with the expectation in place of the sample:
+
+    v_tilde = w ⌊v⌋ + (1 - w) ⌈v⌉,   (w, 1 - w) = softmax(l)
+    l = -atanh(distance of v to ⌊v⌋ and to ⌈v⌉) / τ
+    τ(t) = clip(exp(-annealing_rate t), T_min, T_max)
+"""
+import inference
+import rounding
+import tf_boilerplate
+from quiet_tf import tf
+
+
+class DAnneal(inference.BaseMethod):
+    """Relaxes by an expectation, at a falling temperature."""
+
+    row = "A4"
+    flags = {
+        **inference.adam_flags(sga_its=2000, lr=5e-3),
+        "annealing_rate": (4e-3, "rate at which the temperature falls, per iteration"),
+        "t_max": (0.2, "highest temperature"),
+        "t_min": (1e-8, "lowest temperature"),
+        **inference.ATANH_FLAG,
+    }
+
+    def temperature(self, t):
+        return rounding.temperature(
+            t, self.args.annealing_rate, self.args.t_max, self.args.t_min
+        )
+
+    def relax(self, v, t, noise):
+        logit = rounding.floor_logit(v, self.temperature(t), self.args.atanh_eps)
+        return rounding.between(v, tf.math.sigmoid(logit))
+
+
+if __name__ == "__main__":
+    tf_boilerplate.main(DAnneal)

@@ -1,0 +1,345 @@
+"""Per-image inference: the optimisation loop, and what a method has to say of itself.
+
+A method is a class that makes the graph for a batch of images: a list of `Stage`s, each an Adam
+run over some latents, and the latents that are transmitted in the end. `BaseMethod` and
+`BitsBackMethod` leave to a script little more than its relaxation of the rounding and its
+hyper-parameters; a method of your own subclasses either.
+"""
+import collections
+import sys
+import zlib
+
+import hyperprior
+import utils
+from quiet_tf import tf
+
+RECORD_EVERY = 100  # iterations between lines of progress, which are saved with the result
+
+class Noise:
+    """Random numbers that depend on the seed, the image, the step and a name, and nothing else.
+
+    Args:
+      image_keys: (N,) int64, one for each image, with the seed in it (`utils.image_keys`).
+      t: step, int64 scalar.
+      name: tells the latents and stages apart.
+    """
+
+    def __init__(self, image_keys, t=0, name=""):
+        self.image_keys, self.t, self.name = image_keys, t, name
+
+    def at(self, t, name):
+        """The noise of one latent at one step."""
+        return Noise(self.image_keys, t, name)
+
+    def uniform(self, like):
+        """U[0, 1) of the shape of `like` (N, …)."""
+        return self._draw(tf.random.stateless_uniform, like)
+
+    def normal(self, like):
+        """N(0, 1) of the shape of `like` (N, …)."""
+        return self._draw(tf.random.stateless_normal, like)
+
+    def _draw(self, sampler, like):
+        step = tf.cast(self.t, tf.int64) * 2**32 + zlib.crc32(self.name.encode())
+        keys = tf.unstack(self.image_keys)
+        return tf.stack([sampler(like.shape[1:], seed=tf.stack([key, step])) for key in keys])
+
+
+class EarlyStop(collections.namedtuple("EarlyStop", "every rounded tie_is_worse")):
+    """Stop when a loss gets worse, and go back to the latents of the last check that was good.
+
+    Checks come at t = 0, `every`, 2 `every`, … and at the last t; a good one remembers the latents
+    after the update of that t.
+
+    every: iterations.
+    rounded: whether to watch the loss of the updated latents as they are transmitted, rather than
+      the loss whose gradient the update took.
+    tie_is_worse: whether a loss equal to that of the last check counts as worse.
+    """
+
+    def worse(self, loss, best):
+        """Whether to stop at `loss`."""
+        return loss > best or (self.tie_is_worse and loss == best)
+
+
+class Stage:
+    """An Adam run over some latents, in the graph.
+
+    Args:
+      start: dict of tensors, the values that the latents start from.
+      relaxed: `relaxed(t, **latents)`, the loss to minimise and its metrics.
+      rounded: `rounded(**latents)`, the same of the latents as they are transmitted; None where
+        there is nothing to round.
+      its, lr: iterations and learning rate.
+      adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`.
+      fixed: dict of tensors that are evaluated once, at the start, and handed to `relaxed` and
+        `rounded` with the latents.
+      temperature: tensor function of t that is shown and recorded, or None.
+      early_stop: an `EarlyStop`, or None.
+      title: heads its progress.
+
+    Attributes:
+      latents, fixed: dicts of tensors, the present values.
+    """
+
+    def __init__(
+        self,
+        start,
+        relaxed,
+        rounded,
+        its,
+        lr,
+        adam,
+        fixed=None,
+        temperature=None,
+        early_stop=None,
+        title="R-D optimisation",
+    ):
+        self.its, self.early_stop, self.title = its, early_stop, title
+        step = _variable(tf.zeros((), tf.int64))
+        variables = _variables(start)
+        constants = _variables(fixed or {})
+        remembered = _variables(start)
+        self.fixed = _values(constants)
+
+        # One read for the gradient and all that is shown with it, so that they cannot disagree.
+        t, before = step.read_value(), _values(variables)
+        loss, metrics = relaxed(t, **before, **self.fixed)
+        optimizer = tf.train.AdamOptimizer(
+            lr, adam.adam_beta1, adam.adam_beta2, adam.adam_epsilon
+        )
+        gradients = tf.gradients(loss, list(before.values()))
+        self._update = optimizer.apply_gradients(
+            list(zip(gradients, variables.values())), global_step=step
+        )
+        self._relaxed = _shown(loss, metrics)
+        if temperature is not None:
+            self._relaxed["T"] = temperature(t)
+        self.latents = _values(variables)
+        self._rounded = _shown(*rounded(**self.latents, **self.fixed)) if rounded else {}
+        self._start = tf.group(
+            tf.variables_initializer(optimizer.variables() + [step]),
+            _assign(variables, start),
+            _assign(constants, fixed or {}),
+        )
+        self._remember = _assign(remembered, self.latents)
+        self._go_back = _assign(variables, _values(remembered))
+
+    def run(self, session, step, show):
+        """Runs the stage from its start.
+
+        Args:
+          session: `tf.Session` in which all variables have been initialised.
+          step: `step(n)` is called when n iterations are done.
+          show: `show(t, relaxed, rounded)` is called every `RECORD_EVERY` iterations and at the
+            last, with dicts of the figures that the update of t saw, and of those after it.
+
+        Returns:
+          dict of lists: `its`, `rd_loss`, and where there are such `T` and
+          `rd_loss_after_rounding`, every `RECORD_EVERY` iterations.
+        """
+        session.run(self._start)
+        update = session.make_callable(self._update)
+        record = collections.defaultdict(list)
+        best = None
+        for t in range(self.its):
+            final = t == self.its - 1
+            shows = t % RECORD_EVERY == 0 or final
+            checks = self.early_stop and (t % self.early_stop.every == 0 or final)
+            if not shows and not checks:
+                update()
+                step(t + 1)
+                continue
+            _, relaxed = session.run([self._update, self._relaxed])
+            rounded = session.run(self._rounded)
+            if checks:
+                loss = (rounded if self.early_stop.rounded else relaxed)["rd_loss"]
+                if best is not None and self.early_stop.worse(loss, best):
+                    session.run(self._go_back)
+                    break
+                best = loss
+                session.run(self._remember)
+            step(t + 1)
+            if shows:
+                show(t, relaxed, rounded)
+                record["its"].append(t)
+                record["rd_loss"].append(relaxed["rd_loss"])
+                if "T" in relaxed:
+                    record["T"].append(relaxed["T"])
+                if rounded:
+                    record["rd_loss_after_rounding"].append(rounded["rd_loss"])
+        return dict(record)
+
+
+RECORD_EVERY = 100
+
+
+def _variable(value):
+    return tf.get_variable(
+        "latent_{}".format(len(tf.global_variables())),
+        initializer=tf.zeros(value.shape, value.dtype),
+        trainable=False,
+        use_resource=True,
+    )
+
+
+def _variables(values):
+    return {name: _variable(value) for name, value in values.items()}
+
+
+def _values(variables):
+    return {name: variable.read_value() for name, variable in variables.items()}
+
+
+def _assign(variables, values):
+    return tf.group(*[variables[name].assign(value) for name, value in values.items()])
+
+
+def _shown(loss, metrics):
+    """Scalars for a line of progress: the loss, and means over the images."""
+    return {"rd_loss": loss, **{key: tf.reduce_mean(metrics[key]) for key in metrics}}
+
+
+# --- Methods ---------------------------------------------------------------------------------
+
+ADAM_FLAGS = {
+    "adam_beta1": (0.9, "decay of Adam's mean of the gradients"),
+    "adam_beta2": (0.999, "decay of Adam's mean of the squared gradients"),
+    "adam_epsilon": (1e-8, "added to the root in the denominator of Adam's update"),
+}
+ATANH_FLAG = {"atanh_eps": (1e-5, "distances are clipped to 1 less this, where atanh is finite")}
+
+
+def adam_flags(sga_its, lr):
+    """The flags of Adam, with a method's defaults."""
+    return {"sga_its": (sga_its, "iterations"), "lr": (lr, "learning rate of Adam"), **ADAM_FLAGS}
+
+
+class Method:
+    """What the nine methods have in common.
+
+    A subclass sets the class attributes, and in `build` the stages and what is transmitted.
+
+    Attributes:
+      row: entry in Table 1 of the paper.
+      model_class: `hyperprior.Mbt2018` or `Mbt2018BB`.
+      sigma_min: lower bound of sigma in p(y|z); None: no bound.
+      flags: dict of command-line flag name to (default, help).
+      stages: list of `Stage`s, to be run in this order.
+      transmitted: dict of tensors, the latents that `model.rate_distortion` takes, as a decoder
+        gets them after the stages have run.
+    """
+
+    row = ""
+    model_class = None
+    sigma_min = None
+    flags = {}
+    has_codec = False
+
+    @classmethod
+    def script(cls):
+        """Name of the script, as in result files."""
+        return utils.script_name(sys.modules[cls.__module__])
+
+    @classmethod
+    def result_name(cls, runname, lmbda, basename):
+        """Name of the result file, less its ending."""
+        return "rd-{}-lmbda={}+{}-input={}".format(cls.script(), lmbda, runname, basename)
+
+    def __init__(self, model, x, args, noise):
+        """
+        Args:
+          model: a `model_class`.
+          x: images, float32 (N, H, W, 3) in [0, 1].
+          args: values of `flags`, and `lmbda`.
+          noise: a `Noise`.
+        """
+        self.model, self.x, self.args, self.noise = model, x, args, noise
+        self.stages, self.transmitted = self.build()
+
+    def build(self):
+        """Returns the stages and the transmitted latents."""
+        raise NotImplementedError
+
+    def encode(self, session):
+        """The transmitted latents as the bytes of a file; None: this method has no codec."""
+        return None
+
+    def loss(self, **latents):
+        """λ · 255² · MSE + bpp of the latents, and the metrics for a line of progress."""
+        loss, metrics = self.model.rate_distortion(self.x, self.args.lmbda, **latents)
+        psnr = utils.quality(self.x, metrics["x_tilde"])["psnr"]
+        return loss, {"mse": metrics["mse"], "bpp": metrics["bpp"], "psnr": psnr}
+
+
+class BaseMethod(Method):
+    """Optimises y and z of the base model from the inference network's prediction.
+
+    A subclass defines `relax`, and where it needs to `temperature`, `transmit` or `early_stop`.
+    """
+
+    model_class = hyperprior.Mbt2018
+    temperature = None  # or a method: tensor function of t
+
+    def relax(self, v, t, noise):
+        """Stand-in for the rounding of a latent in the loss; `noise` is for this v and t alone."""
+        raise NotImplementedError
+
+    def transmit(self, y, z):
+        """The latents that a decoder gets: by default the nearest integers (half to even)."""
+        return {"y": tf.math.round(y), "z": tf.math.round(z)}
+
+    def early_stop(self):
+        """An `EarlyStop`, or None to run all iterations."""
+        return None
+
+    def build(self):
+        def relaxed(t, y, z):
+            return self.loss(
+                y=self.relax(y, t, self.noise.at(t, "y")),
+                z=self.relax(z, t, self.noise.at(t, "z")),
+            )
+
+        y = self.model.analysis(self.x)
+        stage = Stage(
+            {"y": y, **self.model.hyper_analysis(y)},
+            relaxed,
+            lambda y, z: self.loss(**self.transmit(y, z)),
+            self.args.sga_its,
+            self.args.lr,
+            self.args,
+            temperature=self.temperature,
+            early_stop=self.early_stop(),
+        )
+        return [stage], self.transmit(**stage.latents)
+
+
+class BitsBackMethod(Method):
+    """Lossy bits-back coding: y is rounded, z is one continuous sample of q(z|y)."""
+
+    model_class = hyperprior.Mbt2018BB
+
+    def rate_stage(self, y_hat, its, lr):
+        """Fits z_mean and z_logvar, from h_a(y_hat), to the rate at fixed y_hat."""
+        height, width = self.x.shape.as_list()[1:3]
+
+        def relaxed(t, y, z_mean, z_logvar):
+            normal = self.noise.at(t, "z given y").normal(z_mean)
+            rates = self.model.rates(height * width, y, **self.model.sample(z_mean, z_logvar, normal))
+            return tf.reduce_mean(rates["bpp"]), {"bpp": rates["bpp"]}
+
+        return Stage(
+            self.model.hyper_analysis(y_hat),
+            relaxed,
+            None,
+            its,
+            lr,
+            self.args,
+            fixed={"y": y_hat},
+            title="Rate optimisation",
+        )
+
+    def sent(self, y_hat, z_mean, z_logvar):
+        """The transmitted latents, with the sample of z that is sent."""
+        normal = self.noise.at(0, "z sent").normal(z_mean)
+        return {"y": y_hat, **self.model.sample(z_mean, z_logvar, normal)}

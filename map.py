@@ -1,0 +1,31 @@
+"""MAP, entry A1 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
+
+Optimises y and z on λ·255²·MSE + bpp as if they were transmitted without rounding, and rounds at
+the end: z to the grid through the medians of p(z), then y to the one through mu(z), as the base
+codec does. Stops when the loss after rounding gets worse.
+"""
+import inference
+import tf_boilerplate
+
+
+class MAP(inference.BaseMethod):
+    """No relaxation: the gap to the rounded latents is left open."""
+
+    row = "A1"
+    flags = {
+        **inference.adam_flags(sga_its=2000, lr=5e-3),
+        "check_every": (10, "iterations between looks at the loss after rounding"),
+    }
+
+    def relax(self, v, t, noise):
+        return v
+
+    def transmit(self, y, z):
+        return self.model.round_centred(y, z)
+
+    def early_stop(self):
+        return inference.EarlyStop(self.args.check_every, rounded=True, tie_is_worse=False)
+
+
+if __name__ == "__main__":
+    tf_boilerplate.main(MAP)

@@ -1,0 +1,49 @@
+"""Stochastic Gumbel Annealing (SGA), entry M1 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
+
+Optimises y and z on λ·255²·MSE + bpp, with a rounding that is relaxed ever less: each element v
+becomes the average of its two neighbours under a relaxed one-hot sample,
+
+    v_tilde = w ⌊v⌋ + (1 - w) ⌈v⌉,   (w, 1 - w) = softmax((l + Gumbel noise) / τ)
+    l = -atanh(distance of v to ⌊v⌋ and to ⌈v⌉) / τ
+    τ(t) = clip(T_max exp(-annealing_rate (t - t0)), T_min, T_max)
+
+(eqs. 9 and 10). What is transmitted is v rounded to the nearest integer.
+"""
+import inference
+import rounding
+import tf_boilerplate
+
+
+class SGA(inference.BaseMethod):
+    """Relaxes by a sample, at a falling temperature."""
+
+    row = "M1"
+    flags = {
+        **inference.adam_flags(sga_its=2000, lr=5e-3),
+        "annealing_rate": (1e-3, "rate at which the temperature falls, per iteration"),
+        "t0": (700, "iteration from which the temperature falls"),
+        "t_max": (0.5, "temperature up to t0"),
+        "t_min": (1e-8, "lowest temperature"),
+        **inference.ATANH_FLAG,
+    }
+
+    def temperature(self, t):
+        return rounding.temperature(
+            t,
+            self.args.annealing_rate,
+            self.args.t_max,
+            self.args.t_min,
+            scale=self.args.t_max,
+            t0=self.args.t0,
+        )
+
+    def relax(self, v, t, noise):
+        tau = self.temperature(t)
+        logit = rounding.floor_logit(v, tau, self.args.atanh_eps)
+        return rounding.between(
+            v, rounding.gumbel_softmax_floor_weight(logit, tau, noise.uniform(v))
+        )
+
+
+if __name__ == "__main__":
+    tf_boilerplate.main(SGA)

@@ -1,0 +1,28 @@
+"""The straight-through estimator, entry A2 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
+
+Optimises y and z on λ·255²·MSE + bpp of the rounded latents, with gradients as if rounding were
+the identity (Bengio et al. 2013, arXiv 1308.3432). Stops when that loss no longer falls.
+"""
+import inference
+import rounding
+import tf_boilerplate
+
+
+class STE(inference.BaseMethod):
+    """Rounded forward, identity backward."""
+
+    row = "A2"
+    flags = {
+        **inference.adam_flags(sga_its=2000, lr=1e-4),
+        "check_every": (10, "iterations between looks at the loss"),
+    }
+
+    def relax(self, v, t, noise):
+        return rounding.straight_through(v)
+
+    def early_stop(self):
+        return inference.EarlyStop(self.args.check_every, rounded=False, tie_is_worse=True)
+
+
+if __name__ == "__main__":
+    tf_boilerplate.main(STE)

@@ -1,0 +1,25 @@
+"""Uniform noise, entry A3 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
+
+Optimises y and z on λ·255²·MSE + bpp with fresh noise U(-½, ½) added to both in every iteration,
+as in training (Ballé et al. 2017, arXiv 1611.01704), and rounds at the end as the base codec
+does: z to the grid through the medians of p(z), then y to the one through mu(z).
+"""
+import inference
+import tf_boilerplate
+
+
+class UNoise(inference.BaseMethod):
+    """Relaxes by additive uniform noise."""
+
+    row = "A3"
+    flags = inference.adam_flags(sga_its=2000, lr=5e-3)
+
+    def relax(self, v, t, noise):
+        return v + noise.uniform(v) - 0.5
+
+    def transmit(self, y, z):
+        return self.model.round_centred(y, z)
+
+
+if __name__ == "__main__":
+    tf_boilerplate.main(UNoise)
