@@ -6,6 +6,7 @@ y = round(g_a(x)); the mean and log-variance of q(z|y), from h_a(y), are optimis
 
 in which y is fixed, so that a decoder can repeat it (section 3.3).
 """
+
 import inference
 import tf_boilerplate
 from quiet_tf import tf

@@ -3,6 +3,7 @@
 y = round(g_a(x)), and z is a sample of q(z|y) with the mean and variance that h_a(y) predicts
 (arXiv 2006.04240, section 3.3).
 """
+
 import inference
 import tf_boilerplate
 from quiet_tf import tf

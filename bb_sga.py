@@ -6,6 +6,7 @@
    bpp = -log2 p(y|z) - log2 p(z) + log2 q(z|y) alone, so that a decoder, which knows y by
    then, can repeat it (section 3.3, algorithm 1).
 """
+
 import inference
 import tf_boilerplate
 from quiet_tf import tf

@@ -8,6 +8,7 @@ table; both tables lie in the checkpoint. Symbols are distances to the centre of
 the medians. The coder is TFC's, its parameters are those of `tfc.EntropyBottleneck` and
 `tfc.GaussianConditional` (1.3).
 """
+
 import collections
 
 import entropy_models
@@ -15,6 +16,7 @@ from quiet_tf import tf, tfc
 from utils import InputError
 
 MAX_SIDE = 1 << 16  # pixels
+
 
 def encode(model, y, z, size):
     """The parts of a file, as a list of tensors.

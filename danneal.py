@@ -6,6 +6,7 @@ As SGA (`sga.py`), with the expectation in place of the sample:
     l = -atanh(distance of v to ⌊v⌋ and to ⌈v⌉) / τ
     τ(t) = clip(exp(-annealing_rate t), T_min, T_max)
 """
+
 import inference
 import rounding
 import tf_boilerplate
@@ -25,9 +26,7 @@ class DAnneal(inference.BaseMethod):
     }
 
     def temperature(self, t):
-        return rounding.temperature(
-            t, self.args.annealing_rate, self.args.t_max, self.args.t_min
-        )
+        return rounding.temperature(t, self.args.annealing_rate, self.args.t_max, self.args.t_min)
 
     def relax(self, v, t, noise):
         logit = rounding.floor_logit(v, self.temperature(t), self.args.atanh_eps)

@@ -6,6 +6,7 @@
 For latents on a unit grid the model's mass is that of the surrounding unit interval; bits-back
 coding, whose z is continuous, uses the density of p(z) itself.
 """
+
 import collections
 
 import numpy as np
@@ -105,9 +106,7 @@ def _channels_first(z):
 
 def _channels_last(v, like):
     n, h, w, c = tf.unstack(tf.shape(like))
-    return tf.ensure_shape(
-        tf.transpose(tf.reshape(v, (c, n, h, w)), (1, 2, 3, 0)), like.shape
-    )
+    return tf.ensure_shape(tf.transpose(tf.reshape(v, (c, n, h, w)), (1, 2, 3, 0)), like.shape)
 
 
 # --- The base codec's range coder ------------------------------------------------------------

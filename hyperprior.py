@@ -15,6 +15,7 @@ Base: Minnen, Ballé and Toderici 2018 (arXiv 1809.02736). Bits-back: Yang, Baml
 Training, per-image optimisation, evaluation and coding all call `rate_distortion`; they differ
 only in what they put in for the latents: noisy (`_tilde`) or transmitted (`_hat`) values.
 """
+
 import numpy as np
 
 import entropy_models
@@ -110,7 +111,6 @@ class Mbt2018:
         rd_loss = lmbda * mse + metrics["bpp"]
         metrics.update(rd_loss=rd_loss, mse=mse, x_tilde=x_tilde)
         return tf.reduce_mean(rd_loss), metrics
-
 
     def round_centred(self, y, z):
         """z on the grid through the medians, then y on the one through mu(z), which a decoder has.

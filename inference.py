@@ -5,6 +5,7 @@ run over some latents, and the latents that are transmitted in the end. `BaseMet
 `BitsBackMethod` leave to a script little more than its relaxation of the rounding and its
 hyper-parameters; a method of your own subclasses either.
 """
+
 import collections
 import sys
 import zlib
@@ -14,6 +15,7 @@ import utils
 from quiet_tf import tf
 
 RECORD_EVERY = 100  # iterations between lines of progress, which are saved with the result
+
 
 class Noise:
     """Random numbers that depend on the seed, the image, the step and a name, and nothing else.
@@ -105,9 +107,7 @@ class Stage:
         # One read for the gradient and all that is shown with it, so that they cannot disagree.
         t, before = step.read_value(), _values(variables)
         loss, metrics = relaxed(t, **before, **self.fixed)
-        optimizer = tf.train.AdamOptimizer(
-            lr, adam.adam_beta1, adam.adam_beta2, adam.adam_epsilon
-        )
+        optimizer = tf.train.AdamOptimizer(lr, adam.adam_beta1, adam.adam_beta2, adam.adam_epsilon)
         gradients = tf.gradients(loss, list(before.values()))
         self._update = optimizer.apply_gradients(
             list(zip(gradients, variables.values())), global_step=step
@@ -136,7 +136,7 @@ class Stage:
 
         Returns:
           dict of lists: `its`, `rd_loss`, and where there are such `T` and
-          `rd_loss_after_rounding`, every `RECORD_EVERY` iterations.
+          `rd_loss_after_rounding`, every `RECORD_EVERY` iterations and at the last.
         """
         session.run(self._start)
         update = session.make_callable(self._update)
@@ -144,23 +144,21 @@ class Stage:
         best = None
         for t in range(self.its):
             final = t == self.its - 1
-            shows = t % RECORD_EVERY == 0 or final
             checks = self.early_stop and (t % self.early_stop.every == 0 or final)
-            if not shows and not checks:
+            if not (checks or final or t % RECORD_EVERY == 0):
                 update()
                 step(t + 1)
                 continue
             _, relaxed = session.run([self._update, self._relaxed])
             rounded = session.run(self._rounded)
+            stops = False
             if checks:
                 loss = (rounded if self.early_stop.rounded else relaxed)["rd_loss"]
-                if best is not None and self.early_stop.worse(loss, best):
-                    session.run(self._go_back)
-                    break
+                stops = best is not None and self.early_stop.worse(loss, best)
+                session.run(self._go_back if stops else self._remember)
                 best = loss
-                session.run(self._remember)
             step(t + 1)
-            if shows:
+            if stops or final or t % RECORD_EVERY == 0:
                 show(t, relaxed, rounded)
                 record["its"].append(t)
                 record["rd_loss"].append(relaxed["rd_loss"])
@@ -168,6 +166,8 @@ class Stage:
                     record["T"].append(relaxed["T"])
                 if rounded:
                     record["rd_loss_after_rounding"].append(rounded["rd_loss"])
+            if stops:
+                break
         return dict(record)
 
 
@@ -263,7 +263,7 @@ class Method:
 
     def encode(self, session):
         """The transmitted latents as the bytes of a file; None: this method has no codec."""
-        return None
+        return
 
     def loss(self, **latents):
         """λ · 255² · MSE + bpp of the latents, and the metrics for a line of progress."""
@@ -291,7 +291,7 @@ class BaseMethod(Method):
 
     def early_stop(self):
         """An `EarlyStop`, or None to run all iterations."""
-        return None
+        return
 
     def build(self):
         def relaxed(t, y, z):
@@ -325,7 +325,9 @@ class BitsBackMethod(Method):
 
         def relaxed(t, y, z_mean, z_logvar):
             normal = self.noise.at(t, "z given y").normal(z_mean)
-            rates = self.model.rates(height * width, y, **self.model.sample(z_mean, z_logvar, normal))
+            rates = self.model.rates(
+                height * width, y, **self.model.sample(z_mean, z_logvar, normal)
+            )
             return tf.reduce_mean(rates["bpp"]), {"bpp": rates["bpp"]}
 
         return Stage(

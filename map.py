@@ -4,6 +4,7 @@ Optimises y and z on λ·255²·MSE + bpp as if they were transmitted without ro
 the end: z to the grid through the medians of p(z), then y to the one through mu(z), as the base
 codec does. Stops when the loss after rounding gets worse.
 """
+
 import inference
 import tf_boilerplate
 

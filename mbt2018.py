@@ -3,6 +3,7 @@
 Trains the model and codes with it: entry M3 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
 The latents are what the inference network predicts, rounded around mu (y) and the medians (z).
 """
+
 import bitstream
 import entropy_models
 import hyperprior

@@ -1,4 +1,5 @@
 """Bits-back model."""
+
 import entropy_models
 import nn_models
 import tf_boilerplate

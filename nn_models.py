@@ -17,6 +17,7 @@ The graph is written once; where its weights come from is the caller's choice:
 
 All tensors are float32, channels-last and of static shape. Convolutions are "same" with zero padding.
 """
+
 import collections
 
 from quiet_tf import tf, tfc

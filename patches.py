@@ -1,4 +1,5 @@
 """Random patches of the training images, through tf.data."""
+
 import glob
 import os
 import sys

@@ -3,6 +3,7 @@
 Import `tf` and `tfc` from here. Importing them directly prints dozens of
 NumPy FutureWarnings and deprecation notes that say nothing about this project.
 """
+
 import logging
 import os
 import warnings

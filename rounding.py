@@ -3,6 +3,7 @@
 Yang, Bamler and Mandt, "Improving Inference for Neural Image Compression", NeurIPS 2020 (arXiv
 2006.04240), section 3.2. All functions work element by element on tensors of any shape.
 """
+
 from quiet_tf import tf
 
 

@@ -9,6 +9,7 @@ becomes the average of its two neighbours under a relaxed one-hot sample,
 
 (eqs. 9 and 10). What is transmitted is v rounded to the nearest integer.
 """
+
 import inference
 import rounding
 import tf_boilerplate

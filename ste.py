@@ -3,6 +3,7 @@
 Optimises y and z on λ·255²·MSE + bpp of the rounded latents, with gradients as if rounding were
 the identity (Bengio et al. 2013, arXiv 1308.3432). Stops when that loss no longer falls.
 """
+
 import inference
 import rounding
 import tf_boilerplate

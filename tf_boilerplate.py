@@ -1,4 +1,5 @@
 """Command lines, training and evaluation: all that the ten scripts share."""
+
 import argparse
 import collections
 import json
@@ -37,9 +38,7 @@ def train(script, training_graph, args):
     record_settings(folder, args)
 
     tf.set_random_seed(args.seed)
-    x = patches.batches(
-        paths, args.batchsize, args.patchsize, args.preprocess_threads, args.seed
-    )
+    x = patches.batches(paths, args.batchsize, args.patchsize, args.preprocess_threads, args.seed)
     loss, metrics, auxiliary = training_graph(x, args.num_filters, args.lmbda)
     x_tilde = metrics.pop("x_tilde")
     shown = {key: tf.reduce_mean(value) for key, value in metrics.items()}
@@ -118,9 +117,7 @@ def warm_start(source, variables):
     if checkpoint is None:
         raise InputError("--init_from: {}: no checkpoint there".format(source))
     shapes = dict(tf.train.list_variables(checkpoint))
-    shared = [
-        v for v in tf.trainable_variables() if shapes.get(v.op.name) == v.shape.as_list()
-    ]
+    shared = [v for v in tf.trainable_variables() if shapes.get(v.op.name) == v.shape.as_list()]
     saver = tf.train.Saver(shared)
     return lambda scaffold, session: saver.restore(session, checkpoint)
 
@@ -197,7 +194,13 @@ def progress_line(t, relaxed, rounded):
     """One line of `--verbose`: iteration, temperature, loss, mse, bpp, psnr; after rounding too."""
 
     def figures(values):
-        formats = (("T", ".3f"), ("rd_loss", ".4f"), ("mse", ".3f"), ("bpp", ".4f"), ("psnr", ".4f"))
+        formats = (
+            ("T", ".3f"),
+            ("rd_loss", ".4f"),
+            ("mse", ".3f"),
+            ("bpp", ".4f"),
+            ("psnr", ".4f"),
+        )
         return " ".join("{}={:{}}".format(k, values[k], f) for k, f in formats if k in values)
 
     line = "it={}, {}".format(t, figures(relaxed))
@@ -452,9 +455,7 @@ def _add_compress(commands, method_class):
 
 
 def _add_decompress(commands):
-    parser = commands.add_parser(
-        "decompress", help="decode a file of compress", allow_abbrev=False
-    )
+    parser = commands.add_parser("decompress", help="decode a file of compress", allow_abbrev=False)
     parser.add_argument("runname", help="run folder in --checkpoint_dir")
     parser.add_argument("file", help="a .tfci file")
     parser.add_argument("output", nargs="?", help="image to write; default: the file's name + .png")

@@ -4,6 +4,7 @@ Optimises y and z on λ·255²·MSE + bpp with fresh noise U(-½, ½) added to b
 as in training (Ballé et al. 2017, arXiv 1611.01704), and rounds at the end as the base codec
 does: z to the grid through the medians of p(z), then y to the one through mu(z).
 """
+
 import inference
 import tf_boilerplate
 

@@ -1,4 +1,5 @@
 """Images, metrics, run folders, result files and the console."""
+
 import collections
 import contextlib
 import glob
@@ -270,7 +271,8 @@ def find_run(checkpoint_dir, name, num_filters=None):
         raise InputError(
             "{}: no such run folder; {}".format(
                 folder,
-                "--checkpoint_dir has " + ", ".join(there) if there
+                "--checkpoint_dir has " + ", ".join(there)
+                if there
                 else "--checkpoint_dir {} has no runs".format(checkpoint_dir),
             )
         )
@@ -294,8 +296,11 @@ def find_run(checkpoint_dir, name, num_filters=None):
 def unreadable_checkpoint(checkpoint, error):
     """The `InputError` for a checkpoint that TensorFlow could not read."""
     text = getattr(error, "message", None) or "{} is missing".format(error)
-    return InputError("{}: not a readable checkpoint of this model ({})".format(
-        checkpoint, text.strip().splitlines()[0]))
+    return InputError(
+        "{}: not a readable checkpoint of this model ({})".format(
+            checkpoint, text.strip().splitlines()[0]
+        )
+    )
 
 
 # --- Result files ----------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 """Helpers of all tests: golden data, and the scripts run in this process or in a fresh one."""
+
 import importlib
 import os
 import subprocess
@@ -40,7 +41,7 @@ def compress(method, runname, image, results_dir, *flags, checkpoint_dir=None):
     argv = ["--checkpoint_dir", checkpoint_dir or os.path.join(GOLDEN, "checkpoints"), "--verbose"]
     argv += ["compress", runname, str(image), "--results_dir", str(results_dir)]
     tf_boilerplate.main(method, argv=argv + [str(flag) for flag in flags])
-    (path,) = [p for p in os.listdir(str(results_dir)) if p.endswith(".npz")]
+    (path,) = (p for p in os.listdir(str(results_dir)) if p.endswith(".npz"))
     path = os.path.join(str(results_dir), path)
     with np.load(path, allow_pickle=False) as result:
         values = dict(result)
@@ -57,6 +58,6 @@ def script(name, *argv, cwd=ROOT, timeout=600):
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        universal_newlines=True,
+        text=True,
         timeout=timeout,
     )

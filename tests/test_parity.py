@@ -2,6 +2,7 @@
 
 `pytest -m parity` runs all of them; the others run in every test run.
 """
+
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import BASE, BITS_BACK, GOLDEN, compress, method_class, needs_golden
 
+import inference
 import rounding
 
 pytestmark = needs_golden
@@ -22,7 +24,11 @@ PARROT, BIKES, BATCH = "parrot_256x192.png", "bikes_243x181.png", "batch_2x192x1
 INPUTS = [PARROT, BIKES, BATCH]
 
 # est_bpp (relative), psnr (dB), msssim
-DETERMINISTIC = {"mbt2018": (2e-3, 0.01, 1e-3), "ste": (2e-3, 0.01, 1e-3), "danneal": (5e-3, 0.03, 2e-3)}
+DETERMINISTIC = {
+    "mbt2018": (2e-3, 0.01, 1e-3),
+    "ste": (2e-3, 0.01, 1e-3),
+    "danneal": (5e-3, 0.03, 2e-3),
+}
 CENTRED = (0.02, 0.05, 2e-3)  # map and unoise, whose grid a decoder can rebuild here
 
 
@@ -35,8 +41,8 @@ def expected(script, image, sharp=False):
     return numbers[image][script], spread
 
 
-def run(script, image, tmp_path, seed=0, sharp=False, method=None):
-    flags = ["--seed", seed] + (["--eval_batch_size", 2] if image == BATCH else [])
+def run(script, image, tmp_path, seed=0, sharp=False, method=None, flags=()):
+    flags = ["--seed", seed, *flags] + (["--eval_batch_size", 2] if image == BATCH else [])
     runname = RUNS[script] + ("-sharp" if sharp else "")
     path = os.path.join(GOLDEN, "images", image)
     return compress(method or method_class(script), runname, path, tmp_path, *flags)
@@ -80,3 +86,87 @@ def test_deterministic(script, image, sharp, tmp_path):
         # The file's size, and how a batch is counted.
         for key in ("batch_actual_bpp", "batch_sizes", "avg_batch_actual_bpp"):
             np.testing.assert_allclose(result[key], reference["mean"][key], rtol=1e-3)
+
+
+def check_log(result, script, image, sharp):
+    """rd_loss of the first 100 iterations, and where the run stopped."""
+    log = logged(script, image, sharp)
+    ours = dict(zip(result["its"], result["rd_loss"]))
+    for t in [t for t in log if t <= 100 and t in ours]:
+        assert ours[t] == pytest.approx(log[t], rel=1e-4)
+    assert abs(max(ours) - max(log)) <= 10
+    return len([t for t in log if t <= 100 and t in ours])
+
+
+@pytest.mark.parametrize("image, sharp", [(i, False) for i in INPUTS] + [(PARROT, True)])
+def test_ste_stops_where_the_reference_does(image, sharp, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "RECORD_EVERY", 10)
+    result = run("ste", image, tmp_path, sharp=sharp)
+    assert abs(result["its"][-1] - max(logged("ste", image, sharp))) <= 10
+
+
+class RoundedAsTheReference:
+    """The reference's grid for y: around mu of the unrounded z, which no decoder has."""
+
+    def transmit(self, y, z):
+        mu, _ = self.model.hyper_synthesis(self.prior_input(z), y)
+        z_hat = rounding.centred(z, self.model.medians)
+        return {"y": rounding.centred(y, mu), "z": z_hat}
+
+
+class ReferenceMAP(RoundedAsTheReference, method_class("map")):
+    def prior_input(self, z):
+        return z
+
+
+class ReferenceUNoise(RoundedAsTheReference, method_class("unoise")):
+    def prior_input(self, z):
+        return z + self.noise.at(0, "rounding").uniform(z) - 0.5
+
+
+@pytest.mark.parametrize("image, sharp", [(i, False) for i in INPUTS] + [(PARROT, True)])
+def test_map(image, sharp, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "RECORD_EVERY", 10)
+    reference, _ = expected("map", image, sharp)
+    result = run("map", image, tmp_path, sharp=sharp, method=ReferenceMAP)
+    check(result, reference, 2e-3, 0.01, 1e-3)
+    assert check_log(result, "map", image, sharp) >= 5
+    check(run("map", image, tmp_path, sharp=sharp), reference, *CENTRED)
+
+
+@pytest.mark.parametrize("image, sharp", [(PARROT, False), (PARROT, True)])
+def test_danneal_follows_the_log(image, sharp, tmp_path):
+    result = run("danneal", image, tmp_path, sharp=sharp, flags=["--sga_its", 101])
+    log = logged("danneal", image, sharp)
+    for t, loss in zip(result["its"], result["rd_loss"]):
+        assert loss == pytest.approx(log[t], rel=1e-4)
+
+
+STOCHASTIC_CASES = [
+    pytest.param(script, image, marks=() if image == PARROT else pytest.mark.parity)
+    for script in ("sga", "unoise", "bb_sga", "bb_no_sga", "bb_plain")
+    for image in INPUTS
+]
+
+
+@pytest.mark.parametrize("script, image", STOCHASTIC_CASES)
+def test_stochastic(script, image, tmp_path):
+    method = ReferenceUNoise if script == "unoise" else None
+    results = [run(script, image, tmp_path, seed, method=method) for seed in range(3)]
+    reference, spread = expected(script, image)
+    exact_picture = script in ("bb_plain", "bb_no_sga")
+    quality = (0.01, 1e-3) if exact_picture else (0.02, 2e-3)
+    check(mean_of_seeds(results), reference, 3e-3 + 3 * spread, *quality)
+    assert results[0]["result_file"] == reference["result_file"]
+
+
+@pytest.mark.parametrize("image", INPUTS)
+def test_unoise_on_the_grid_of_a_decoder(image, tmp_path):
+    check(run("unoise", image, tmp_path), expected("unoise", image)[0], *CENTRED)
+
+
+def test_sga_with_sigma_below_the_bound_of_training(tmp_path):
+    reference, _ = expected("sga", PARROT, sharp=True)
+    _, spread = expected("sga", PARROT)
+    result = run("sga", PARROT, tmp_path, sharp=True)
+    check(result, reference, 3e-3 + 3 * spread, 0.02, 2e-3)

@@ -1,0 +1,31 @@
+# Every target sets up what it needs, once.
+VENV = .venv
+PYTHON = $(VENV)/bin/python
+
+help:
+	@echo "make demo     base model and SGA on a sample photograph; needs only Python 3.7"
+	@echo "make test     all tests"
+	@echo "make parity   the comparison with the reference on every input and seed"
+	@echo "make lint     style of the code"
+
+setup:
+	@tools/venv.sh $(VENV) requirements.txt
+
+setup-dev:
+	@tools/venv.sh $(VENV) requirements-dev.txt
+
+demo: setup
+	@$(PYTHON) tools/demo.py
+
+# Two processes of one thread each are faster than one of two: the tests' graphs are small.
+test: setup-dev
+	@$(PYTHON) -m pytest -n 2 -m "not parity"
+
+parity: setup-dev
+	@$(PYTHON) -m pytest -n 2 tests/test_parity.py
+
+lint: setup-dev
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+
+.PHONY: help setup setup-dev demo test parity lint
