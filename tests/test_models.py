@@ -1,0 +1,248 @@
+"""The graph against TFC's own layers, SciPy, finite differences and direct formulas."""
+
+import os
+
+import numpy as np
+import plain
+import pytest
+import scipy.integrate
+import scipy.stats
+import tensorflow_probability as tfp
+from conftest import GOLDEN, needs_golden
+
+import entropy_models
+import hyperprior
+import nn_models
+import rounding
+import utils
+from quiet_tf import tf
+
+RNG = np.random.RandomState(0)
+
+
+def evaluate(*tensors):
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        return session.run(list(tensors))
+
+
+@pytest.fixture(autouse=True)
+def fresh_graph():
+    with tf.Graph().as_default():
+        tf.set_random_seed(0)
+        yield
+
+
+def random_density(channels=2):
+    """Weights of p(z) that are not symmetric: biases and factors away from zero."""
+
+    rng = np.random.RandomState(3)
+
+    def getter(name, shape, *_):
+        centre = -1.0 if "matrix" in name else 0.0
+        return tf.constant(rng.normal(centre, 0.5, shape))
+
+    return entropy_models.density(channels, getter)
+
+
+@needs_golden
+@pytest.mark.parametrize("model_class", [hyperprior.Mbt2018, hyperprior.Mbt2018BB])
+def test_parts_equal_the_layers_of_tfc(model_class):
+    """On an odd-sided image, with the weights of a trained model."""
+    bits_back = model_class is hyperprior.Mbt2018BB
+    name = "{}-num_filters=8-lmbda=0.02".format(model_class.name)
+    run = utils.find_run(os.path.join(GOLDEN, "checkpoints"), name)
+    x = tf.constant(RNG.uniform(0, 1, (2, 75, 53, 3)), tf.float32)
+    y = tf.constant(RNG.normal(0, 2, (2, 5, 4, 8)), tf.float32)
+    z = tf.constant(RNG.normal(0, 1, (2, 2, 1, 8)), tf.float32)
+
+    parts = plain.Plain(8, bits_back).run(x, y, z)
+    with tf.Session() as session:
+        tf.train.Saver(tf.global_variables()).restore(session, run.checkpoint)
+        expected = session.run(parts)
+
+    model = hyperprior.build(model_class, hyperprior.load(model_class, run))
+    mu, sigma = model.hyper_synthesis(z, y)
+    h_a = model.hyper_analysis(y)
+    ours = {
+        "y": model.analysis(x),
+        "h_a": tf.concat([h_a[k] for k in (["z_mean", "z_logvar"] if bits_back else ["z"])], -1),
+        "mu": mu,
+        "sigma": sigma,
+        "x_tilde": model.synthesis(y, (75, 53)),
+        "p_y_unbounded": entropy_models.gaussian_mass(y, mu, sigma),
+        "p_y_bounded": entropy_models.bound_likelihood(
+            entropy_models.gaussian_mass(y, mu, tf.maximum(sigma, 0.11))
+        ),
+    }
+    if not bits_back:
+        ours["p_z"] = model.p_z(z)
+    ours = dict(zip(ours, evaluate(*ours.values())))
+    assert set(ours) == set(expected)
+    for key, value in ours.items():
+        np.testing.assert_allclose(value, expected[key], rtol=2e-4, atol=2e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("sigma", [0.04, 0.11, 1.0, 37.0])
+def test_gaussian_mass_equals_scipy(sigma):
+    v = np.linspace(-6, 6, 49) * max(sigma, 0.3)
+    mass, bounded = evaluate(
+        *[
+            f(entropy_models.gaussian_mass(tf.constant(v), 0.25, sigma))
+            for f in (tf.identity, entropy_models.bound_likelihood)
+        ]
+    )
+    tail = np.abs(v - 0.25)  # differences in the upper tail's survival function keep precision
+    normal = scipy.stats.norm(0, sigma)
+    expected = normal.sf(tail - 0.5) - normal.sf(tail + 0.5)
+    np.testing.assert_allclose(mass, expected, rtol=1e-9, atol=1e-300)
+    np.testing.assert_allclose(bounded, np.maximum(expected, 1e-9), rtol=1e-9)
+
+
+def test_density_is_the_derivative_of_its_cdf_and_integrates_to_one():
+    weights = random_density()
+    grid = np.linspace(-200, 200, 40001)
+    z = tf.constant(np.tile(grid[None, None, :, None], (1, 1, 1, 2)))
+    pdf, mass = evaluate(
+        entropy_models.density_pdf(z, weights), entropy_models.density_mass(z, weights)
+    )
+    logits, _ = entropy_models.cdf_logits(tf.constant(np.tile(grid, (2, 1, 1))), weights)
+    (cdf,) = evaluate(tf.sigmoid(logits))
+    for channel in range(2):
+        p, c, m = pdf[0, 0, :, channel], cdf[channel, 0], mass[0, 0, :, channel]
+        assert scipy.integrate.simps(p, grid) == pytest.approx(c[-1] - c[0], abs=1e-6)
+        assert c[-1] - c[0] == pytest.approx(1, abs=1e-3)
+        np.testing.assert_allclose(p[1:-1], (c[2:] - c[:-2]) / (grid[2:] - grid[:-2]), atol=2e-5)
+        half = int(round(0.5 / (grid[1] - grid[0])))
+        np.testing.assert_allclose(m[half:-half], c[2 * half :] - c[: -2 * half], atol=1e-12)
+
+
+def test_temperatures():
+    t = np.arange(0, 4000, 7)
+    sga, danneal = evaluate(
+        rounding.temperature(tf.constant(t), 1e-3, 0.5, 1e-8, scale=0.5, t0=700),
+        rounding.temperature(tf.constant(t), 4e-3, 0.2, 1e-8),
+    )
+    np.testing.assert_allclose(sga, np.clip(0.5 * np.exp(-1e-3 * (t - 700)), 1e-8, 0.5), rtol=1e-5)
+    np.testing.assert_allclose(danneal, np.clip(np.exp(-4e-3 * t), 1e-8, 0.2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.5, 0.2, 0.05])
+def test_sga_relaxation_equals_a_direct_computation(tau):
+    """Two classes, each with its logit and its own Gumbel noise, and a softmax."""
+    v = np.concatenate([RNG.normal(0, 3, 500), [-2.0, 0.0, 3.0, 0.5, -0.5]])
+    gumbel = RNG.gumbel(size=(2,) + v.shape)
+    distances = np.clip([v - np.floor(v), np.ceil(v) - v], -1 + 1e-5, 1 - 1e-5)
+    logits = (-np.arctanh(distances) / tau + gumbel) / tau
+    weights = np.exp(logits - logits.max(0)) / np.exp(logits - logits.max(0)).sum(0)
+    expected = weights[0] * np.floor(v) + weights[1] * np.ceil(v)
+
+    # The uniform sample that gives this difference of two Gumbel samples.
+    uniform = scipy.stats.logistic.cdf(gumbel[0] - gumbel[1])
+    v = tf.constant(v)
+    weight = rounding.gumbel_softmax_floor_weight(
+        rounding.floor_logit(v, tau, 1e-5), tau, tf.constant(uniform)
+    )
+    (ours,) = evaluate(rounding.between(v, weight))
+    np.testing.assert_allclose(ours, expected, atol=1e-8)
+
+
+def test_sga_sample_is_distributed_as_a_relaxed_one_hot():
+    """The distribution that the reference takes from TensorFlow Probability."""
+    v, tau, n = 1.3, 0.3, 20000
+    logits = -np.arctanh([v - 1, 2 - v]) / tau
+    theirs = tfp.distributions.RelaxedOneHotCategorical(tau, logits=logits).sample(n, seed=1)[:, 0]
+    uniform = tf.random.stateless_uniform([n], seed=[1, 2], dtype=tf.float64)
+    logit = rounding.floor_logit(tf.constant(v, tf.float64), tau, 1e-5)
+    ours = rounding.gumbel_softmax_floor_weight(logit, tau, uniform)
+    assert scipy.stats.ks_2samp(*evaluate(ours, theirs)).pvalue > 1e-3
+
+
+def test_extreme_uniform_samples_give_finite_gradients():
+    v = tf.constant([0.3, 0.3, 2.0, -1.0])
+    uniform = tf.constant([0.0, np.nextafter(np.float32(1), np.float32(0)), 0.0, 0.5])
+    logit = rounding.floor_logit(v, 1e-8, 1e-5)
+    relaxed = rounding.between(v, rounding.gumbel_softmax_floor_weight(logit, 1e-8, uniform))
+    relaxed, gradient = evaluate(relaxed, tf.gradients(relaxed, v)[0])
+    assert np.isfinite(relaxed).all() and np.isfinite(gradient).all()
+
+
+def tiny(model_class, n=3, **kwargs):
+    """A model with random weights in float64."""
+    rng = np.random.RandomState(4)
+
+    def getter(name, shape, *_, **__):
+        centre = {"reparam_beta": 1.0, "reparam_gamma": 0.3}.get(name, 0.0)
+        return tf.constant(rng.normal(centre, 0.2 if "kernel" in name else 0.05, shape))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf, "float32", tf.float64)  # the type that the parametrisations ask for
+        transforms = nn_models.transforms(n, model_class.hyper_channels(n), getter)
+        prior = entropy_models.density(n, getter)
+    return model_class(transforms, prior, **kwargs)
+
+
+@pytest.mark.parametrize("model_class", [hyperprior.Mbt2018, hyperprior.Mbt2018BB])
+def test_gradients_equal_finite_differences(model_class):
+    """Of the loss with respect to every latent, away from bounds and rounding."""
+    model = tiny(model_class)
+    rng = np.random.RandomState(1)
+    x = tf.constant(rng.uniform(0, 1, (1, 35, 40, 3)))
+    shapes = {"y": (1, 3, 3, 3), "z": (1, 1, 1, 3)}
+    normal = 0.0
+    if model_class is hyperprior.Mbt2018BB:
+        shapes = {"y": (1, 3, 3, 3), "z_mean": (1, 1, 1, 3), "z_logvar": (1, 1, 1, 3)}
+        normal = tf.constant(rng.normal(size=(1, 1, 1, 3)))
+    feeds = {name: tf.placeholder(tf.float64, shape) for name, shape in shapes.items()}
+    latents = dict(feeds)
+    if "z" not in latents:
+        y = latents.pop("y")
+        latents = {"y": y, **model.sample(normal=normal, **latents)}
+    loss, _ = model.rate_distortion(x, 0.01, **latents)
+    gradients = tf.gradients(loss, list(feeds.values()))
+    values = {name: rng.normal(0, 0.7, shape) for name, shape in shapes.items()}
+    with tf.Session() as session:
+
+        def at(values):
+            return {feeds[name]: value for name, value in values.items()}
+
+        exact = dict(zip(feeds, session.run(gradients, at(values))))
+        for name, value in values.items():
+            for index in np.ndindex(*value.shape):
+                step = np.zeros_like(value)
+                step[index] = 1e-5
+                up, down = (
+                    session.run(loss, at({**values, name: value + sign * step})) for sign in (1, -1)
+                )
+                assert (up - down) / 2e-5 == pytest.approx(exact[name][index], rel=1e-5, abs=1e-7)
+
+
+def test_rates_of_bits_back_equal_scipy():
+    """-log2 of p(y|z), of the pdf of p(z), and of q(z|y), summed by hand."""
+    model = tiny(hyperprior.Mbt2018BB)
+    rng = np.random.RandomState(2)
+    y, mean, logvar, normal = (
+        rng.normal(size=s) for s in [(1, 2, 2, 3), (1, 1, 1, 3), (1, 1, 1, 3), (1, 1, 1, 3)]
+    )
+    latents = model.sample(tf.constant(mean), tf.constant(logvar), tf.constant(normal))
+    rates = model.rates(1000, tf.constant(y), **latents)
+    mu, sigma = model.hyper_synthesis(latents["z"], tf.constant(y))
+    pdf = entropy_models.density_pdf(latents["z"], model.prior)
+    keys = ["bpp", "y_bpp", "z_bpp", "bpp_back"]
+    values = evaluate(*[rates[key] for key in keys], latents["z"], mu, sigma, pdf)
+    found, (z, mu, sigma, pdf) = dict(zip(keys, values)), values[4:]
+    normal_cdf = scipy.stats.norm(mu, sigma).cdf
+    y_bpp = -np.log2(normal_cdf(y + 0.5) - normal_cdf(y - 0.5)).sum() / 1000
+    back = -scipy.stats.norm(mean, np.exp(logvar / 2)).logpdf(z).sum() / np.log(2) / 1000
+    z_bpp = -np.log2(pdf).sum() / 1000
+    assert found["y_bpp"][0] == pytest.approx(y_bpp, rel=1e-6)
+    assert found["bpp_back"][0] == pytest.approx(back, rel=1e-6)
+    assert found["z_bpp"][0] == pytest.approx(z_bpp, rel=1e-6)
+    assert found["bpp"][0] == pytest.approx(y_bpp + z_bpp - back, rel=1e-6)
+
+
+def test_centred_rounding_ties_and_halves():
+    v = tf.constant([0.5, 1.49, -0.5, 2.5])
+    centred, integers = evaluate(rounding.centred(v, 0.25), tf.round(v))
+    np.testing.assert_allclose(centred, [0.25, 1.25, -0.75, 2.25])
+    np.testing.assert_array_equal(integers, [0, 1, 0, 2])
