@@ -12,13 +12,14 @@ The graph is written once; where its weights come from is the caller's choice:
 
 * training: `transforms(num_filters, …)` makes `tf.Variable`s with the names, initialisers and
   parametrisations that the layers of TensorFlow Compression 1.3 have;
-* everything else: `load(reader, …)` evaluates the same parametrisations on a checkpoint's values,
-  once, so that the graphs of inference hold plain constants.
+* everything else: `hyperprior.load` evaluates the same parametrisations on a checkpoint's
+  values, once, so that the graphs of inference hold plain constants.
 
-All tensors are float32, channels-last and of static shape. Convolutions are "same" with zero padding.
+All tensors are float32, channels-last and of static shape; convolutions are "same" with zeros.
 """
 
 import collections
+import functools
 
 from quiet_tf import tf, tfc
 
@@ -36,7 +37,7 @@ Transforms.__doc__ = "The `Conv`s of each transform, first layer first."
 
 
 def analysis(x, layers):
-    """g_a: images (N, H, W, 3) in [0, 1] to latents y (N, ⌈H/16⌉, ⌈W/16⌉, num_filters)."""
+    """g_a: images (N, H, W, 3) in [0, 1] to latents y (N, ⌈H/16⌉, ⌈W/16⌉, N_f)."""
     for layer in layers:
         x = _conv_down(x, layer, stride=2)
         if layer.gamma is not None:
@@ -54,7 +55,7 @@ def synthesis(y, layers, size):
 
 
 def hyper_analysis(y, layers):
-    """h_a: latents y (N, h, w, C) to hyper-latents (N, ⌈h/4⌉, ⌈w/4⌉, channels of the last layer)."""
+    """h_a: y (N, h, w, C) to (N, ⌈h/4⌉, ⌈w/4⌉, channels of the last layer)."""
     y = tf.nn.relu(_conv_down(y, layers[0], stride=1))
     y = tf.nn.relu(_conv_down(y, layers[1], stride=2))
     return _conv_down(y, layers[2], stride=2)
@@ -107,81 +108,75 @@ def transforms(num_filters, hyper_channels, getter=tf.get_variable):
     Args:
       num_filters: N_f, channels of y and of the hidden layers.
       hyper_channels: outputs of h_a: N_f, or 2 N_f (mean and log-variance) for bits-back.
-      getter: called like `tf.get_variable` in the variable scope of each layer.
+      getter: called like `tf.get_variable`, in the variable scope of each layer.
 
     Returns:
       `Transforms` of `Conv`s.
     """
-    n = num_filters
-
-    def layer(scope, index, support, channels, gdn=None, bias=True, rdft=True):
-        with tf.variable_scope("{}/layer_{}".format(scope, index)):
-            make_kernel = tfc.RDFTParameterizer() if rdft else _unparametrised
-            kernel = make_kernel(
-                getter=getter,
-                name="kernel",
-                shape=(support, support) + channels,
-                dtype=tf.float32,
-                initializer=tf.initializers.variance_scaling(),
-            )
-            shape = channels[1:]
-            bias = getter("bias", shape, tf.float32, tf.initializers.zeros()) if bias else None
-            beta, gamma = _gdn_weights(getter, gdn + str(index), shape[0]) if gdn else (None, None)
-        return Conv(kernel, bias, beta, gamma)
-
-    def stack(scope, *layers):
-        return [layer(scope, index, *args[:2], **args[2]) for index, args in enumerate(layers)]
-
+    n, m = num_filters, int(1.5 * num_filters)
+    conv = functools.partial(_conv, getter)
+    h_s = "mb_t2018hyper_synthesis_transform"  # Keras's scope for the reference's class
     return Transforms(
-        analysis=stack(
-            "analysis_transform",
-            (5, (3, n), {"gdn": "gdn_"}),
-            (5, (n, n), {"gdn": "gdn_"}),
-            (5, (n, n), {"gdn": "gdn_"}),
-            (5, (n, n), {}),
-        ),
-        synthesis=stack(
-            "synthesis_transform",
-            (5, (n, n), {"gdn": "igdn_"}),
-            (5, (n, n), {"gdn": "igdn_"}),
-            (5, (n, n), {"gdn": "igdn_"}),
-            (5, (n, 3), {}),
-        ),
-        hyper_analysis=stack(
-            "hyper_analysis_transform",
-            (3, (n, n), {}),
-            (5, (n, n), {}),
-            (5, (n, hyper_channels), {"bias": False}),
-        ),
-        # The scope that Keras derives from the reference's class name; released checkpoints have it.
-        hyper_synthesis=stack(
-            "mb_t2018hyper_synthesis_transform",
-            (5, (n, n), {"rdft": False}),
-            (5, (n, int(1.5 * n)), {"rdft": False}),
-            (3, (int(1.5 * n), 2 * n), {"rdft": False}),
-        ),
+        analysis=[
+            conv("analysis_transform/layer_0", 5, 3, n, gdn="gdn_0"),
+            conv("analysis_transform/layer_1", 5, n, n, gdn="gdn_1"),
+            conv("analysis_transform/layer_2", 5, n, n, gdn="gdn_2"),
+            conv("analysis_transform/layer_3", 5, n, n),
+        ],
+        synthesis=[
+            conv("synthesis_transform/layer_0", 5, n, n, gdn="igdn_0"),
+            conv("synthesis_transform/layer_1", 5, n, n, gdn="igdn_1"),
+            conv("synthesis_transform/layer_2", 5, n, n, gdn="igdn_2"),
+            conv("synthesis_transform/layer_3", 5, n, 3),
+        ],
+        hyper_analysis=[
+            conv("hyper_analysis_transform/layer_0", 3, n, n),
+            conv("hyper_analysis_transform/layer_1", 5, n, n),
+            conv("hyper_analysis_transform/layer_2", 5, n, hyper_channels, bias=False),
+        ],
+        hyper_synthesis=[
+            conv(h_s + "/layer_0", 5, n, n, rdft=False),
+            conv(h_s + "/layer_1", 5, n, m, rdft=False),
+            conv(h_s + "/layer_2", 3, m, 2 * n, rdft=False),
+        ],
     )
 
 
-def _unparametrised(getter, **kwargs):
-    return getter(**kwargs)
-
-
-def _gdn_weights(getter, scope, channels):
-    """Non-negative beta and gamma of a GDN, initialised to 1 and 0.1 times the identity."""
+def _conv(getter, scope, support, channels_in, channels_out, gdn=None, bias=True, rdft=True):
+    """A `Conv`. gdn: scope of its GDN; rdft: whether the kernel's Fourier transform is trained."""
     with tf.variable_scope(scope):
-        beta = tfc.NonnegativeParameterizer(minimum=1e-6)(
-            getter=getter,
-            name="beta",
-            shape=[channels],
-            dtype=tf.float32,
-            initializer=tf.initializers.ones(),
+        kernel = _parameter(
+            tfc.RDFTParameterizer() if rdft else None,
+            getter,
+            "kernel",
+            (support, support, channels_in, channels_out),
+            tf.initializers.variance_scaling(),
         )
-        gamma = tfc.NonnegativeParameterizer()(
-            getter=getter,
-            name="gamma",
-            shape=[channels, channels],
-            dtype=tf.float32,
-            initializer=tf.initializers.identity(gain=0.1),
-        )
-    return beta, gamma
+        biases = beta = gamma = None
+        if bias:
+            biases = _parameter(None, getter, "bias", (channels_out,), tf.initializers.zeros())
+        if gdn:
+            with tf.variable_scope(gdn):
+                beta = _parameter(
+                    tfc.NonnegativeParameterizer(minimum=1e-6),
+                    getter,
+                    "beta",
+                    [channels_out],
+                    tf.initializers.ones(),
+                )
+                gamma = _parameter(
+                    tfc.NonnegativeParameterizer(),
+                    getter,
+                    "gamma",
+                    [channels_out, channels_out],
+                    tf.initializers.identity(gain=0.1),
+                )
+    return Conv(kernel, biases, beta, gamma)
+
+
+def _parameter(parameterizer, getter, name, shape, initializer):
+    if parameterizer is None:
+        return getter(name=name, shape=shape, dtype=tf.float32, initializer=initializer)
+    return parameterizer(
+        getter=getter, name=name, shape=shape, dtype=tf.float32, initializer=initializer
+    )

@@ -22,7 +22,7 @@ class SGA(inference.BaseMethod):
     flags = {
         **inference.adam_flags(sga_its=2000, lr=5e-3),
         "annealing_rate": (1e-3, "rate at which the temperature falls, per iteration"),
-        "t0": (700, "iteration from which the temperature falls"),
+        "t0": (700, "iteration from which the temperature falls", 0),
         "t_max": (0.5, "temperature up to t0"),
         "t_min": (1e-8, "lowest temperature"),
         **inference.ATANH_FLAG,

@@ -2,7 +2,9 @@
 
 import argparse
 import collections
+import functools
 import json
+import math
 import os
 import sys
 import time
@@ -56,7 +58,9 @@ def train(script, training_graph, args):
     hooks = [
         tf.train.NanTensorHook(loss),  # before the saver, which would keep the NaN
         tf.train.CheckpointSaverHook(
-            folder, save_secs=args.save_checkpoint_secs, saver=tf.train.Saver(saved, max_to_keep=3)
+            folder,
+            save_secs=args.save_checkpoint_secs,
+            saver=tf.train.Saver(saved, max_to_keep=3, save_relative_paths=True),
         ),
     ]
     if args.logdir:
@@ -71,6 +75,7 @@ def train(script, training_graph, args):
                 summary_op=tf.summary.merge_all(),
             )
         )
+    check_resumable(folder, saved)
     scaffold = tf.train.Scaffold(init_fn=warm_start(args.init_from, saved))
     try:
         with utils.stop_signals() as stop, tf.train.MonitoredTrainingSession(
@@ -89,10 +94,10 @@ def train(script, training_graph, args):
                     if progress.due():
                         done, values = session.run([done_op, shown])
                         text = "loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.2f}".format(**values)
-                        progress.update(done, text)
+                        progress.show(done, text)
                     else:
                         done = session.run(done_op)
-                        progress.update(done)
+                        progress.advance(done)
     except tf.train.NanLossDuringTrainingError:
         raise InputError(
             "{}: the loss became NaN; the newest checkpoint is from before that. "
@@ -109,15 +114,34 @@ def record_settings(folder, args):
         file.write("{}\n{}\n\n".format(time.strftime("%Y-%m-%d %H:%M:%S"), settings))
 
 
+def check_resumable(folder, variables):
+    """Raises `InputError` where the folder's checkpoint is not one of this training."""
+    checkpoint = utils.newest_checkpoint(folder)
+    if checkpoint is None:
+        return
+    try:
+        shapes = dict(tf.train.list_variables(checkpoint))
+    except tf.errors.OpError as error:
+        raise utils.unreadable_checkpoint(checkpoint, error)
+    missing = [v.op.name for v in variables if v.op.name not in shapes]
+    if missing:
+        raise InputError(
+            "{}: training cannot go on from here, {} is missing (optimiser state, perhaps); train "
+            "into another --checkpoint_dir with --init_from {}".format(
+                checkpoint, missing[0], folder
+            )
+        )
+
+
 def warm_start(source, variables):
-    """An initialiser that copies what `source`, a run folder, has of `variables`' values."""
+    """An initialiser that copies the `variables` that `source`, a run folder, has too."""
     if not source:
         return None
-    checkpoint = tf.train.latest_checkpoint(source)
+    checkpoint = utils.newest_checkpoint(source)
     if checkpoint is None:
         raise InputError("--init_from: {}: no checkpoint there".format(source))
     shapes = dict(tf.train.list_variables(checkpoint))
-    shared = [v for v in tf.trainable_variables() if shapes.get(v.op.name) == v.shape.as_list()]
+    shared = [v for v in variables if v.trainable and shapes.get(v.op.name) == v.shape.as_list()]
     saver = tf.train.Saver(shared)
     return lambda scaffold, session: saver.restore(session, checkpoint)
 
@@ -187,7 +211,10 @@ class Evaluation:
                 if self.args.verbose:
                     progress.write(progress_line(t, relaxed, rounded))
 
-            return stage.run(self.session, progress.update, show)
+            def step(done):
+                (progress.show if progress.due() else progress.advance)(done)
+
+            return stage.run(self.session, step, show)
 
 
 def progress_line(t, relaxed, rounded):
@@ -230,14 +257,16 @@ def compress(method_class, args):
                 args.output, images.shape[0]
             )
         )
+    weights = hyperprior.load(method_class.model_class, run)
     if min(images.shape[1:3]) < utils.MSSSIM_MIN_SIDE:
         note("MS-SSIM is NaN: it needs {} pixels on each side".format(utils.MSSSIM_MIN_SIDE))
-    weights = hyperprior.load(method_class.model_class, run)
 
     batches = list(_run_batches(method_class, weights, images, path, args))
     results = {key: np.concatenate([b.metrics[key] for b in batches]) for key in batches[0].metrics}
     if batches[0].stream is not None:
         results.update(actual_rates([b.stream for b in batches], results, images, args))
+    if not all(np.isfinite(results[key]).all() for key in ("mse", "est_bpp")):
+        raise InputError("the optimisation diverged (NaN or infinity); try a lower --lr")
     if path:
         settings = {flag: getattr(args, flag) for flag in ("lmbda", "seed", *method_class.flags)}
         provenance = {
@@ -386,6 +415,7 @@ def make_parser(script, doc, method_class, training_graph, decompress):
         _add_compress(commands, method_class)
     if decompress:
         _add_decompress(commands)
+    # One --help for all, as a script has one method.
     parser.epilog = "\n".join(
         "{}:\n{}".format(name, command.format_help()) for name, command in commands.choices.items()
     )
@@ -393,16 +423,30 @@ def make_parser(script, doc, method_class, training_graph, decompress):
 
 
 def _add_flags(parser, flags):
-    """Adds flags of numbers and strings: name to (default, help)."""
-    for name, (default, text) in flags.items():
+    """Adds flags of numbers and strings: name to (default, help) or (default, help, lowest).
+
+    Numbers without a lowest value have to be positive.
+    """
+    for name, (default, text, *lowest) in flags.items():
+        is_number = not isinstance(default, str)
         parser.add_argument(
             "--" + name,
             dest="lmbda" if name == "lambda" else name,
-            type=type(default),
+            type=functools.partial(_number, type(default), lowest) if is_number else str,
             default=default,
             metavar=name.rsplit("_", 1)[-1].upper(),
-            help="{} ({})".format(text, default),
+            help="{} ({})".format(text, default).replace("%", "%%"),
         )
+
+
+def _number(kind, lowest, text):
+    value = kind(text)
+    low = lowest[0] if lowest else 0
+    if not (math.isfinite(value) and (value >= low if lowest else value > low)):
+        raise argparse.ArgumentTypeError(
+            "{} is not {} {}".format(text, "at least" if lowest else "above", low)
+        )
+    return value
 
 
 def _add_train(commands):
@@ -416,14 +460,14 @@ def _add_train(commands):
             "lambda": (0.01, "weight of the distortion, 255² MSE, against bits per pixel"),
             "batchsize": (8, "patches of a step"),
             "patchsize": (256, "pixels of a patch's side"),
-            "last_step": (1000000, "number of steps"),
+            "last_step": (1000000, "number of steps", 0),
             "learning_rate": (1e-4, "of Adam"),
             "init_from": ("", "run folder whose weights a new run starts from, where they fit"),
-            "seed": (0, "of the patches, the noise and the initial weights"),
+            "seed": (0, "of the patches, the noise and the initial weights", 0),
             "preprocess_threads": (16, "threads that read images"),
             "logdir": ("./tensorboard", "folder for TensorBoard; '' for none"),
-            "save_summary_secs": (60, "seconds between TensorBoard summaries"),
-            "save_checkpoint_secs": (300, "seconds between checkpoints"),
+            "save_summary_secs": (60, "seconds between TensorBoard summaries", 0),
+            "save_checkpoint_secs": (300, "seconds between checkpoints", 0),
         },
     )
 
@@ -442,8 +486,8 @@ def _add_compress(commands, method_class):
         parser,
         {
             "results_dir": ("./results", "folder for the .npz of the result; '' for none"),
-            "lambda": (-1.0, "weight of the distortion; negative: as in the run's name"),
-            "seed": (0, "of all random numbers"),
+            "lambda": (-1.0, "weight of the distortion; -1: as in the run's name", -1),
+            "seed": (0, "of all random numbers", 0),
             "eval_batch_size": (1, "images of a .npy that are optimised together"),
             **method_class.flags,
         },

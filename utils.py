@@ -276,7 +276,7 @@ def find_run(checkpoint_dir, name, num_filters=None):
                 else "--checkpoint_dir {} has no runs".format(checkpoint_dir),
             )
         )
-    checkpoint = tf.train.latest_checkpoint(folder)
+    checkpoint = newest_checkpoint(folder)
     if checkpoint is None:
         raise InputError("{}: no checkpoint in this run folder".format(folder))
     try:
@@ -293,9 +293,21 @@ def find_run(checkpoint_dir, name, num_filters=None):
     return Run(name, checkpoint, step, found, float(match.group(1)) if match else None)
 
 
+def newest_checkpoint(folder):
+    """Path of the newest checkpoint in a run folder, which may have been moved; or None."""
+    path = os.path.join(folder, "checkpoint")
+    try:
+        state = tf.train.get_checkpoint_state(folder)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("{}: not a readable checkpoint state ({})".format(path, error))
+    if state is None or not state.model_checkpoint_path:
+        return None
+    return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
+
+
 def unreadable_checkpoint(checkpoint, error):
-    """The `InputError` for a checkpoint that TensorFlow could not read."""
-    text = getattr(error, "message", None) or "{} is missing".format(error)
+    """The `InputError` for a checkpoint that TensorFlow could not read, or that lacks something."""
+    text = "{} is missing".format(error) if isinstance(error, KeyError) else str(error)
     return InputError(
         "{}: not a readable checkpoint of this model ({})".format(
             checkpoint, text.strip().splitlines()[0]
@@ -357,23 +369,25 @@ class Progress:
         self.begun = self.shown = time.time()
 
     def due(self):
-        """Whether it is time to show figures, if they cost something to get."""
+        """Whether it is time to `show` how things stand."""
         return time.time() - self.shown >= (self.LINE_SECS if self.bar.disable else 1)
 
-    def update(self, step, text=""):
-        """Says that `step` steps are done; `text`: figures to show, where `due`."""
+    def advance(self, step):
+        """Says that `step` steps are done."""
+        self.bar.update(step - self.bar.n)
+
+    def show(self, step, figures=""):
+        """The same, and shows it, with `figures` if there are any."""
+        self.shown = time.time()
         if not self.bar.disable:
-            if text:
-                self.bar.set_postfix_str(text, refresh=False)
-                self.shown = time.time()
-            self.bar.update(step - self.bar.n)
-        elif self.due():
-            self.shown = time.time()
-            rate = max(step - self.initial, 1e-9) / (self.shown - self.begun)
-            left = tqdm.format_interval((self.total - step) / rate)
-            words = (self.title, "{}/{}".format(step, self.total), text)
-            line = " ".join(word for word in words if word)
-            print("{}, {:.2f}/s, {} left".format(line, rate, left), file=sys.stderr, flush=True)
+            self.bar.set_postfix_str(figures, refresh=False)
+            self.advance(step)
+            return
+        rate = max(step - self.initial, 1e-9) / (self.shown - self.begun)
+        left = tqdm.format_interval((self.total - step) / rate)
+        words = (self.title, "{}/{}".format(step, self.total), figures)
+        line = " ".join(word for word in words if word)
+        print("{}, {:.2f}/s, {} left".format(line, rate, left), file=sys.stderr, flush=True)
 
     def write(self, line):
         """Prints a line to stdout, above the bar."""

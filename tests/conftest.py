@@ -50,7 +50,7 @@ def compress(method, runname, image, results_dir, *flags, checkpoint_dir=None):
     return values
 
 
-def script(name, *argv, cwd=ROOT, timeout=600):
+def run_script(name, *argv, cwd=ROOT, timeout=600):
     """Runs a script in a fresh process: `subprocess.CompletedProcess` with text output."""
     return subprocess.run(
         [sys.executable, os.path.join(ROOT, name + ".py")] + [str(arg) for arg in argv],

@@ -32,7 +32,7 @@ def _conv(index, filters, support, up=1, down=1, **kwargs):
         strides_up=up,
         strides_down=down,
         padding="same_zeros",
-        **{"use_bias": True, **kwargs}
+        **{"use_bias": True, **kwargs},
     )
 
 
@@ -76,9 +76,7 @@ class Plain:
     def run(self, x, y, z):
         """Tensors of all parts: y of x, h_a and g_s of `y`, mu, sigma of `z`, likelihoods."""
         height, width = x.shape.as_list()[1:3]
-        mu, log_sigma = tf.split(
-            self.hyper_synthesis(z)[:, : y.shape[1], : y.shape[2]], 2, axis=-1
-        )
+        mu, log_sigma = tf.split(self.hyper_synthesis(z)[:, : y.shape[1], : y.shape[2]], 2, axis=-1)
         sigma = tf.exp(log_sigma)
         conditional = tfc.GaussianConditional(sigma, SCALES, mean=mu)
         # Built by hand in the "free" layer below: its sigma has no lower bound.

@@ -157,7 +157,8 @@ def test_stochastic(script, image, tmp_path):
     exact_picture = script in ("bb_plain", "bb_no_sga")
     quality = (0.01, 1e-3) if exact_picture else (0.02, 2e-3)
     check(mean_of_seeds(results), reference, 3e-3 + 3 * spread, *quality)
-    assert results[0]["result_file"] == reference["result_file"]
+    if method is None:
+        assert results[0]["result_file"] == reference["result_file"]
 
 
 @pytest.mark.parametrize("image", INPUTS)

@@ -1,0 +1,361 @@
+"""What the scripts make of wrong input and odd images, by their command lines.
+
+The model is a small one with random weights, so that these tests need no data from outside.
+"""
+
+import glob
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import BASE, BITS_BACK, ROOT, method_class, run_script
+from PIL import Image
+
+import tf_boilerplate
+from quiet_tf import tf
+
+RNG = np.random.RandomState(0)
+BASE_RUN, BB_RUN = "mbt2018-num_filters=4-lmbda=0.01", "mbt2018_bb-num_filters=4-lmbda=0.01"
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """A checkpoint folder with an untrained run of each model, N = 4."""
+    folder = tmp_path_factory.mktemp("runs")
+    pixels = RNG.randint(0, 256, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(str(folder / "train.png"))
+    for model in ("mbt2018", "mbt2018_bb"):
+        with tf.Graph().as_default():
+            module = importlib.import_module(model)
+            argv = ["--checkpoint_dir", str(folder), "--num_filters", "4", "train", "--logdir", ""]
+            argv += ["--train_glob", str(folder / "train.png"), "--patchsize", "64"]
+            tf_boilerplate.main(None, module.training_graph, argv=argv + ["--last_step", "0"])
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A path of a 40x35 RGB PNG, and its pixels."""
+    pixels = RNG.randint(0, 256, (35, 40, 3)).astype(np.uint8)
+    path = str(tmp_path / "photo.png")
+    Image.fromarray(pixels).save(path)
+    return path, pixels
+
+
+def compress(script, runs, image, results, *flags, run=None, top=()):
+    run = run or (BB_RUN if script in BITS_BACK else BASE_RUN)
+    argv = ["--checkpoint_dir", str(runs), *top, "compress", run, str(image)]
+    argv += ["--results_dir", str(results), *(str(flag) for flag in flags)]
+    tf_boilerplate.main(method_class(script), argv=argv)
+    paths = glob.glob(os.path.join(str(results), "*.npz"))
+    if not paths:
+        return None
+    with np.load(max(paths, key=os.path.getmtime), allow_pickle=False) as result:
+        return dict(result)
+
+
+def refused(capsys, *args, **kwargs):
+    """The one line of an error with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        compress(*args, **kwargs)
+    assert exit.value.code == 2
+    output = capsys.readouterr()
+    assert "Traceback" not in output.err and output.out == ""
+    lines = [line for line in output.err.splitlines() if not line.startswith(("usage", " "))]
+    assert len(lines) == 1, output.err
+    return lines[0]
+
+
+SHORT = ("--sga_its", 3)
+
+
+@pytest.mark.parametrize("script", BASE + BITS_BACK)
+def test_smoke(script, runs, photo, tmp_path):
+    """Every script runs through its command line in a fresh process, and is quiet."""
+    flags = () if script in ("mbt2018", "bb_plain") else SHORT
+    flags += ("--r_its", 3) if script == "bb_sga" else ()
+    run = BB_RUN if script in BITS_BACK else BASE_RUN
+    command = ["--num_filters", 4, "--verbose", "--checkpoint_dir", runs]
+    command += ["compress", run, photo[0], "--results_dir", tmp_path / "results", *flags]
+    process = run_script(script, *command)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.splitlines() == ["note: MS-SSIM is NaN: it needs 161 pixels on each side"]
+    averages = [line for line in process.stdout.splitlines() if line.startswith("Avg ")]
+    keys = ["mse", "psnr", "msssim", "msssim_db", "est_bpp", "est_y_bpp", "est_z_bpp"]
+    keys += ["est_bpp_back"] if script in BITS_BACK else []
+    keys += ["avg_batch_actual_bpp"] if script == "mbt2018" else []
+    assert [line.split()[1].rstrip(":") for line in averages] == keys
+    (path,) = glob.glob(str(tmp_path / "results" / "*.npz"))
+    with np.load(path, allow_pickle=False) as result:
+        assert result["psnr"].shape == (1,)
+        assert str(result["script"]) == script
+        for flag, (default, *_) in method_class(script).flags.items():
+            assert result[flag] == default or flag in ("sga_its", "r_its")
+        if flags:
+            assert list(result["its"]) == [0, 2] or script == "ste"
+            assert result["rd_loss"].shape == result["its"].shape
+        assert "{:.4f}".format(result["psnr"][0]) in averages[1]
+
+
+def test_missing_run(capsys, runs, photo, tmp_path):
+    line = refused(capsys, "sga", runs, photo[0], tmp_path / "r", run="mbt2018-num_filters=9")
+    assert "mbt2018-num_filters=9: no such run" in line and BASE_RUN in line
+    line = refused(capsys, "sga", tmp_path / "nowhere", photo[0], tmp_path / "r")
+    assert "has no runs" in line
+    (tmp_path / "empty-lmbda=1").mkdir()
+    line = refused(capsys, "sga", tmp_path, photo[0], tmp_path / "r", run="empty-lmbda=1")
+    assert "no checkpoint" in line
+
+
+def test_another_number_of_filters(capsys, runs, photo, tmp_path):
+    line = refused(capsys, "sga", runs, photo[0], tmp_path / "r", top=("--num_filters", "192"))
+    assert "--num_filters 4, not 192" in line
+
+
+def test_the_model_of_another_script(capsys, runs, photo, tmp_path):
+    line = refused(capsys, "sga", runs, photo[0], tmp_path / "r", run=BB_RUN)
+    assert "not a readable checkpoint of this model" in line
+    line = refused(capsys, "bb_plain", runs, photo[0], tmp_path / "r", run=BASE_RUN)
+    assert "not a readable checkpoint of this model" in line
+
+
+@pytest.mark.parametrize("part", ["index", "data", "cut data", "state"])
+def test_corrupted_checkpoint(part, capsys, runs, photo, tmp_path):
+    shutil.copytree(str(runs / BASE_RUN), str(tmp_path / BASE_RUN))
+    name = {"index": "*.index", "state": "checkpoint"}.get(part, "*.data*")
+    (path,) = glob.glob(str(tmp_path / BASE_RUN / name))
+    with open(path, "r+b") as file:
+        if part == "cut data":
+            file.truncate(os.path.getsize(path) // 2)
+        else:
+            file.seek(os.path.getsize(path) // 3)
+            file.write(b"\xff" * 64)
+    line = refused(capsys, "sga", tmp_path, photo[0], tmp_path / "r")
+    assert "checkpoint" in line
+
+
+def test_no_such_image(capsys, runs, tmp_path):
+    for name in ("none.png", "none.npy"):
+        line = refused(capsys, "sga", runs, tmp_path / name, tmp_path / "r")
+        assert name + ": no such" in line
+    assert "not a readable" in refused(capsys, "sga", runs, tmp_path, tmp_path / "r") or True
+    assert not (tmp_path / "r").exists()
+
+
+def test_files_that_are_no_images(capsys, runs, photo, tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("this is text")
+    truncated = tmp_path / "truncated.png"
+    with open(photo[0], "rb") as file:
+        truncated.write_bytes(file.read()[:2000])
+    for path in (text, truncated):
+        line = refused(capsys, "sga", runs, path, tmp_path / "r")
+        assert str(path) in line and "not a readable image" in line
+
+
+ARRAYS = {
+    "rank": np.zeros((8, 8, 3), np.uint8),
+    "channels": np.zeros((1, 8, 8, 4), np.uint8),
+    "dtype": np.zeros((1, 8, 8, 3), np.float64),
+    "nan": np.full((1, 8, 8, 3), np.nan, np.float32),
+    "empty": np.zeros((0, 8, 8, 3), np.uint8),
+    "object": np.array([None]),
+}
+
+
+@pytest.mark.parametrize("kind", list(ARRAYS))
+def test_arrays_that_are_no_images(kind, capsys, runs, tmp_path):
+    path = tmp_path / (kind + ".npy")
+    np.save(str(path), ARRAYS[kind])
+    line = refused(capsys, "sga", runs, path, tmp_path / "r")
+    assert str(path) in line
+    assert "uint8 (n, H, W, 3)" in line or "not a readable .npy" in line
+    path.write_bytes(b"\x93NUMPY")
+    assert "not a readable .npy" in refused(capsys, "sga", runs, path, tmp_path / "r")
+
+
+def save_as(kind, pixels, folder):
+    """Writes pixels as an image of a kind; its path, what it should be read as, and the note."""
+    image, path = Image.fromarray(pixels), str(folder / (kind + ".png"))
+    gray = np.asarray(image.convert("L"))
+    note = None
+    if kind == "gray":
+        image, pixels = Image.fromarray(gray), np.dstack([gray] * 3)
+    elif kind == "gray16":
+        pixels = np.dstack([gray] * 3)
+        image, note = Image.fromarray(gray.astype(np.uint16) * 257), "16 bits"
+    elif kind == "palette":
+        image = image.quantize(16)
+        pixels = np.asarray(image.convert("RGB"))
+    elif kind == "bilevel":
+        image = Image.fromarray(gray > 127)
+        pixels = np.dstack([255 * (gray > 127).astype(np.uint8)] * 3)
+    elif kind == "alpha":
+        alpha = np.full(gray.shape, 255, np.uint8)
+        alpha[:9] = 0
+        image, note = Image.fromarray(np.dstack([pixels, alpha])), "alpha"
+        pixels = np.where(alpha[..., None] == 0, 255, pixels).astype(np.uint8)
+    elif kind == "opaque":
+        image = Image.fromarray(np.dstack([pixels, np.full(gray.shape, 255, np.uint8)]))
+    elif kind == "cmyk":
+        path = path.replace(".png", ".tif")
+        image = image.convert("CMYK")
+        pixels = np.asarray(image.convert("RGB"))
+    image.save(path)
+    return path, pixels, note
+
+
+KINDS = ["rgb", "gray", "gray16", "palette", "bilevel", "alpha", "opaque", "cmyk"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_all_kinds(kind, capsys, runs, photo, tmp_path):
+    path, pixels, note = save_as(kind, photo[1], tmp_path)
+    np.save(str(tmp_path / "same.npy"), pixels[None])
+    result = compress("mbt2018", runs, path, tmp_path / "r")
+    notes = [line for line in capsys.readouterr().err.splitlines() if "MS-SSIM" not in line]
+    assert (note is None and not notes) or (note in notes[0] and path in notes[0])
+    same = compress("mbt2018", runs, tmp_path / "same.npy", tmp_path / "r")
+    assert result["mse"] == same["mse"] and result["est_bpp"] == same["est_bpp"]
+
+
+@pytest.mark.parametrize("script", ["mbt2018", "sga", "bb_sga"])
+def test_one_pixel(script, runs, tmp_path):
+    path = str(tmp_path / "dot.png")
+    Image.new("RGB", (1, 1), (9, 99, 199)).save(path)
+    flags = {"sga": SHORT, "bb_sga": SHORT + ("--r_its", 3)}.get(script, ())
+    result = compress(script, runs, path, tmp_path / "r", *flags)
+    assert np.isfinite(result["est_bpp"]).all() and np.isfinite(result["psnr"]).all()
+    assert np.isnan(result["msssim"]).all()
+
+
+def test_msssim_from_161_pixels_on(runs, tmp_path):
+    for side, finite in ((160, False), (161, True)):
+        pixels = RNG.randint(0, 256, (side, 200, 3)).astype(np.uint8)
+        path = str(tmp_path / "{}.png".format(side))
+        Image.fromarray(pixels).save(path)
+        result = compress("mbt2018", runs, path, tmp_path / "r")
+        assert np.isfinite(result["msssim"]).all() == finite
+
+
+def test_results_that_cannot_be_written(capsys, runs, photo, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, "sga", runs, photo[0], tmp_path / "file" / "r", *SHORT)
+    assert "cannot be written" in line
+    if os.getuid() != 0:
+        (tmp_path / "readonly").mkdir(mode=0o555)
+        line = refused(capsys, "sga", runs, photo[0], tmp_path / "readonly", *SHORT)
+        assert "cannot be written" in line
+
+
+def test_the_result_of_another_input_is_kept(capsys, runs, photo, tmp_path):
+    compress("sga", runs, photo[0], tmp_path / "r", *SHORT)
+    (path,) = glob.glob(str(tmp_path / "r" / "*"))
+    with open(path, "rb") as file:
+        old = file.read()
+    compress("sga", runs, photo[0], tmp_path / "r", *SHORT)  # the same input: replaced
+    Image.fromarray(photo[1][::-1]).save(photo[0])
+    line = refused(capsys, "sga", runs, photo[0], tmp_path / "r", *SHORT)
+    assert path in line and "--overwrite" in line
+    with np.load(path) as result:
+        assert len(str(result["input_sha256"])) == 64
+    compress("sga", runs, photo[0], tmp_path / "r", *SHORT, "--overwrite")
+    with open(path, "rb") as file:
+        assert file.read() != old
+    (tmp_path / "r" / os.path.basename(path)).write_text("something else")
+    assert "--overwrite" in refused(capsys, "sga", runs, photo[0], tmp_path / "r", *SHORT)
+
+
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("ste", ["--t0", "700"]),
+        ("map", ["--annealing_rate", "1"]),
+        ("mbt2018", ["--sga_its", "5"]),
+        ("bb_plain", ["--lr", "1"]),
+        ("sga", ["--r_its", "5"]),
+        ("danneal", ["--t0", "5"]),
+        ("sga", ["--sga_it", "5"]),
+        ("sga", ["--sga_its", "many"]),
+        ("sga", ["--sga_its", "-1"]),
+        ("sga", ["--sga_its", "0"]),
+        ("sga", ["--lr", "nan"]),
+        ("sga", ["--eval_batch_size", "0"]),
+        ("sga", ["--t_max", "-0.5"]),
+    ],
+)
+def test_flags_that_a_method_does_not_take(script, flags, capsys, runs, photo, tmp_path):
+    line = refused(capsys, script, runs, photo[0], tmp_path / "r", *flags)
+    assert flags[0] in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_lambda(capsys, runs, photo, tmp_path):
+    """From the run's name, or the flag; refused where there is neither."""
+    result = compress("sga", runs, photo[0], tmp_path / "r", *SHORT)
+    assert result["lmbda"] == 0.01
+    (tmp_path / "named").mkdir()
+    shutil.copytree(str(runs / BASE_RUN), str(tmp_path / "named" / "my-model"))
+    run = {"run": "my-model"}
+    line = refused(capsys, "sga", tmp_path / "named", photo[0], tmp_path / "s", *SHORT, **run)
+    assert "--lambda" in line and "my-model" in line
+    flags = (*SHORT, "--lambda", 1e-5)
+    result = compress("sga", tmp_path / "named", photo[0], tmp_path / "s", *flags, **run)
+    assert result["lmbda"] == 1e-5
+    assert glob.glob(str(tmp_path / "s" / "rd-sga-lmbda=1e-05+my-model-input=photo.png.npz"))
+    shutil.copytree(str(runs / BASE_RUN), str(tmp_path / "named" / "x-lmbda=1e-05"))
+    flags, run = (*SHORT, "--overwrite"), {"run": "x-lmbda=1e-05"}
+    result = compress("sga", tmp_path / "named", photo[0], tmp_path / "s", *flags, **run)
+    assert result["lmbda"] == 1e-5
+
+
+def test_an_empty_results_dir_writes_nothing(capsys, runs, photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    compress("sga", runs, photo[0], "", *SHORT)
+    assert os.listdir(str(tmp_path)) == ["photo.png"]
+    line = refused(capsys, "sga", runs, photo[0], "", *SHORT, "--save_reconstruction")
+    assert "--save_reconstruction" in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_leaves_nothing_behind(number, runs, photo, tmp_path):
+    command = [sys.executable, os.path.join(ROOT, "sga.py"), "--verbose"]
+    command += ["--checkpoint_dir", str(runs), "compress", BASE_RUN, photo[0]]
+    command += ["--results_dir", str(tmp_path / "r"), "--sga_its", "1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not process.stdout.readline().startswith("it=0"):
+        assert process.poll() is None
+    time.sleep(0.2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "sga: interrupted" and "Traceback" not in errors
+    assert os.listdir(str(tmp_path / "r")) == []
+
+
+def test_interrupted_while_writing(tmp_path):
+    import utils
+
+    path = tmp_path / "r" / "file"
+    utils.write_bytes(str(path), b"old")
+    with pytest.raises(KeyboardInterrupt), utils.atomic_write(str(path)) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert os.listdir(str(tmp_path / "r")) == ["file"]
+
+
+@pytest.mark.parametrize("script", BASE + BITS_BACK + ["mbt2018_bb"])
+def test_help_shows_all_flags(script):
+    process = run_script(script, "--help")
+    assert process.returncode == 0 and process.stderr == ""
+    if script != "mbt2018_bb":
+        for flag, (default, *_) in method_class(script).flags.items():
+            assert "--" + flag in process.stdout and "({})".format(default) in process.stdout

@@ -1,0 +1,157 @@
+"""What holds for the methods beyond the reference's numbers."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import BASE, BITS_BACK, ROOT, compress, method_class
+from PIL import Image
+from test_cli import BASE_RUN, BB_RUN, runs  # noqa: F401
+
+SCRIPTS = BASE + BITS_BACK + ["mbt2018_bb"]
+RNG = np.random.RandomState(0)
+PIXELS = RNG.randint(0, 256, (3, 48, 40, 3)).astype(np.uint8)
+
+
+def results(script, runs, pixels, tmp_path, *flags):  # noqa: F811
+    path = tmp_path / "images.npy"
+    np.save(str(path), pixels)
+    if method_class(script).flags:
+        flags += ("--sga_its", 25)
+    if script == "bb_sga":
+        flags += ("--r_its", 25)
+    run = BB_RUN if script in BITS_BACK else BASE_RUN
+    flags += ("--overwrite",)
+    return compress(method_class(script), run, path, tmp_path, *flags, checkpoint_dir=str(runs))
+
+
+@pytest.mark.parametrize("script", ["sga", "unoise", "bb_sga", "bb_plain"])
+def test_seeds(script, runs, tmp_path):  # noqa: F811
+    """The same seed gives the same result, another one another."""
+    first, again, other = (
+        results(script, runs, PIXELS[:1], tmp_path, "--seed", seed) for seed in (3, 3, 4)
+    )
+    for key in ("est_bpp", "mse"):
+        np.testing.assert_array_equal(first[key], again[key])
+    assert first["est_bpp"] != other["est_bpp"]
+
+
+@pytest.mark.parametrize("script", ["sga", "unoise", "danneal", "bb_sga", "bb_plain"])
+def test_an_image_does_not_depend_on_its_company(script, runs, tmp_path):  # noqa: F811
+    """Nor on its place in the array; optimised together, all but for Adam's epsilon."""
+    alone = results(script, runs, PIXELS[:1], tmp_path)
+    one_by_one = results(script, runs, PIXELS[::-1], tmp_path)
+    np.testing.assert_array_equal(alone["est_bpp"][0], one_by_one["est_bpp"][2])
+    together = results(script, runs, PIXELS, tmp_path, "--eval_batch_size", 3)
+    assert together["est_bpp"][0] == pytest.approx(alone["est_bpp"][0], rel=2e-3)
+    beside = results(script, runs, PIXELS[[2, 0, 1]], tmp_path, "--eval_batch_size", 3)
+    np.testing.assert_allclose(together["est_bpp"], beside["est_bpp"][[1, 2, 0]], rtol=1e-6)
+
+
+def test_a_last_batch_that_is_smaller(runs, tmp_path):  # noqa: F811
+    result = results("sga", runs, PIXELS, tmp_path, "--eval_batch_size", 2)
+    assert result["est_bpp"].shape == (3,) and np.isfinite(result["est_bpp"]).all()
+    assert result["rd_loss"].shape == (2, 2) and list(result["its"]) == [0, 24]
+    result = results("mbt2018", runs, PIXELS, tmp_path, "--eval_batch_size", 2)
+    assert list(result["batch_sizes"]) == [2, 1]
+    total = result["batch_actual_bpp"].sum() / 3
+    assert result["avg_batch_actual_bpp"] == pytest.approx(total)
+
+
+@pytest.mark.parametrize("script", ["mbt2018", "sga", "map", "bb_sga"])
+def test_saved_reconstruction_has_the_reported_quality(script, runs, tmp_path):  # noqa: F811
+    result = results(script, runs, PIXELS, tmp_path, "--save_reconstruction")
+    for index, original in enumerate(PIXELS):
+        name = result["result_file"].replace(".npz", "-{}.png".format(index))
+        decoded = np.asarray(Image.open(str(tmp_path / name)), np.float64)
+        mse = np.mean((decoded - original) ** 2)
+        assert result["mse"][index] == pytest.approx(mse, rel=1e-4)
+        assert result["psnr"][index] == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-3)
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_images(runs, tmp_path):  # noqa: F811
+    """40 more images of 3 MB take less than 10 of them."""
+    command = (
+        "import resource, sys; sys.path.insert(0, {!r}); import mbt2018, tf_boilerplate;"
+        "tf_boilerplate.main(mbt2018.BaseHyperprior, argv=sys.argv[1:]);"
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    ).format(ROOT)
+    peaks = []
+    for number in (3, 43):
+        path = tmp_path / "{}.npy".format(number)
+        np.save(str(path), np.zeros((number, 1024, 1024, 3), np.uint8))
+        argv = ["--checkpoint_dir", str(runs), "compress", BASE_RUN, str(path)]
+        output = subprocess.run(
+            [sys.executable, "-c", command, *argv, "--results_dir", ""],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        peaks.append(int(re.search(r"peak (\d+)", output).group(1)))
+    assert peaks[1] - peaks[0] < 30e3
+
+
+def test_map_goes_back_to_the_best_check(runs, tmp_path):  # noqa: F811
+    """A learning rate that makes things worse in the end stops early, at no worse a loss."""
+    flags = ("--lr", 0.5, "--check_every", 5, "--sga_its", 200, "--overwrite")
+    np.save(str(tmp_path / "images.npy"), PIXELS[:1])
+    result = compress(
+        method_class("map"),
+        BASE_RUN,
+        tmp_path / "images.npy",
+        tmp_path,
+        *flags,
+        checkpoint_dir=str(runs),
+    )
+    assert result["its"][-1] < 199
+    loss = result["lmbda"] * result["mse"] + result["est_bpp"]
+    assert loss < result["rd_loss_after_rounding"][-1]
+
+
+def test_the_method_of_contributing_works(runs, tmp_path):  # noqa: F811
+    """The example is taken from the document, saved beside the others and run."""
+    with open(os.path.join(ROOT, "CONTRIBUTING.md")) as file:
+        example = re.search(r"```python\n(.*?)```", file.read(), re.DOTALL).group(1)
+    assert example.count("\n") <= 80
+    script = os.path.join(ROOT, "test_own_method.py")
+    image = str(tmp_path / "image.png")
+    Image.fromarray(PIXELS[0]).save(image)
+    argv = ["--checkpoint_dir", str(runs), "compress", BASE_RUN, image]
+    try:
+        with open(script, "w") as file:
+            file.write(example)
+        subprocess.run(
+            [sys.executable, script, *argv, "--results_dir", str(tmp_path), "--sga_its", "5"],
+            check=True,
+        )
+    finally:
+        os.unlink(script)
+    name = "rd-test_own_method-lmbda=0.01+{}-input=image.png.npz".format(BASE_RUN)
+    with np.load(str(tmp_path / name)) as result:
+        assert np.isfinite(result["est_bpp"]).all() and result["sga_its"] == 5
+
+
+def script_lines():
+    for name in SCRIPTS:
+        with open(os.path.join(ROOT, name + ".py")) as file:
+            yield name, file.read().splitlines()
+
+
+def test_size_of_the_scripts():
+    lines = dict(script_lines())
+    assert sum(len(text) for text in lines.values()) < 900
+    assert all(len(lines[name]) <= 80 for name in lines if not name.startswith("mbt2018"))
+
+
+def test_no_six_lines_stand_twice_in_the_scripts():
+    seen = {}
+    for name, text in script_lines():
+        code = [line.strip() for line in text]
+        code = [c for c in code if c and not c.startswith(("import", "from", "#"))]
+        for i in range(len(code) - 5):
+            run = tuple(code[i : i + 6])
+            assert run not in seen, (name, seen[run], run)
+            seen[run] = name

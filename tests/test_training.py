@@ -1,0 +1,272 @@
+"""Training: what it leaves behind, how it goes on, and what it makes of bad input."""
+
+import glob
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import plain
+import pytest
+from conftest import GOLDEN, ROOT, method_class, needs_golden
+from PIL import Image
+
+import mbt2018
+import mbt2018_bb
+import patches
+import tf_boilerplate
+from quiet_tf import tf
+from utils import InputError
+
+MODELS = {"mbt2018": mbt2018, "mbt2018_bb": mbt2018_bb}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of images of all three formats, smooth enough to be learned from."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.RandomState(0)
+    for index in range(6):
+        coarse = rng.randint(0, 256, (4, 5, 3)).astype(np.uint8)
+        image = Image.fromarray(coarse).resize((90, 70), Image.BICUBIC)
+        if index < 2:
+            image.save(str(folder / "{}.png".format(index)))
+        elif index < 4:
+            image.save(str(folder / "{}.jpg".format(index)), quality=95)
+        else:
+            np.save(str(folder / "{}.npy".format(index)), np.asarray(image, np.float32) / 255)
+    return folder
+
+
+def argv(photos, tmp_path, *flags, n=4, patchsize=64, pattern="*", lmbda=0.01):
+    return [
+        *("--checkpoint_dir", str(tmp_path), "--num_filters", str(n)),
+        *("train", "--train_glob", str(photos / pattern), "--patchsize", str(patchsize)),
+        *("--batchsize", "2", "--preprocess_threads", "2", "--lambda", str(lmbda)),
+        *("--logdir", "", *(str(flag) for flag in flags)),
+    ]
+
+
+def train(model, *args, **kwargs):
+    """Trains in this process; the run folder."""
+    with tf.Graph().as_default():
+        method = method_class("mbt2018") if model == "mbt2018" else None
+        module = MODELS[model]
+        tf_boilerplate.main(method, module.training_graph, argv=argv(*args, **kwargs))
+    (folder,) = glob.glob(str(args[1] / (model + "-*")))
+    return folder
+
+
+def checkpoint_values(folder):
+    reader = tf.train.load_checkpoint(folder)
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+@needs_golden
+@pytest.mark.parametrize("model", list(MODELS))
+def test_checkpoint_has_the_names_and_shapes_of_the_reference(model, photos, tmp_path):
+    folder = train(model, photos, tmp_path, "--last_step", 1, n=8, lmbda=0.02)
+    name = "{}-num_filters=8-lmbda=0.02".format(model)
+    assert os.path.basename(folder) == name
+    ours = dict(tf.train.list_variables(tf.train.latest_checkpoint(folder)))
+    golden = os.path.join(GOLDEN, "checkpoints", name)
+    theirs = dict(tf.train.list_variables(tf.train.latest_checkpoint(golden)))
+    # The widths of the tables of p(z) follow its quantiles, which training moves.
+    for shapes in (ours, theirs):
+        shapes.pop("entropy_bottleneck/quantized_cdf", None)
+    assert ours == theirs
+    with open(os.path.join(folder, "args.json")) as file:
+        assert json.load(file)["lmbda"] == 0.02
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_initial_values_are_those_of_the_layers_of_tfc(model, photos, tmp_path):
+    folder = train(model, photos, tmp_path, "--last_step", 0)
+    ours = checkpoint_values(folder)
+    with tf.Graph().as_default(), tf.Session() as session:
+        x, y, z = (tf.zeros(s) for s in [(1, 64, 64, 3), (1, 4, 4, 4), (1, 1, 1, 4)])
+        layers = plain.Plain(4, bits_back=model == "mbt2018_bb")
+        layers.run(x, y, z)
+        if model == "mbt2018_bb":
+            plain.tfc.EntropyBottleneck()(z, training=True)
+        session.run(tf.global_variables_initializer())
+        variables = {v.op.name: v for v in tf.global_variables()}
+        theirs = {name: session.run(variable) for name, variable in variables.items()}
+    compared = 0
+    for name, value in theirs.items():
+        if model == "mbt2018_bb":
+            name = name.replace("entropy_bottleneck/", "")
+            if name in ("quantiles", "quantized_cdf", "cdf_length"):
+                continue
+        random = "kernel" in name or "bias_" in name
+        assert ours[name].shape == value.shape
+        if random:
+            # Equal in distribution: the spread of a few hundred samples at least.
+            if value.size > 100:
+                assert np.std(ours[name]) == pytest.approx(np.std(value), rel=0.25)
+        else:
+            np.testing.assert_array_equal(ours[name], value, err_msg=name)
+            compared += 1
+    assert compared >= 25
+    zero = [n for n in ours if n.endswith(("/Adam", "/Adam_1"))]
+    assert zero and not any(ours[n].any() for n in zero)
+    powers = [str(ours[n].round(4)) for n in sorted(ours) if n.startswith("beta")]
+    assert powers in (["0.9", "0.9", "0.999", "0.999"], ["0.9", "0.999"])
+    assert ours["global_step"] == 0 and ours["global_step"].dtype == np.int64
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_the_loss_falls_and_summaries_are_written(model, photos, tmp_path):
+    logs = tmp_path / "logs"
+    flags = ["--last_step", 60, "--learning_rate", 1e-3, "--logdir", logs, "--save_summary_secs", 0]
+    folder = train(model, photos, tmp_path, *flags)
+    (path,) = glob.glob(str(logs / os.path.basename(folder) / "events*"))
+    losses, tags = [], set()
+    for event in tf.train.summary_iterator(path):
+        for value in event.summary.value:
+            tags.add(value.tag)
+            if value.tag == "rd_loss":
+                losses.append(value.simple_value)
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert {"bpp", "y_bpp", "z_bpp", "mse", "psnr", "original/image/0"} <= tags
+
+
+def test_goes_on_after_a_kill(photos, tmp_path):
+    """Killed without warning, it loses no more than what came after its last checkpoint."""
+    command = [sys.executable, os.path.join(ROOT, "mbt2018.py")]
+    command += argv(photos, tmp_path, "--last_step", 100000, "--save_checkpoint_secs", 1)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = tmp_path / "mbt2018-num_filters=4-lmbda=0.01" / "checkpoint"
+    deadline = time.time() + 120
+    while time.time() < deadline:
+        time.sleep(0.5)
+        if state.exists() and "ckpt-0" not in state.read_text().splitlines()[0]:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = checkpoint_values(str(state.parent))["global_step"]
+    assert before > 0
+    folder = train("mbt2018", photos, tmp_path, "--last_step", before + 5)
+    after = checkpoint_values(folder)
+    assert after["global_step"] == before + 5
+    assert after["beta1_power"] < 0.9 ** min(before, 50)  # Adam went on too
+    with open(os.path.join(folder, "record.txt")) as file:
+        assert file.read().count('"last_step"') == 2
+    # At its end, it says so and changes nothing.
+    train("mbt2018", photos, tmp_path, "--last_step", before + 5)
+    assert checkpoint_values(folder)["global_step"] == before + 5
+
+
+def test_sigterm_saves_and_ends(photos, tmp_path):
+    command = [sys.executable, os.path.join(ROOT, "mbt2018.py")]
+    command += argv(photos, tmp_path, "--last_step", 100000)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "steps 0 to 100000" in process.stdout.readline()
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in errors
+    (folder,) = glob.glob(str(tmp_path / "mbt2018-*"))
+    assert checkpoint_values(folder)["global_step"] > 0
+
+
+def fails(capsys, *args, **kwargs):
+    """The one line with which a training is refused."""
+    with pytest.raises(SystemExit) as exit:
+        train("mbt2018", *args, **kwargs)
+    assert exit.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "\n".join(lines)
+    return lines[-1]
+
+
+def test_a_loss_of_nan_ends_the_training(photos, tmp_path, capsys):
+    line = fails(capsys, photos, tmp_path, "--last_step", 50, "--learning_rate", 1e30)
+    assert "the loss became NaN" in line
+    (folder,) = glob.glob(str(tmp_path / "mbt2018-*"))
+    values = checkpoint_values(folder)
+    assert all(np.isfinite(value).all() for value in values.values())
+
+
+def test_images_that_cannot_be_used_are_named_and_skipped(photos, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    shutil.copytree(str(photos), str(folder))
+    (folder / "text.png").write_text("not an image")
+    Image.new("RGB", (63, 200)).save(str(folder / "small.png"))
+    np.save(str(folder / "double.npy"), np.zeros((90, 90, 3)))
+    np.save(str(folder / "nan.npy"), np.full((90, 90, 3), np.nan, np.float32))
+    whole = (folder / "0.png").read_bytes()
+    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    train("mbt2018", folder, tmp_path, "--last_step", 12)
+    errors = capsys.readouterr().err
+    for name in ("text.png", "small.png", "double.npy", "nan.npy", "truncated.png"):
+        (line,) = (line for line in errors.splitlines() if name in line)
+        assert line.startswith("skipped: ")
+    assert "63x200 is smaller than the 64x64 patch" in errors
+
+
+def test_nothing_to_train_on(photos, tmp_path, capsys):
+    line = fails(capsys, photos, tmp_path, "--last_step", 1, pattern="*.tif")
+    assert "no file matches" in line and "*.tif" in line
+    line = fails(capsys, photos, tmp_path, "--last_step", 1, patchsize=256)
+    assert "none of the 6 files" in line
+    assert not glob.glob(str(tmp_path / "mbt2018-*"))
+
+
+def test_a_shipped_model_is_not_trained_further(photos, tmp_path, capsys):
+    """It has no optimiser state; --init_from takes its weights all the same."""
+    base = train("mbt2018", photos, tmp_path, "--last_step", 3)
+    weights = checkpoint_values(base)
+    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy" / os.path.basename(base)
+    with tf.Graph().as_default(), tf.Session() as session:
+        names = [n for n in weights if "Adam" not in n and "power" not in n]
+        kept = [tf.Variable(weights[n], name=n) for n in names]
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver(kept).save(session, str(copy / "model.ckpt"), 3)
+    line = fails(capsys, photos, tmp_path / "copy", "--last_step", 5)
+    assert "--init_from" in line and "Traceback" not in line
+    (tmp_path / "bb").mkdir()
+    folder = train("mbt2018_bb", photos, tmp_path / "bb", "--last_step", 0, "--init_from", base)
+    values = checkpoint_values(folder)
+    name = "synthesis_transform/layer_0/kernel_rdft"
+    np.testing.assert_array_equal(values[name], weights[name])
+    assert values["global_step"] == 0
+
+
+def test_a_crop_of_an_array_reads_its_rows_alone(tmp_path):
+    """The array is mapped: a file larger than the address space limit could hold, as well."""
+    path = str(tmp_path / "large.npy")
+    large = np.lib.format.open_memmap(path, "w+", np.float32, (40000, 8000, 3))  # 3.8 GB, sparse
+    large[20000, :64] = 0.5
+    del large
+    code = (
+        "import resource, sys, numpy as np; sys.path.insert(0, {!r}); import patches;"
+        "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "patch = patches._read_patch({!r}, 64, 20000 / (40000 - 63), 0.0);"
+        "assert patch.shape == (64, 64, 3) and patch[0].min() == 0.5 and patch[1].max() == 0;"
+        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start < 50e3"
+    ).format(ROOT, path)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    os.unlink(path)
+
+
+def test_patches_are_parts_of_the_images(photos):
+    paths = patches.find_images(str(photos / "*.npy"), 16)
+    with tf.Graph().as_default(), tf.Session() as session:
+        batch = session.run(patches.batches(paths, 4, 16, 2, seed=1))
+    arrays = [np.load(path) for path in paths]
+    windows = {
+        array[r : r + 16, c : c + 16].tobytes()
+        for array in arrays
+        for r in range(array.shape[0] - 15)
+        for c in range(array.shape[1] - 15)
+    }
+    assert all(patch.tobytes() in windows for patch in batch)
+    assert len({patch.tobytes() for patch in batch}) == 4
+    with pytest.raises(InputError):
+        patches.find_images(str(photos / "nothing*"), 16)
