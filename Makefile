@@ -6,6 +6,7 @@ help:
 	@echo "make demo     base model and SGA on a sample photograph; needs only Python 3.7"
 	@echo "make test     all tests"
 	@echo "make parity   the comparison with the reference on every input and seed"
+	@echo "make compare  all nine methods with the demo models: IMAGES='a.png b.png' make compare"
 	@echo "make lint     style of the code"
 
 setup:
@@ -24,8 +25,12 @@ test: setup-dev
 parity: setup-dev
 	@$(PYTHON) -m pytest -n 2 tests/test_parity.py
 
+IMAGES = samples/*.png
+compare: setup
+	@$(PYTHON) tools/compare.py $(IMAGES) --csv compare/compare.csv
+
 lint: setup-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 
-.PHONY: help setup setup-dev demo test parity lint
+.PHONY: help setup setup-dev demo test parity compare lint

@@ -136,8 +136,12 @@ class Images:
 
     def __init__(self, path, note=lambda text: None):
         self.path = path
-        self._pixels = self._open_array() if path.endswith(".npy") else read_image(path, note)[None]
-        self.shape = self._pixels.shape
+        self._image = None
+        if path.endswith(".npy"):
+            self.shape = self._open_array().shape
+        else:
+            self._image = read_image(path, note)[None]
+            self.shape = self._image.shape
         self.sha256 = file_sha256(path)
 
     def _open_array(self):
@@ -153,7 +157,9 @@ class Images:
     def batches(self, size):
         """Yields uint8 (N, H, W, 3) with N ≤ `size`, in order."""
         for start in range(0, self.shape[0], size):
-            yield np.array(self._pixels[start : start + size])
+            # Mapped anew for each batch: pages that have been read would stay in memory.
+            array = self._open_array() if self._image is None else self._image
+            yield np.array(array[start : start + size])
 
 
 def open_array(path):

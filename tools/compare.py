@@ -1,0 +1,115 @@
+"""All nine methods with the demo models on centre crops of photographs: `make compare`.
+
+Prints the table of means that the README shows, and writes one row per image to a CSV file.
+Results that are there already are not computed again.
+"""
+
+import argparse
+import csv
+import glob
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import utils  # noqa: E402
+
+RUNS = {
+    "mbt2018-num_filters=32-lmbda=0.01": ["mbt2018", "ste", "unoise", "map", "danneal", "sga"],
+    "mbt2018_bb-num_filters=32-lmbda=0.01": ["bb_plain", "bb_no_sga", "bb_sga"],
+}
+ROWS = dict(
+    zip(
+        ["mbt2018", "sga", "bb_sga", "map", "ste", "unoise", "danneal", "bb_no_sga", "bb_plain"],
+        ["M3", "M1", "M2", "A1", "A2", "A3", "A4", "A5", "A6"],
+    )
+)
+COLUMNS = ["est_bpp", "psnr", "msssim", "mse", "seconds"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument("--crop", default="384x256", help="width x height of the centre crops")
+    parser.add_argument("--output", default="compare", help="folder for crops and results")
+    parser.add_argument("--csv", default="", help="file for one row per image and method")
+    args = parser.parse_args()
+    os.makedirs(args.output, exist_ok=True)
+    paths = sorted(path for pattern in args.images for path in glob.glob(pattern))
+    width, height = (int(side) for side in args.crop.split("x"))
+    crops = os.path.join(args.output, "crops.npy")
+    pixels = np.stack([centre_crop(utils.read_image(path), height, width) for path in paths])
+    with utils.atomic_write(crops) as file:
+        np.save(file, pixels)
+
+    table, rows = {}, []
+    for run, scripts in RUNS.items():
+        for script in scripts:
+            result = table[script] = measure(script, run, crops, args.output)
+            for index, path in enumerate(paths):
+                name = os.path.splitext(os.path.basename(path))[0]
+                values = ["{:.6g}".format(result[column][index]) for column in COLUMNS]
+                rows.append([name, script, ROWS[script], *values, result["loss"][index]])
+    print_table(table)
+    if args.csv:
+        with open(args.csv, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "script", "row", *COLUMNS, "loss"])
+            writer.writerows(rows)
+
+
+def centre_crop(image, height, width):
+    """The middle of uint8 (H, W, 3), turned where it is upright."""
+    if image.shape[0] > image.shape[1]:
+        image = np.rot90(image)
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def measure(script, run, crops, output):
+    """The result of a script on the crops, with `loss` = λ·MSE + bpp of each."""
+    pattern = os.path.join(output, "rd-*-*=crops.npy.npz")
+    sha256 = utils.file_sha256(crops)
+    for attempt in range(2):
+        for path in glob.glob(pattern):
+            with np.load(path, allow_pickle=False) as file:
+                if str(file["script"]) == script and str(file["input_sha256"]) == sha256:
+                    result = dict(file)
+                    result["loss"] = result["lmbda"] * result["mse"] + result["est_bpp"]
+                    return result
+        if attempt == 0:
+            print("running " + script, file=sys.stderr, flush=True)
+            command = [sys.executable, os.path.join(ROOT, script + ".py"), "--checkpoint_dir"]
+            command += [os.path.join(ROOT, "checkpoints"), "compress", run, crops]
+            command += ["--results_dir", output, "--overwrite"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    raise RuntimeError("{}: no result in {}".format(script, output))
+
+
+def print_table(table):
+    """Means over the images, as a Markdown table; gains against the model's own prediction."""
+    print("| script | row | est. bpp | PSNR (dB) | MS-SSIM | λ·MSE + bpp | against prediction | s |")
+    print("|---|---|---|---|---|---|---|---|")
+    for run in RUNS.values():
+        anchor = table[run[0]]["loss"].mean()
+        for script in run:
+            result = table[script]
+            loss = result["loss"].mean()
+            print(
+                "| {} | {} | {:.4f} | {:.3f} | {:.4f} | {:.4f} | {:+.2f}% | {:.0f} |".format(
+                    script + ".py",
+                    ROWS[script],
+                    *(result[key].mean() for key in ("est_bpp", "psnr", "msssim")),
+                    loss,
+                    100 * (loss / anchor - 1),
+                    result["seconds"].mean(),
+                )
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Base model against SGA on one photograph: `make demo`.
+
+Runs the two scripts as a user would, prints both results and the gain, and draws original and
+reconstructions side by side.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+RUN = "mbt2018-num_filters=32-lmbda=0.01"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--image", default="samples/chelsea.png")
+    parser.add_argument("--output", default="demo", help="folder for results and picture")
+    parser.add_argument("--sga_its", default="2000", help="iterations of SGA")
+    args = parser.parse_args()
+
+    base = compress("mbt2018", args)
+    sga = compress("sga", args, "--sga_its", args.sga_its)
+    original = np.asarray(Image.open(args.image).convert("RGB"))
+    panels = [("original, 24 bpp", original)]
+    print("\n{:6} {:>8} {:>9} {:>8} {:>22}".format("", "bpp", "PSNR", "MS-SSIM", "λ·MSE + bpp"))
+    for name, (result, reconstruction) in (("base", base), ("SGA", sga)):
+        bpp, psnr, msssim = (float(result[key][0]) for key in ("est_bpp", "psnr", "msssim"))
+        line = "{:6} {:8.4f} {:6.2f} dB {:8.4f} {:22.4f}"
+        print(line.format(name, bpp, psnr, msssim, loss(result)))
+        panels.append(("{}, {:.3f} bpp, {:.2f} dB".format(name, bpp, psnr), reconstruction))
+    base, sga = base[0], sga[0]
+    print(
+        "gain   {:+7.1f}% {:+6.2f} dB {:>8} {:+21.1f}%".format(
+            100 * (sga["est_bpp"][0] / base["est_bpp"][0] - 1),
+            sga["psnr"][0] - base["psnr"][0],
+            "",
+            100 * (loss(sga) / loss(base) - 1),
+        )
+    )
+    picture = os.path.join(args.output, "side-by-side.png")
+    draw(panels, picture)
+    print("\npicture: " + picture)
+
+
+def compress(script, args, *flags):
+    """Runs a script on the image; its result and reconstruction."""
+    command = [sys.executable, os.path.join(ROOT, script + ".py"), "--checkpoint_dir"]
+    command += [os.path.join(ROOT, "checkpoints"), "compress", RUN, args.image]
+    command += ["--results_dir", args.output, "--save_reconstruction", "--overwrite", *flags]
+    print("running {} on {}".format(script, args.image), flush=True)
+    process = subprocess.run(command, stdout=subprocess.DEVNULL)
+    if process.returncode:
+        sys.exit(process.returncode)
+    start = "rd-" + RUN if script == "mbt2018" else "rd-{}-lmbda=0.01+{}".format(script, RUN)
+    kind = "file" if script == "mbt2018" else "input"
+    name = "{}-{}={}".format(start, kind, os.path.basename(args.image))
+    path = os.path.join(args.output, name)
+    with np.load(path + ".npz", allow_pickle=False) as result:
+        return dict(result), np.asarray(Image.open(path + ".png"))
+
+
+def loss(result):
+    """λ · 255² · MSE + bpp, what both minimise; mse is on the scale 0 to 255 already."""
+    return float(result["lmbda"] * result["mse"][0] + result["est_bpp"][0])
+
+
+def draw(panels, path):
+    """Writes labelled images (text, uint8 (H, W, 3)) beside each other."""
+    height, width, _ = panels[0][1].shape
+    gap, bar = 8, 20
+    picture = Image.new("RGB", (len(panels) * (width + gap) - gap, height + bar), "white")
+    pen = ImageDraw.Draw(picture)
+    for index, (text, pixels) in enumerate(panels):
+        left = index * (width + gap)
+        picture.paste(Image.fromarray(pixels), (left, bar))
+        pen.text((left + 2, 4), text, fill="black")
+    picture.save(path)
+
+
+if __name__ == "__main__":
+    main()
