@@ -1,5 +1,6 @@
 """Helpers of all tests: golden data, and the scripts run in this process or in a fresh one."""
 
+import glob
 import importlib
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared")
@@ -15,9 +17,20 @@ sys.path.insert(0, ROOT)
 
 import inference  # noqa: E402
 import tf_boilerplate  # noqa: E402
+from quiet_tf import tf  # noqa: E402
 
 BASE = ["mbt2018", "sga", "map", "ste", "unoise", "danneal"]
 BITS_BACK = ["bb_sga", "bb_no_sga", "bb_plain"]
+
+DEMO_DIR = os.path.join(ROOT, "checkpoints")
+DEMO = {
+    **{script: "mbt2018-num_filters=32-lmbda=0.01" for script in BASE},
+    **{script: "mbt2018_bb-num_filters=32-lmbda=0.01" for script in BITS_BACK},
+}
+UNTRAINED = {
+    **{script: "mbt2018-num_filters=4-lmbda=0.01" for script in BASE},
+    **{script: "mbt2018_bb-num_filters=4-lmbda=0.01" for script in BITS_BACK},
+}
 
 needs_golden = pytest.mark.skipif(
     not os.path.isdir(GOLDEN), reason="the reference's numbers are not at {}".format(GOLDEN)
@@ -36,18 +49,21 @@ def method_class(script):
     )
 
 
-def compress(method, runname, image, results_dir, *flags, checkpoint_dir=None):
-    """Results of a method (class) on an image, by its command line in this process."""
-    argv = ["--checkpoint_dir", checkpoint_dir or os.path.join(GOLDEN, "checkpoints"), "--verbose"]
-    argv += ["compress", runname, str(image), "--results_dir", str(results_dir)]
-    tf_boilerplate.main(method, argv=argv + [str(flag) for flag in flags])
-    (path,) = (p for p in os.listdir(str(results_dir)) if p.endswith(".npz"))
-    path = os.path.join(str(results_dir), path)
+def compress(script, run, image, results_dir, *flags, checkpoint_dir, top=()):
+    """Results of `<script> <top> compress <run> <image> <flags>`, run in this process.
+
+    `script` is the name of one, or a method class; None is returned where no result is written.
+    """
+    method = method_class(script) if isinstance(script, str) else script
+    argv = ["--checkpoint_dir", checkpoint_dir, *top, "compress", run, image]
+    argv += ["--results_dir", results_dir, *flags]
+    tf_boilerplate.main(method, argv=[str(arg) for arg in argv])
+    paths = glob.glob(os.path.join(str(results_dir), "*.npz"))
+    if not paths:
+        return None
+    path = max(paths, key=lambda path: os.stat(path).st_mtime_ns)
     with np.load(path, allow_pickle=False) as result:
-        values = dict(result)
-    os.unlink(path)
-    values["result_file"] = os.path.basename(path)
-    return values
+        return {**result, "result_file": os.path.basename(path)}
 
 
 def run_script(name, *argv, cwd=ROOT, timeout=600):
@@ -56,8 +72,27 @@ def run_script(name, *argv, cwd=ROOT, timeout=600):
         [sys.executable, os.path.join(ROOT, name + ".py")] + [str(arg) for arg in argv],
         cwd=str(cwd),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=timeout,
     )
+
+
+def train_untrained(folder, num_filters, models=("mbt2018", "mbt2018_bb")):
+    """Leaves runs of step 0 in `folder`: random weights, λ = 0.01."""
+    image = os.path.join(str(folder), "train.png")
+    Image.new("RGB", (64, 64)).save(image)
+    for model in models:
+        with tf.Graph().as_default():
+            argv = ["--checkpoint_dir", str(folder), "--num_filters", str(num_filters)]
+            argv += ["train", "--train_glob", image, "--patchsize", "64", "--last_step", "0"]
+            graph = importlib.import_module(model).training_graph
+            tf_boilerplate.main(None, graph, argv=[*argv, "--logdir", ""])
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+    """A checkpoint folder with the `UNTRAINED` run of each model, N = 4."""
+    folder = tmp_path_factory.mktemp("untrained")
+    train_untrained(folder, 4)
+    return folder

@@ -4,7 +4,6 @@ The model is a small one with random weights, so that these tests need no data f
 """
 
 import glob
-import importlib
 import os
 import shutil
 import signal
@@ -12,31 +11,15 @@ import subprocess
 import sys
 import time
 
+import conftest
 import numpy as np
 import pytest
-from conftest import BASE, BITS_BACK, ROOT, method_class, run_script
+from conftest import BASE, BITS_BACK, ROOT, UNTRAINED, method_class, run_script
 from PIL import Image
 
-import tf_boilerplate
-from quiet_tf import tf
+import utils
 
 RNG = np.random.RandomState(0)
-BASE_RUN, BB_RUN = "mbt2018-num_filters=4-lmbda=0.01", "mbt2018_bb-num_filters=4-lmbda=0.01"
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    """A checkpoint folder with an untrained run of each model, N = 4."""
-    folder = tmp_path_factory.mktemp("runs")
-    pixels = RNG.randint(0, 256, (64, 64, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(str(folder / "train.png"))
-    for model in ("mbt2018", "mbt2018_bb"):
-        with tf.Graph().as_default():
-            module = importlib.import_module(model)
-            argv = ["--checkpoint_dir", str(folder), "--num_filters", "4", "train", "--logdir", ""]
-            argv += ["--train_glob", str(folder / "train.png"), "--patchsize", "64"]
-            tf_boilerplate.main(None, module.training_graph, argv=argv + ["--last_step", "0"])
-    return folder
 
 
 @pytest.fixture
@@ -48,16 +31,9 @@ def photo(tmp_path):
     return path, pixels
 
 
-def compress(script, runs, image, results, *flags, run=None, top=()):
-    run = run or (BB_RUN if script in BITS_BACK else BASE_RUN)
-    argv = ["--checkpoint_dir", str(runs), *top, "compress", run, str(image)]
-    argv += ["--results_dir", str(results), *(str(flag) for flag in flags)]
-    tf_boilerplate.main(method_class(script), argv=argv)
-    paths = glob.glob(os.path.join(str(results), "*.npz"))
-    if not paths:
-        return None
-    with np.load(max(paths, key=os.path.getmtime), allow_pickle=False) as result:
-        return dict(result)
+def compress(script, runs, image, results, *flags, run=None, **kwargs):
+    run = run or UNTRAINED[script]
+    return conftest.compress(script, run, image, results, *flags, checkpoint_dir=runs, **kwargs)
 
 
 def refused(capsys, *args, **kwargs):
@@ -77,12 +53,12 @@ SHORT = ("--sga_its", 3)
 
 
 @pytest.mark.parametrize("script", BASE + BITS_BACK)
-def test_smoke(script, runs, photo, tmp_path):
+def test_smoke(script, untrained, photo, tmp_path):
     """Every script runs through its command line in a fresh process, and is quiet."""
     flags = () if script in ("mbt2018", "bb_plain") else SHORT
     flags += ("--r_its", 3) if script == "bb_sga" else ()
-    run = BB_RUN if script in BITS_BACK else BASE_RUN
-    command = ["--num_filters", 4, "--verbose", "--checkpoint_dir", runs]
+    run = UNTRAINED[script]
+    command = ["--num_filters", 4, "--verbose", "--checkpoint_dir", untrained]
     command += ["compress", run, photo[0], "--results_dir", tmp_path / "results", *flags]
     process = run_script(script, *command)
     assert process.returncode == 0, process.stderr
@@ -104,9 +80,9 @@ def test_smoke(script, runs, photo, tmp_path):
         assert "{:.4f}".format(result["psnr"][0]) in averages[1]
 
 
-def test_missing_run(capsys, runs, photo, tmp_path):
-    line = refused(capsys, "sga", runs, photo[0], tmp_path / "r", run="mbt2018-num_filters=9")
-    assert "mbt2018-num_filters=9: no such run" in line and BASE_RUN in line
+def test_missing_run(capsys, untrained, photo, tmp_path):
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", run="mbt2018-num_filters=9")
+    assert "mbt2018-num_filters=9: no such run" in line and UNTRAINED["sga"] in line
     line = refused(capsys, "sga", tmp_path / "nowhere", photo[0], tmp_path / "r")
     assert "has no runs" in line
     (tmp_path / "empty-lmbda=1").mkdir()
@@ -114,23 +90,23 @@ def test_missing_run(capsys, runs, photo, tmp_path):
     assert "no checkpoint" in line
 
 
-def test_another_number_of_filters(capsys, runs, photo, tmp_path):
-    line = refused(capsys, "sga", runs, photo[0], tmp_path / "r", top=("--num_filters", "192"))
+def test_another_number_of_filters(capsys, untrained, photo, tmp_path):
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", top=("--num_filters", "192"))
     assert "--num_filters 4, not 192" in line
 
 
-def test_the_model_of_another_script(capsys, runs, photo, tmp_path):
-    line = refused(capsys, "sga", runs, photo[0], tmp_path / "r", run=BB_RUN)
+def test_the_model_of_another_script(capsys, untrained, photo, tmp_path):
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", run=UNTRAINED["bb_sga"])
     assert "not a readable checkpoint of this model" in line
-    line = refused(capsys, "bb_plain", runs, photo[0], tmp_path / "r", run=BASE_RUN)
+    line = refused(capsys, "bb_plain", untrained, photo[0], tmp_path / "r", run=UNTRAINED["sga"])
     assert "not a readable checkpoint of this model" in line
 
 
 @pytest.mark.parametrize("part", ["index", "data", "cut data", "state"])
-def test_corrupted_checkpoint(part, capsys, runs, photo, tmp_path):
-    shutil.copytree(str(runs / BASE_RUN), str(tmp_path / BASE_RUN))
+def test_corrupted_checkpoint(part, capsys, untrained, photo, tmp_path):
+    shutil.copytree(str(untrained / UNTRAINED["sga"]), str(tmp_path / UNTRAINED["sga"]))
     name = {"index": "*.index", "state": "checkpoint"}.get(part, "*.data*")
-    (path,) = glob.glob(str(tmp_path / BASE_RUN / name))
+    (path,) = glob.glob(str(tmp_path / UNTRAINED["sga"] / name))
     with open(path, "r+b") as file:
         if part == "cut data":
             file.truncate(os.path.getsize(path) // 2)
@@ -141,22 +117,22 @@ def test_corrupted_checkpoint(part, capsys, runs, photo, tmp_path):
     assert "checkpoint" in line
 
 
-def test_no_such_image(capsys, runs, tmp_path):
+def test_no_such_image(capsys, untrained, tmp_path):
     for name in ("none.png", "none.npy"):
-        line = refused(capsys, "sga", runs, tmp_path / name, tmp_path / "r")
+        line = refused(capsys, "sga", untrained, tmp_path / name, tmp_path / "r")
         assert name + ": no such" in line
-    assert "not a readable" in refused(capsys, "sga", runs, tmp_path, tmp_path / "r") or True
+    assert "not a readable" in refused(capsys, "sga", untrained, tmp_path, tmp_path / "r") or True
     assert not (tmp_path / "r").exists()
 
 
-def test_files_that_are_no_images(capsys, runs, photo, tmp_path):
+def test_files_that_are_no_images(capsys, untrained, photo, tmp_path):
     text = tmp_path / "text.png"
     text.write_text("this is text")
     truncated = tmp_path / "truncated.png"
     with open(photo[0], "rb") as file:
         truncated.write_bytes(file.read()[:2000])
     for path in (text, truncated):
-        line = refused(capsys, "sga", runs, path, tmp_path / "r")
+        line = refused(capsys, "sga", untrained, path, tmp_path / "r")
         assert str(path) in line and "not a readable image" in line
 
 
@@ -171,14 +147,14 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("kind", list(ARRAYS))
-def test_arrays_that_are_no_images(kind, capsys, runs, tmp_path):
+def test_arrays_that_are_no_images(kind, capsys, untrained, tmp_path):
     path = tmp_path / (kind + ".npy")
     np.save(str(path), ARRAYS[kind])
-    line = refused(capsys, "sga", runs, path, tmp_path / "r")
+    line = refused(capsys, "sga", untrained, path, tmp_path / "r")
     assert str(path) in line
     assert "uint8 (n, H, W, 3)" in line or "not a readable .npy" in line
     path.write_bytes(b"\x93NUMPY")
-    assert "not a readable .npy" in refused(capsys, "sga", runs, path, tmp_path / "r")
+    assert "not a readable .npy" in refused(capsys, "sga", untrained, path, tmp_path / "r")
 
 
 def save_as(kind, pixels, folder):
@@ -216,61 +192,61 @@ KINDS = ["rgb", "gray", "gray16", "palette", "bilevel", "alpha", "opaque", "cmyk
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_images_of_all_kinds(kind, capsys, runs, photo, tmp_path):
+def test_images_of_all_kinds(kind, capsys, untrained, photo, tmp_path):
     path, pixels, note = save_as(kind, photo[1], tmp_path)
     np.save(str(tmp_path / "same.npy"), pixels[None])
-    result = compress("mbt2018", runs, path, tmp_path / "r")
+    result = compress("mbt2018", untrained, path, tmp_path / "r")
     notes = [line for line in capsys.readouterr().err.splitlines() if "MS-SSIM" not in line]
     assert (note is None and not notes) or (note in notes[0] and path in notes[0])
-    same = compress("mbt2018", runs, tmp_path / "same.npy", tmp_path / "r")
+    same = compress("mbt2018", untrained, tmp_path / "same.npy", tmp_path / "r")
     assert result["mse"] == same["mse"] and result["est_bpp"] == same["est_bpp"]
 
 
 @pytest.mark.parametrize("script", ["mbt2018", "sga", "bb_sga"])
-def test_one_pixel(script, runs, tmp_path):
+def test_one_pixel(script, untrained, tmp_path):
     path = str(tmp_path / "dot.png")
     Image.new("RGB", (1, 1), (9, 99, 199)).save(path)
     flags = {"sga": SHORT, "bb_sga": SHORT + ("--r_its", 3)}.get(script, ())
-    result = compress(script, runs, path, tmp_path / "r", *flags)
+    result = compress(script, untrained, path, tmp_path / "r", *flags)
     assert np.isfinite(result["est_bpp"]).all() and np.isfinite(result["psnr"]).all()
     assert np.isnan(result["msssim"]).all()
 
 
-def test_msssim_from_161_pixels_on(runs, tmp_path):
+def test_msssim_from_161_pixels_on(untrained, tmp_path):
     for side, finite in ((160, False), (161, True)):
         pixels = RNG.randint(0, 256, (side, 200, 3)).astype(np.uint8)
         path = str(tmp_path / "{}.png".format(side))
         Image.fromarray(pixels).save(path)
-        result = compress("mbt2018", runs, path, tmp_path / "r")
+        result = compress("mbt2018", untrained, path, tmp_path / "r")
         assert np.isfinite(result["msssim"]).all() == finite
 
 
-def test_results_that_cannot_be_written(capsys, runs, photo, tmp_path):
+def test_results_that_cannot_be_written(capsys, untrained, photo, tmp_path):
     (tmp_path / "file").write_text("")
-    line = refused(capsys, "sga", runs, photo[0], tmp_path / "file" / "r", *SHORT)
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "file" / "r", *SHORT)
     assert "cannot be written" in line
     if os.getuid() != 0:
         (tmp_path / "readonly").mkdir(mode=0o555)
-        line = refused(capsys, "sga", runs, photo[0], tmp_path / "readonly", *SHORT)
+        line = refused(capsys, "sga", untrained, photo[0], tmp_path / "readonly", *SHORT)
         assert "cannot be written" in line
 
 
-def test_the_result_of_another_input_is_kept(capsys, runs, photo, tmp_path):
-    compress("sga", runs, photo[0], tmp_path / "r", *SHORT)
+def test_the_result_of_another_input_is_kept(capsys, untrained, photo, tmp_path):
+    compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)
     (path,) = glob.glob(str(tmp_path / "r" / "*"))
     with open(path, "rb") as file:
         old = file.read()
-    compress("sga", runs, photo[0], tmp_path / "r", *SHORT)  # the same input: replaced
+    compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)  # the same input: replaced
     Image.fromarray(photo[1][::-1]).save(photo[0])
-    line = refused(capsys, "sga", runs, photo[0], tmp_path / "r", *SHORT)
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT)
     assert path in line and "--overwrite" in line
     with np.load(path) as result:
         assert len(str(result["input_sha256"])) == 64
-    compress("sga", runs, photo[0], tmp_path / "r", *SHORT, "--overwrite")
+    compress("sga", untrained, photo[0], tmp_path / "r", *SHORT, "--overwrite")
     with open(path, "rb") as file:
         assert file.read() != old
     (tmp_path / "r" / os.path.basename(path)).write_text("something else")
-    assert "--overwrite" in refused(capsys, "sga", runs, photo[0], tmp_path / "r", *SHORT)
+    assert "--overwrite" in refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT)
 
 
 @pytest.mark.parametrize(
@@ -291,18 +267,18 @@ def test_the_result_of_another_input_is_kept(capsys, runs, photo, tmp_path):
         ("sga", ["--t_max", "-0.5"]),
     ],
 )
-def test_flags_that_a_method_does_not_take(script, flags, capsys, runs, photo, tmp_path):
-    line = refused(capsys, script, runs, photo[0], tmp_path / "r", *flags)
+def test_flags_that_a_method_does_not_take(script, flags, capsys, untrained, photo, tmp_path):
+    line = refused(capsys, script, untrained, photo[0], tmp_path / "r", *flags)
     assert flags[0] in line
     assert not (tmp_path / "r").exists()
 
 
-def test_lambda(capsys, runs, photo, tmp_path):
+def test_lambda(capsys, untrained, photo, tmp_path):
     """From the run's name, or the flag; refused where there is neither."""
-    result = compress("sga", runs, photo[0], tmp_path / "r", *SHORT)
+    result = compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)
     assert result["lmbda"] == 0.01
     (tmp_path / "named").mkdir()
-    shutil.copytree(str(runs / BASE_RUN), str(tmp_path / "named" / "my-model"))
+    shutil.copytree(str(untrained / UNTRAINED["sga"]), str(tmp_path / "named" / "my-model"))
     run = {"run": "my-model"}
     line = refused(capsys, "sga", tmp_path / "named", photo[0], tmp_path / "s", *SHORT, **run)
     assert "--lambda" in line and "my-model" in line
@@ -310,24 +286,24 @@ def test_lambda(capsys, runs, photo, tmp_path):
     result = compress("sga", tmp_path / "named", photo[0], tmp_path / "s", *flags, **run)
     assert result["lmbda"] == 1e-5
     assert glob.glob(str(tmp_path / "s" / "rd-sga-lmbda=1e-05+my-model-input=photo.png.npz"))
-    shutil.copytree(str(runs / BASE_RUN), str(tmp_path / "named" / "x-lmbda=1e-05"))
+    shutil.copytree(str(untrained / UNTRAINED["sga"]), str(tmp_path / "named" / "x-lmbda=1e-05"))
     flags, run = (*SHORT, "--overwrite"), {"run": "x-lmbda=1e-05"}
     result = compress("sga", tmp_path / "named", photo[0], tmp_path / "s", *flags, **run)
     assert result["lmbda"] == 1e-5
 
 
-def test_an_empty_results_dir_writes_nothing(capsys, runs, photo, tmp_path, monkeypatch):
+def test_an_empty_results_dir_writes_nothing(capsys, untrained, photo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    compress("sga", runs, photo[0], "", *SHORT)
+    compress("sga", untrained, photo[0], "", *SHORT)
     assert os.listdir(str(tmp_path)) == ["photo.png"]
-    line = refused(capsys, "sga", runs, photo[0], "", *SHORT, "--save_reconstruction")
+    line = refused(capsys, "sga", untrained, photo[0], "", *SHORT, "--save_reconstruction")
     assert "--save_reconstruction" in line
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_leaves_nothing_behind(number, runs, photo, tmp_path):
+def test_interruption_leaves_nothing_behind(number, untrained, photo, tmp_path):
     command = [sys.executable, os.path.join(ROOT, "sga.py"), "--verbose"]
-    command += ["--checkpoint_dir", str(runs), "compress", BASE_RUN, photo[0]]
+    command += ["--checkpoint_dir", str(untrained), "compress", UNTRAINED["sga"], photo[0]]
     command += ["--results_dir", str(tmp_path / "r"), "--sga_its", "1000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not process.stdout.readline().startswith("it=0"):
@@ -341,8 +317,6 @@ def test_interruption_leaves_nothing_behind(number, runs, photo, tmp_path):
 
 
 def test_interrupted_while_writing(tmp_path):
-    import utils
-
     path = tmp_path / "r" / "file"
     utils.write_bytes(str(path), b"old")
     with pytest.raises(KeyboardInterrupt), utils.atomic_write(str(path)) as file:

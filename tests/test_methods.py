@@ -7,32 +7,32 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import BASE, BITS_BACK, ROOT, compress, method_class
+from conftest import BASE, BITS_BACK, DEMO, DEMO_DIR, ROOT, compress, method_class
 from PIL import Image
-from test_cli import BASE_RUN, BB_RUN, runs  # noqa: F401
 
 SCRIPTS = BASE + BITS_BACK + ["mbt2018_bb"]
 RNG = np.random.RandomState(0)
 PIXELS = RNG.randint(0, 256, (3, 48, 40, 3)).astype(np.uint8)
 
 
-def results(script, runs, pixels, tmp_path, *flags):  # noqa: F811
+def results(script, pixels, tmp_path, *flags):
+    """Results of a few iterations on an array of images, with the demo models."""
     path = tmp_path / "images.npy"
     np.save(str(path), pixels)
     if method_class(script).flags:
-        flags += ("--sga_its", 25)
+        flags = ("--sga_its", 25, *flags)
     if script == "bb_sga":
         flags += ("--r_its", 25)
-    run = BB_RUN if script in BITS_BACK else BASE_RUN
-    flags += ("--overwrite",)
-    return compress(method_class(script), run, path, tmp_path, *flags, checkpoint_dir=str(runs))
+    return compress(
+        script, DEMO[script], path, tmp_path, *flags, "--overwrite", checkpoint_dir=DEMO_DIR
+    )
 
 
 @pytest.mark.parametrize("script", ["sga", "unoise", "bb_sga", "bb_plain"])
-def test_seeds(script, runs, tmp_path):  # noqa: F811
+def test_seeds(script, tmp_path):
     """The same seed gives the same result, another one another."""
     first, again, other = (
-        results(script, runs, PIXELS[:1], tmp_path, "--seed", seed) for seed in (3, 3, 4)
+        results(script, PIXELS[:1], tmp_path, "--seed", seed) for seed in (3, 3, 4)
     )
     for key in ("est_bpp", "mse"):
         np.testing.assert_array_equal(first[key], again[key])
@@ -40,30 +40,30 @@ def test_seeds(script, runs, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("script", ["sga", "unoise", "danneal", "bb_sga", "bb_plain"])
-def test_an_image_does_not_depend_on_its_company(script, runs, tmp_path):  # noqa: F811
+def test_an_image_does_not_depend_on_its_company(script, tmp_path):
     """Nor on its place in the array; optimised together, all but for Adam's epsilon."""
-    alone = results(script, runs, PIXELS[:1], tmp_path)
-    one_by_one = results(script, runs, PIXELS[::-1], tmp_path)
+    alone = results(script, PIXELS[:1], tmp_path)
+    one_by_one = results(script, PIXELS[::-1], tmp_path)
     np.testing.assert_array_equal(alone["est_bpp"][0], one_by_one["est_bpp"][2])
-    together = results(script, runs, PIXELS, tmp_path, "--eval_batch_size", 3)
+    together = results(script, PIXELS, tmp_path, "--eval_batch_size", 3)
     assert together["est_bpp"][0] == pytest.approx(alone["est_bpp"][0], rel=2e-3)
-    beside = results(script, runs, PIXELS[[2, 0, 1]], tmp_path, "--eval_batch_size", 3)
+    beside = results(script, PIXELS[[2, 0, 1]], tmp_path, "--eval_batch_size", 3)
     np.testing.assert_allclose(together["est_bpp"], beside["est_bpp"][[1, 2, 0]], rtol=1e-6)
 
 
-def test_a_last_batch_that_is_smaller(runs, tmp_path):  # noqa: F811
-    result = results("sga", runs, PIXELS, tmp_path, "--eval_batch_size", 2)
+def test_a_last_batch_that_is_smaller(tmp_path):
+    result = results("sga", PIXELS, tmp_path, "--eval_batch_size", 2)
     assert result["est_bpp"].shape == (3,) and np.isfinite(result["est_bpp"]).all()
     assert result["rd_loss"].shape == (2, 2) and list(result["its"]) == [0, 24]
-    result = results("mbt2018", runs, PIXELS, tmp_path, "--eval_batch_size", 2)
+    result = results("mbt2018", PIXELS, tmp_path, "--eval_batch_size", 2)
     assert list(result["batch_sizes"]) == [2, 1]
     total = result["batch_actual_bpp"].sum() / 3
     assert result["avg_batch_actual_bpp"] == pytest.approx(total)
 
 
 @pytest.mark.parametrize("script", ["mbt2018", "sga", "map", "bb_sga"])
-def test_saved_reconstruction_has_the_reported_quality(script, runs, tmp_path):  # noqa: F811
-    result = results(script, runs, PIXELS, tmp_path, "--save_reconstruction")
+def test_saved_reconstruction_has_the_reported_quality(script, tmp_path):
+    result = results(script, PIXELS, tmp_path, "--save_reconstruction")
     for index, original in enumerate(PIXELS):
         name = result["result_file"].replace(".npz", "-{}.png".format(index))
         decoded = np.asarray(Image.open(str(tmp_path / name)), np.float64)
@@ -72,7 +72,7 @@ def test_saved_reconstruction_has_the_reported_quality(script, runs, tmp_path): 
         assert result["psnr"][index] == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-3)
 
 
-def test_peak_memory_does_not_grow_with_the_number_of_images(runs, tmp_path):  # noqa: F811
+def test_peak_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """50 images more take less memory than 50 images: none is kept, not even in 8 bits."""
     command = (
         "import resource, sys; sys.path.insert(0, {!r}); import mbt2018, tf_boilerplate;"
@@ -83,7 +83,7 @@ def test_peak_memory_does_not_grow_with_the_number_of_images(runs, tmp_path):  #
     for number in (30, 80):
         path = tmp_path / "{}.npy".format(number)
         np.save(str(path), RNG.randint(0, 256, (number, 512, 512, 3)).astype(np.uint8))
-        argv = ["--checkpoint_dir", str(runs), "compress", BASE_RUN, str(path)]
+        argv = ["--checkpoint_dir", DEMO_DIR, "compress", DEMO["sga"], str(path)]
         output = subprocess.run(
             [sys.executable, "-c", command, *argv, "--results_dir", ""],
             check=True,
@@ -95,24 +95,16 @@ def test_peak_memory_does_not_grow_with_the_number_of_images(runs, tmp_path):  #
     assert peaks[1] - peaks[0] < 50 * 512 * 512 * 3 / 1024
 
 
-def test_map_goes_back_to_the_best_check(runs, tmp_path):  # noqa: F811
+def test_map_goes_back_to_the_best_check(tmp_path):
     """A learning rate that makes things worse in the end stops early, at no worse a loss."""
-    flags = ("--lr", 0.5, "--check_every", 5, "--sga_its", 200, "--overwrite")
-    np.save(str(tmp_path / "images.npy"), PIXELS[:1])
-    result = compress(
-        method_class("map"),
-        BASE_RUN,
-        tmp_path / "images.npy",
-        tmp_path,
-        *flags,
-        checkpoint_dir=str(runs),
-    )
+    flags = ("--lr", 0.5, "--check_every", 5, "--sga_its", 200)
+    result = results("map", PIXELS[:1], tmp_path, *flags)
     assert result["its"][-1] < 199
     loss = result["lmbda"] * result["mse"] + result["est_bpp"]
     assert loss < result["rd_loss_after_rounding"][-1]
 
 
-def test_the_method_of_contributing_works(runs, tmp_path):  # noqa: F811
+def test_the_method_of_contributing_works(tmp_path):
     """The example is taken from the document, saved beside the others and run."""
     with open(os.path.join(ROOT, "CONTRIBUTING.md")) as file:
         example = re.search(r"```python\n(.*?)```", file.read(), re.DOTALL).group(1)
@@ -120,7 +112,7 @@ def test_the_method_of_contributing_works(runs, tmp_path):  # noqa: F811
     script = os.path.join(ROOT, "test_own_method.py")
     image = str(tmp_path / "image.png")
     Image.fromarray(PIXELS[0]).save(image)
-    argv = ["--checkpoint_dir", str(runs), "compress", BASE_RUN, image]
+    argv = ["--checkpoint_dir", DEMO_DIR, "compress", DEMO["sga"], image]
     try:
         with open(script, "w") as file:
             file.write(example)
@@ -130,7 +122,7 @@ def test_the_method_of_contributing_works(runs, tmp_path):  # noqa: F811
         )
     finally:
         os.unlink(script)
-    name = "rd-test_own_method-lmbda=0.01+{}-input=image.png.npz".format(BASE_RUN)
+    name = "rd-test_own_method-lmbda=0.01+{}-input=image.png.npz".format(DEMO["sga"])
     with np.load(str(tmp_path / name)) as result:
         assert np.isfinite(result["est_bpp"]).all() and result["sga_its"] == 5
 

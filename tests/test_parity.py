@@ -45,7 +45,14 @@ def run(script, image, tmp_path, seed=0, sharp=False, method=None, flags=()):
     flags = ["--seed", seed, *flags] + (["--eval_batch_size", 2] if image == BATCH else [])
     runname = RUNS[script] + ("-sharp" if sharp else "")
     path = os.path.join(GOLDEN, "images", image)
-    return compress(method or method_class(script), runname, path, tmp_path, *flags)
+    return compress(
+        method or script,
+        runname,
+        path,
+        tmp_path,
+        *flags,
+        checkpoint_dir=os.path.join(GOLDEN, "checkpoints"),
+    )
 
 
 def check(result, reference, bpp, psnr, msssim):

@@ -92,7 +92,7 @@ def measure(script, run, crops, output):
 
 def print_table(table):
     """Means over the images, as a Markdown table; gains against the model's own prediction."""
-    print("| script | row | est. bpp | PSNR (dB) | MS-SSIM | λ·MSE + bpp | against prediction | s |")
+    print("| script | row | est. bpp | PSNR (dB) | MS-SSIM | λ·MSE + bpp | gain | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     for run in RUNS.values():
         anchor = table[run[0]]["loss"].mean()

@@ -1,0 +1,50 @@
+"""Copies a trained run without the state of its optimisers, a third of the size.
+
+    python tools/export.py <run folder> <folder to write>
+
+The copy compresses and decompresses as the original does. Training cannot go on from it, but can
+start from it (`--init_from`).
+"""
+
+import os
+import re
+import shutil
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import utils  # noqa: E402
+from quiet_tf import tf  # noqa: E402
+
+
+def main(source, target):
+    """Writes the newest checkpoint of `source`, args.json and record.txt to `target`."""
+    checkpoint = utils.newest_checkpoint(source)
+    if checkpoint is None:
+        raise utils.InputError("{}: no checkpoint there".format(source))
+    reader = tf.train.load_checkpoint(checkpoint)
+    names = [
+        name
+        for name in reader.get_variable_to_shape_map()
+        if not re.search(r"/Adam(_1)?$|^beta[12]_power", name)
+    ]
+    os.makedirs(target)
+    with tf.Graph().as_default(), tf.Session() as session:
+        variables = [tf.Variable(reader.get_tensor(name), name=name) for name in names]
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver(variables, save_relative_paths=True).save(
+            session, os.path.join(target, os.path.basename(checkpoint)), write_meta_graph=False
+        )
+    for name in ("args.json", "record.txt"):
+        shutil.copy(os.path.join(source, name), target)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:])
+    except (utils.InputError, OSError) as error:
+        print("export: error: {}".format(error), file=sys.stderr)
+        sys.exit(2)
