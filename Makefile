@@ -20,10 +20,10 @@ demo: setup
 
 # Two processes of one thread each are faster than one of two: the tests' graphs are small.
 test: setup-dev
-	@$(PYTHON) -m pytest -n 2 -m "not parity"
+	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not parity"
 
 parity: setup-dev
-	@$(PYTHON) -m pytest -n 2 tests/test_parity.py
+	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 tests/test_parity.py tests/test_demo_models.py
 
 IMAGES = samples/*.png
 compare: setup

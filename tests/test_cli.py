@@ -202,6 +202,16 @@ def test_images_of_all_kinds(kind, capsys, untrained, photo, tmp_path):
     assert result["mse"] == same["mse"] and result["est_bpp"] == same["est_bpp"]
 
 
+@pytest.mark.parametrize("script, num_filters", [("mbt2018", 256), ("sga", 192), ("bb_sga", 256)])
+def test_models_of_the_size_of_the_released_ones(script, num_filters, photo, tmp_path):
+    model = UNTRAINED[script].split("-")[0]
+    conftest.train_untrained(tmp_path, num_filters, [model])
+    flags = {"sga": SHORT, "bb_sga": SHORT + ("--r_its", 3)}.get(script, ())
+    run = "{}-num_filters={}-lmbda=0.01".format(model, num_filters)
+    result = compress(script, tmp_path, photo[0], tmp_path / "r", *flags, run=run)
+    assert np.isfinite(result["est_bpp"]).all() and result["num_filters"] == num_filters
+
+
 @pytest.mark.parametrize("script", ["mbt2018", "sga", "bb_sga"])
 def test_one_pixel(script, untrained, tmp_path):
     path = str(tmp_path / "dot.png")
