@@ -17,10 +17,7 @@ class BBNoSGA(inference.BitsBackMethod):
 
     row = "A5"
     flags = inference.adam_flags(sga_its=1000, lr=5e-3)
-
-    @classmethod
-    def result_name(cls, runname, lmbda, basename):
-        return "rd-{}+{}-input={}".format(cls.script(), runname, basename)
+    name_has_lambda = False
 
     def build(self):
         y_hat = tf.math.round(self.model.analysis(self.x))

@@ -13,10 +13,7 @@ class BBPlain(inference.BitsBackMethod):
     """Nothing is optimised."""
 
     row = "A6"
-
-    @classmethod
-    def result_name(cls, runname, lmbda, basename):
-        return "rd-{}+{}-input={}".format(cls.script(), runname, basename)
+    name_has_lambda = False
 
     def build(self):
         y_hat = tf.math.round(self.model.analysis(self.x))

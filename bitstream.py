@@ -10,12 +10,49 @@ the medians. The coder is TFC's, its parameters are those of `tfc.EntropyBottlen
 """
 
 import collections
+import warnings
+
+import numpy as np
+import scipy.stats
 
 import entropy_models
 from quiet_tf import tf, tfc
 from utils import InputError
 
 MAX_SIDE = 1 << 16  # pixels
+
+Tables = collections.namedtuple("Tables", "cdf length offset")
+Tables.__doc__ = """Probability tables of the range coder, int32.
+
+cdf: (tables, longest + 2), quantised to 16 bits; length: (tables,), entries that count; offset:
+(tables,), the first symbol of each.
+"""
+
+TablesOfLatents = collections.namedtuple("TablesOfLatents", "y z")
+TablesOfLatents.__doc__ = (
+    "`Tables` of y, one for each of `entropy_models.SCALE_TABLE`; of z, one a channel."
+)
+
+
+def make_range_coder_tables():
+    """Makes TFC's `gaussian_conditional/…` variables, which checkpoints carry for the coder."""
+    dummy = tf.ones((1, 1, 1, 1))
+    tfc.GaussianConditional(dummy, entropy_models.SCALE_TABLE)(dummy, training=False)
+
+
+def read_range_coder_tables(reader):
+    """`TablesOfLatents` from a base model's checkpoint; offsets as TFC's layers compute them."""
+    lower, median, _ = reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, :].T
+    tail = -scipy.stats.norm.ppf(2.0**-9)  # TFC's default tail_mass, 2**-8, has two sides
+
+    def tables(scope, first_symbol):
+        cdf = reader.get_tensor(scope + "/quantized_cdf")
+        return Tables(cdf, reader.get_tensor(scope + "/cdf_length"), first_symbol.astype(np.int32))
+
+    return TablesOfLatents(
+        y=tables("gaussian_conditional", -np.ceil(entropy_models.SCALE_TABLE * tail)),
+        z=tables("entropy_bottleneck", -np.maximum(np.ceil(median - lower), 0)),
+    )
 
 
 def encode(model, y, z, size):
@@ -64,7 +101,8 @@ def unpack(path):
     """
     packed = tfc.PackedTensors()
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # protobuf's, of bytes that are no message
             packed.string = file.read()
         parts = packed.unpack(_PLACES)
     except OSError as error:

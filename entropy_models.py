@@ -10,7 +10,6 @@ coding, whose z is continuous, uses the density of p(z) itself.
 import collections
 
 import numpy as np
-import scipy.stats
 
 from quiet_tf import tf, tfc
 
@@ -107,37 +106,3 @@ def _channels_first(z):
 def _channels_last(v, like):
     n, h, w, c = tf.unstack(tf.shape(like))
     return tf.ensure_shape(tf.transpose(tf.reshape(v, (c, n, h, w)), (1, 2, 3, 0)), like.shape)
-
-
-# --- The base codec's range coder ------------------------------------------------------------
-
-Tables = collections.namedtuple("Tables", "cdf length offset")
-Tables.__doc__ = """Probability tables of the range coder, int32.
-
-cdf: (tables, longest + 2), quantised to 16 bits; length: (tables,), entries that count; offset:
-(tables,), the first symbol of each.
-"""
-
-TablesOfLatents = collections.namedtuple("TablesOfLatents", "y z")
-TablesOfLatents.__doc__ = "`Tables` of y, one for each of `SCALE_TABLE`; of z, one a channel."
-
-
-def make_range_coder_tables():
-    """Makes TFC's `gaussian_conditional/…` variables, which checkpoints carry for the coder."""
-    dummy = tf.ones((1, 1, 1, 1))
-    tfc.GaussianConditional(dummy, SCALE_TABLE)(dummy, training=False)
-
-
-def read_range_coder_tables(reader):
-    """`TablesOfLatents` from a base model's checkpoint; offsets as TFC's layers compute them."""
-    lower, median, _ = reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, :].T
-    tail = -scipy.stats.norm.ppf(2.0**-9)  # TFC's default tail_mass, 2**-8, has two sides
-
-    def tables(scope, first_symbol):
-        cdf = reader.get_tensor(scope + "/quantized_cdf")
-        return Tables(cdf, reader.get_tensor(scope + "/cdf_length"), first_symbol.astype(np.int32))
-
-    return TablesOfLatents(
-        y=tables("gaussian_conditional", -np.ceil(SCALE_TABLE * tail)),
-        z=tables("entropy_bottleneck", -np.maximum(np.ceil(median - lower), 0)),
-    )

@@ -12,12 +12,14 @@
 Base: Minnen, Ballé and Toderici 2018 (arXiv 1809.02736). Bits-back: Yang, Bamler and Mandt 2020
 (arXiv 2006.04240), section 3.3: z is continuous, its cost is repaid by log q(z|y).
 
-Training, per-image optimisation, evaluation and coding all call `rate_distortion`; they differ
-only in what they put in for the latents: noisy (`_tilde`) or transmitted (`_hat`) values.
+Training, per-image optimisation and evaluation all call `rate_distortion`; they differ only in
+what they put in for the latents: noisy (`_tilde`) or transmitted (`_hat`) values. Coding calls the
+same `hyper_synthesis` and `synthesis`.
 """
 
 import numpy as np
 
+import bitstream
 import entropy_models
 import nn_models
 import rounding
@@ -32,7 +34,7 @@ class Mbt2018:
       transforms: `nn_models.Transforms`.
       prior: `entropy_models.Density`, the weights of p(z).
       medians: (C,), of p(z), the centre of the grid on which z is coded; None in training.
-      tables: `entropy_models.TablesOfLatents` of the range coder; None in training.
+      tables: `bitstream.TablesOfLatents` of the range coder; None in training.
       sigma_min: lower bound of sigma, as training and the base codec have it; None: no bound.
     """
 
@@ -222,7 +224,7 @@ def load(model_class, run):
             )
         if model_class is Mbt2018:
             weights["medians"] = reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, 1]
-            weights["tables"] = entropy_models.read_range_coder_tables(reader)
+            weights["tables"] = bitstream.read_range_coder_tables(reader)
     except (tf.errors.OpError, ValueError) as error:
         raise utils.unreadable_checkpoint(run.checkpoint, error)
     return weights

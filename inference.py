@@ -59,9 +59,9 @@ class EarlyStop(collections.namedtuple("EarlyStop", "every rounded tie_is_worse"
     tie_is_worse: whether a loss equal to that of the last check counts as worse.
     """
 
-    def worse(self, loss, best):
-        """Whether to stop at `loss`."""
-        return loss > best or (self.tie_is_worse and loss == best)
+    def worse(self, loss, last):
+        """Whether to stop at `loss`, after `last` at the check before."""
+        return loss > last or (self.tie_is_worse and loss == last)
 
 
 class Stage:
@@ -141,7 +141,7 @@ class Stage:
         session.run(self._start)
         update = session.make_callable(self._update)
         record = collections.defaultdict(list)
-        best = None
+        last = None
         for t in range(self.its):
             final = t == self.its - 1
             checks = self.early_stop and (t % self.early_stop.every == 0 or final)
@@ -154,9 +154,9 @@ class Stage:
             stops = False
             if checks:
                 loss = (rounded if self.early_stop.rounded else relaxed)["rd_loss"]
-                stops = best is not None and self.early_stop.worse(loss, best)
+                stops = last is not None and self.early_stop.worse(loss, last)
                 session.run(self._go_back if stops else self._remember)
-                best = loss
+                last = loss
             step(t + 1)
             if stops or final or t % RECORD_EVERY == 0:
                 show(t, relaxed, rounded)
@@ -169,9 +169,6 @@ class Stage:
             if stops:
                 break
         return dict(record)
-
-
-RECORD_EVERY = 100
 
 
 def _variable(value):
@@ -203,8 +200,8 @@ def _shown(loss, metrics):
 # --- Methods ---------------------------------------------------------------------------------
 
 ADAM_FLAGS = {
-    "adam_beta1": (0.9, "decay of Adam's mean of the gradients"),
-    "adam_beta2": (0.999, "decay of Adam's mean of the squared gradients"),
+    "adam_beta1": (0.9, "decay of Adam's mean of the gradients", 0),
+    "adam_beta2": (0.999, "decay of Adam's mean of the squared gradients", 0),
     "adam_epsilon": (1e-8, "added to the root in the denominator of Adam's update"),
 }
 ATANH_FLAG = {"atanh_eps": (1e-5, "distances are clipped to 1 less this, where atanh is finite")}
@@ -224,7 +221,10 @@ class Method:
       row: entry in Table 1 of the paper.
       model_class: `hyperprior.Mbt2018` or `Mbt2018BB`.
       sigma_min: lower bound of sigma in p(y|z); None: no bound.
-      flags: dict of command-line flag name to (default, help).
+      name_has_lambda: whether result files are named by λ too, which the run's name has already.
+      has_codec: whether `encode` writes files.
+      flags: dict of command-line flag name to (default, help) or (default, help, lowest value);
+        numbers without a lowest value have to be positive.
       stages: list of `Stage`s, to be run in this order.
       transmitted: dict of tensors, the latents that `model.rate_distortion` takes, as a decoder
         gets them after the stages have run.
@@ -234,6 +234,7 @@ class Method:
     model_class = None
     sigma_min = None
     flags = {}
+    name_has_lambda = True
     has_codec = False
 
     @classmethod
@@ -244,7 +245,8 @@ class Method:
     @classmethod
     def result_name(cls, runname, lmbda, basename):
         """Name of the result file, less its ending."""
-        return "rd-{}-lmbda={}+{}-input={}".format(cls.script(), lmbda, runname, basename)
+        lmbda = "-lmbda={:g}".format(lmbda) if cls.name_has_lambda else ""
+        return "rd-{}{}+{}-input={}".format(cls.script(), lmbda, runname, basename)
 
     def __init__(self, model, x, args, noise):
         """

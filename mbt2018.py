@@ -25,6 +25,7 @@ class BaseHyperprior(inference.Method):
 
     @classmethod
     def result_name(cls, runname, lmbda, basename):
+        """As the reference names it: unlike the others'."""
         return "rd-{}-file={}".format(runname, basename)
 
     def build(self):
@@ -49,7 +50,7 @@ def training_graph(x, num_filters, lmbda):
     bottleneck = tfc.EntropyBottleneck()
     bottleneck(tf.zeros((1, 1, 1, num_filters)), training=True)  # makes its variables
     variables = {variable.op.name: variable for variable in bottleneck.variables}
-    entropy_models.make_range_coder_tables()
+    bitstream.make_range_coder_tables()
 
     model = Mbt2018(
         nn_models.transforms(num_filters, Mbt2018.hyper_channels(num_filters)),

@@ -1,5 +1,13 @@
-"""Bits-back model."""
+"""The mean-scale hyperprior for lossy bits-back coding: trains the model of `bb_*.py`.
 
+Yang, Bamler and Mandt 2020 (arXiv 2006.04240), section 3.3. Against Minnen et al. 2018
+(`mbt2018.py`), z is continuous: a sample of q(z|y) = N(z_mean, exp(z_logvar)), which h_a predicts,
+under a density p(z). The loss has the net rate,
+
+    λ 255² MSE - (log2 p(y|z) + log2 p(z) - log2 q(z|y)) / pixels
+"""
+
+import bitstream
 import entropy_models
 import nn_models
 import tf_boilerplate
@@ -8,7 +16,14 @@ from quiet_tf import tf
 
 
 def training_graph(x, num_filters, lmbda):
-    entropy_models.make_range_coder_tables()
+    """Variables, loss and metrics for patches x (N, H, W, 3) in [0, 1].
+
+    Returns:
+      loss, metrics: as `hyperprior.Mbt2018.rate_distortion`, of y with U(-½, ½) noise and a sample
+        of z, with q's standard deviation bounded by √10.
+      None: p(z) has no auxiliary loss here.
+    """
+    bitstream.make_range_coder_tables()
     model = Mbt2018BB(
         nn_models.transforms(num_filters, Mbt2018BB.hyper_channels(num_filters)),
         entropy_models.density(num_filters),

@@ -47,11 +47,12 @@ def analysis(x, layers):
 
 def synthesis(y, layers, size):
     """g_s: latents y to images (N, H, W, 3), not clipped; `size` = (H, W)."""
+    x = y
     for layer in layers:
-        y = _conv_up(y, layer)
+        x = _conv_up(x, layer)
         if layer.gamma is not None:
-            y *= tf.math.sqrt(_gdn_pool(y, layer))
-    return y[:, : size[0], : size[1], :]
+            x *= tf.math.sqrt(_gdn_pool(x, layer))
+    return x[:, : size[0], : size[1], :]
 
 
 def hyper_analysis(y, layers):

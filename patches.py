@@ -1,7 +1,6 @@
 """Random patches of the training images, through tf.data."""
 
 import glob
-import os
 import sys
 
 import numpy as np
@@ -17,7 +16,7 @@ def find_images(pattern, patchsize):
     Raises:
       InputError: nothing matches, or nothing that matches can be used.
     """
-    paths = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+    paths = sorted(glob.glob(pattern, recursive=True))
     if not paths:
         raise InputError("--train_glob: no file matches {!r}".format(pattern))
     usable = []
@@ -45,7 +44,8 @@ def batches(paths, batchsize, patchsize, threads, seed):
     """Endless batches of patches, float32 (batchsize, patchsize, patchsize, 3) in [0, 1].
 
     Each pass takes one patch, at a random place, of every image, in a new order. An image that
-    turns out to be unreadable is named on stderr and passed over.
+    turns out to be unreadable is named on stderr and passed over; where all are,
+    `tf.errors.InvalidArgumentError` is raised.
     """
     reported = set()
 
@@ -57,6 +57,8 @@ def batches(paths, batchsize, patchsize, threads, seed):
             if path not in reported:
                 reported.add(path)
                 _report_skipped(error)
+            if len(reported) == len(paths):
+                raise ValueError("no image can be read")
             return np.zeros((0, 0, 3), np.float32)
 
     def load(path):

@@ -37,10 +37,12 @@ def train(script, training_graph, args):
     runname = utils.run_name(script, args.num_filters, args.num_hfilters, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, runname)
     paths = patches.find_images(args.train_glob, args.patchsize)
-    record_settings(folder, args)
+    checkpoint = utils.newest_checkpoint(folder)
+    # So that training which goes on sees other patches and noise than it has seen.
+    seed = args.seed + (utils.read_checkpoint(checkpoint)[1] if checkpoint else 0)
 
-    tf.set_random_seed(args.seed)
-    x = patches.batches(paths, args.batchsize, args.patchsize, args.preprocess_threads, args.seed)
+    tf.set_random_seed(seed)
+    x = patches.batches(paths, args.batchsize, args.patchsize, args.preprocess_threads, seed)
     loss, metrics, auxiliary = training_graph(x, args.num_filters, args.lmbda)
     x_tilde = metrics.pop("x_tilde")
     shown = {key: tf.reduce_mean(value) for key, value in metrics.items()}
@@ -75,8 +77,12 @@ def train(script, training_graph, args):
                 summary_op=tf.summary.merge_all(),
             )
         )
-    check_resumable(folder, saved)
+    if checkpoint:
+        check_resumable(checkpoint, saved)
+        # The state file may hold the paths of another machine.
+        tf.train.update_checkpoint_state(folder, checkpoint, save_relative_paths=True)
     scaffold = tf.train.Scaffold(init_fn=warm_start(args.init_from, saved))
+    record_settings(folder, args)
     try:
         with utils.stop_signals() as stop, tf.train.MonitoredTrainingSession(
             checkpoint_dir=folder,
@@ -100,9 +106,16 @@ def train(script, training_graph, args):
                         progress.advance(done)
     except tf.train.NanLossDuringTrainingError:
         raise InputError(
-            "{}: the loss became NaN; the newest checkpoint is from before that. "
-            "Try a lower --learning_rate".format(folder)
+            "{}: the loss became NaN, and this step was not saved; try a lower --learning_rate, "
+            "from an older checkpoint perhaps".format(folder)
         )
+    except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
+        if "no image can be read" in str(error):
+            raise InputError("--train_glob: none of the images can be decoded")
+        raise
+    if stop:
+        print("{}: saved at step {}".format(folder, done))
+        raise KeyboardInterrupt
 
 
 def record_settings(folder, args):
@@ -114,23 +127,18 @@ def record_settings(folder, args):
         file.write("{}\n{}\n\n".format(time.strftime("%Y-%m-%d %H:%M:%S"), settings))
 
 
-def check_resumable(folder, variables):
-    """Raises `InputError` where the folder's checkpoint is not one of this training."""
-    checkpoint = utils.newest_checkpoint(folder)
-    if checkpoint is None:
-        return
-    try:
-        shapes = dict(tf.train.list_variables(checkpoint))
-    except tf.errors.OpError as error:
-        raise utils.unreadable_checkpoint(checkpoint, error)
-    missing = [v.op.name for v in variables if v.op.name not in shapes]
-    if missing:
-        raise InputError(
-            "{}: training cannot go on from here, {} is missing (optimiser state, perhaps); train "
-            "into another --checkpoint_dir with --init_from {}".format(
-                checkpoint, missing[0], folder
+def check_resumable(checkpoint, variables):
+    """Raises `InputError` where a checkpoint is not one of this training."""
+    shapes = utils.read_checkpoint(checkpoint)[0]
+    for variable in variables:
+        name, shape = variable.op.name, variable.shape
+        if not shape.is_compatible_with(shapes.get(name, [])) or name not in shapes:
+            raise InputError(
+                "{}: training cannot go on from here, {} is missing or of another shape; train "
+                "into another --checkpoint_dir, with --init_from {} if you like".format(
+                    checkpoint, name, os.path.dirname(checkpoint)
+                )
             )
-        )
 
 
 def warm_start(source, variables):
@@ -140,10 +148,18 @@ def warm_start(source, variables):
     checkpoint = utils.newest_checkpoint(source)
     if checkpoint is None:
         raise InputError("--init_from: {}: no checkpoint there".format(source))
-    shapes = dict(tf.train.list_variables(checkpoint))
-    shared = [v for v in variables if v.trainable and shapes.get(v.op.name) == v.shape.as_list()]
+    shapes = utils.read_checkpoint(checkpoint)[0]
+    wanted = [v for v in variables if v.trainable]
+    shared = [v for v in wanted if shapes.get(v.op.name) == v.shape.as_list()]
+    if not shared:
+        raise InputError("--init_from: {}: nothing there fits this model".format(checkpoint))
     saver = tf.train.Saver(shared)
-    return lambda scaffold, session: saver.restore(session, checkpoint)
+
+    def initialise(scaffold, session):
+        saver.restore(session, checkpoint)
+        print("{} of {} weights are from {}".format(len(shared), len(wanted), checkpoint))
+
+    return initialise
 
 
 # --- Evaluation ------------------------------------------------------------------------------
@@ -178,9 +194,8 @@ class Evaluation:
             _, metrics = model.rate_distortion(x, args.lmbda, **self.method.transmitted)
             x_tilde = metrics["x_tilde"]
             self.metrics = {**utils.quality(x, x_tilde), **utils.ms_ssim(x, x_tilde)}
-            self.metrics.update(
-                {"est_" + key: value for key, value in metrics.items() if "bpp" in key}
-            )
+            self.metrics.update({"est_" + k: v for k, v in metrics.items() if "bpp" in k})
+            self.metrics["est_rd_loss"] = args.lmbda * self.metrics["mse"] + self.metrics["est_bpp"]
             self.reconstruction = utils.to_uint8(x_tilde)
             initialiser = tf.global_variables_initializer()
             self.graph.finalize()
@@ -200,7 +215,8 @@ class Evaluation:
         self.session.run(self.feed, {self.pixels: pixels, self.keys: keys})
         records = [self._run_stage(stage) for stage in self.method.stages]
         metrics, reconstruction = self.session.run([self.metrics, self.reconstruction])
-        return metrics, records, self.method.encode(self.session), reconstruction
+        stream = self.method.encode(self.session) if self.method.has_codec else None
+        return metrics, records, stream, reconstruction
 
     def _run_stage(self, stage):
         if self.args.verbose:
@@ -251,12 +267,8 @@ def compress(method_class, args):
         utils.check_result(path, images.sha256, args.overwrite)
     elif args.save_reconstruction:
         raise InputError("--save_reconstruction: needs a --results_dir to write to")
-    if args.output and args.eval_batch_size < images.shape[0]:
-        raise InputError(
-            "{}: one file takes one batch; give --eval_batch_size {}".format(
-                args.output, images.shape[0]
-            )
-        )
+    if args.output:
+        check_output(args, images)
     weights = hyperprior.load(method_class.model_class, run)
     if min(images.shape[1:3]) < utils.MSSSIM_MIN_SIDE:
         note("MS-SSIM is NaN: it needs {} pixels on each side".format(utils.MSSSIM_MIN_SIDE))
@@ -265,12 +277,11 @@ def compress(method_class, args):
     results = {key: np.concatenate([b.metrics[key] for b in batches]) for key in batches[0].metrics}
     if batches[0].stream is not None:
         results.update(actual_rates([b.stream for b in batches], results, images, args))
-    if not all(np.isfinite(results[key]).all() for key in ("mse", "est_bpp")):
-        raise InputError("the optimisation diverged (NaN or infinity); try a lower --lr")
     if path:
         settings = {flag: getattr(args, flag) for flag in ("lmbda", "seed", *method_class.flags)}
         provenance = {
             "script": method_class.script(),
+            "table_row": method_class.row,
             "runname": run.name,
             "num_filters": run.num_filters,
             "checkpoint_step": run.step,
@@ -300,7 +311,20 @@ METRICS = (
 Batch = collections.namedtuple("Batch", "metrics records stream")
 
 
-def _run_batches(method_class, weights, images, result, args):
+def check_output(args, images):
+    """Makes sure, before anything is computed, that the file of `compress` can be written."""
+    if not args.output.endswith(".tfci"):
+        raise InputError("{}: the name of a compressed file ends in .tfci".format(args.output))
+    if args.eval_batch_size < images.shape[0]:
+        raise InputError(
+            "{}: one file takes one batch; give --eval_batch_size {}".format(
+                args.output, images.shape[0]
+            )
+        )
+    utils.check_writable(args.output)
+
+
+def _run_batches(method_class, weights, images, path, args):
     """Yields a `Batch` for each batch of the images, and writes what is asked for beside."""
     evaluation = None
     done = 0
@@ -309,13 +333,20 @@ def _run_batches(method_class, weights, images, result, args):
             evaluation = Evaluation(method_class, weights, pixels.shape, args)
         begun = time.time()
         metrics, records, stream, reconstruction = evaluation.run(pixels)
+        for index, values in enumerate(zip(metrics["mse"], metrics["est_bpp"]), start=done):
+            if not np.isfinite(values).all():
+                raise InputError(
+                    "{}: image {} gives NaN or infinity{}".format(
+                        images.path, index, "; try a lower --lr" if method_class.flags else ""
+                    )
+                )
         metrics["seconds"] = np.full(len(pixels), (time.time() - begun) / len(pixels))
         if args.output:
             utils.write_bytes(args.output, stream)
         if args.save_reconstruction:
             for index, image in enumerate(reconstruction, start=done):
                 number = "-{}".format(index) if images.shape[0] > 1 else ""
-                utils.write_png("{}{}.png".format(result[: -len(".npz")], number), image)
+                utils.write_png("{}{}.png".format(path[: -len(".npz")], number), image)
         done += len(pixels)
         yield Batch(metrics, records, stream)
 
@@ -336,19 +367,22 @@ def actual_rates(streams, metrics, images, args):
 def merge_records(batches):
     """The records of the stages of all batches as arrays.
 
-    Those of a second stage have `rate_` before their keys. Of more than one batch they are
-    (batches, iterations), NaN where a batch stopped early; `its` and `T` are the longest.
+    Those of a second stage have `rate_` before their keys. `its` and `T` are (iterations,), as all
+    are of a single batch; the others of several are (batches, iterations), NaN where a batch has
+    no such iteration because it stopped early.
     """
     merged = {}
     for index, records in enumerate(zip(*batches)):
         prefix = "rate_" if index else ""
-        longest = max(records, key=lambda record: len(record["its"]))
-        for key, values in longest.items():
-            if key not in ("its", "T") and len(records) > 1:
-                values = np.full((len(records), len(longest["its"])), np.nan)
-                for row, record in zip(values, records):
-                    row[: len(record[key])] = record[key]
-            merged[prefix + key] = np.asarray(values)
+        its = sorted({t for record in records for t in record["its"]})
+        merged[prefix + "its"] = np.array(its)
+        for key in set(records[0]) - {"its"}:
+            values = np.full((len(records), len(its)), np.nan)
+            for row, record in zip(values, records):
+                row[np.searchsorted(its, record["its"])] = record[key]
+            if key == "T":
+                values = np.nanmax(values, axis=0)  # the same in all that have it
+            merged[prefix + key] = values[0] if len(records) == 1 and key != "T" else values
     return merged
 
 
@@ -357,7 +391,7 @@ def result_path(method_class, run, args):
     if not args.results_dir:
         return ""
     basename = os.path.basename(args.eval_imgs)
-    name = method_class.result_name(run.name, "{:g}".format(args.lmbda), basename)
+    name = method_class.result_name(run.name, args.lmbda, basename)
     return os.path.join(args.results_dir, name + ".npz")
 
 
@@ -381,6 +415,7 @@ def main(method_class, training_graph=None, decompress=None, argv=None):
     try:
         with utils.sigterm_as_interrupt():
             if args.command == "train":
+                args.num_filters = args.num_filters or 192
                 train(script, training_graph, args)
             elif args.command == "compress":
                 compress(method_class, args)
@@ -403,9 +438,26 @@ def make_parser(script, doc, method_class, training_graph, decompress):
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--checkpoint_dir", default="./checkpoints", help="folder of run folders (%(default)s)")
-    add("--num_filters", type=int, help="channels of the model; default: as the run, 192 in train")
-    add("--num_hfilters", type=int, default=-1, help="only enters the name of a trained run")
+    add(
+        "--checkpoint_dir",
+        type=os.path.expanduser,
+        default="./checkpoints",
+        metavar="DIR",
+        help="folder of run folders (./checkpoints)",
+    )
+    add(
+        "--num_filters",
+        type=functools.partial(_number, int, []),
+        metavar="N",
+        help="channels of the model (192 in train, else those of the run)",
+    )
+    add(
+        "--num_hfilters",
+        type=int,
+        default=-1,
+        metavar="M",
+        help="enters the name of a trained run, if positive, and nothing else (-1)",
+    )
     add("--verbose", "-V", action="store_true", help="a line every 100 iterations")
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.required = True
@@ -423,7 +475,7 @@ def make_parser(script, doc, method_class, training_graph, decompress):
 
 
 def _add_flags(parser, flags):
-    """Adds flags of numbers and strings: name to (default, help) or (default, help, lowest).
+    """Adds flags of numbers and paths: name to (default, help) or (default, help, lowest).
 
     Numbers without a lowest value have to be positive.
     """
@@ -432,7 +484,9 @@ def _add_flags(parser, flags):
         parser.add_argument(
             "--" + name,
             dest="lmbda" if name == "lambda" else name,
-            type=functools.partial(_number, type(default), lowest) if is_number else str,
+            type=functools.partial(_number, type(default), lowest)
+            if is_number
+            else os.path.expanduser,
             default=default,
             metavar=name.rsplit("_", 1)[-1].upper(),
             help="{} ({})".format(text, default).replace("%", "%%"),
@@ -440,7 +494,12 @@ def _add_flags(parser, flags):
 
 
 def _number(kind, lowest, text):
-    value = kind(text)
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "{!r} is not {} number".format(text, "a whole" if kind is int else "a")
+        )
     low = lowest[0] if lowest else 0
     if not (math.isfinite(value) and (value >= low if lowest else value > low)):
         raise argparse.ArgumentTypeError(
@@ -452,7 +511,11 @@ def _number(kind, lowest, text):
 def _add_train(commands):
     parser = commands.add_parser("train", help="train a model", allow_abbrev=False)
     parser.add_argument(
-        "--train_glob", required=True, metavar="GLOB", help="PNG, JPEG or float32 .npy images"
+        "--train_glob",
+        required=True,
+        type=os.path.expanduser,
+        metavar="GLOB",
+        help="PNG, JPEG or float32 .npy images",
     )
     _add_flags(
         parser,
@@ -477,9 +540,13 @@ def _add_compress(commands, method_class):
         "compress", help="compress images and measure the result", allow_abbrev=False
     )
     parser.add_argument("runname", help="run folder in --checkpoint_dir")
-    parser.add_argument("eval_imgs", help="an image, or a uint8 .npy of shape (n, H, W, 3)")
+    parser.add_argument(
+        "eval_imgs", type=os.path.expanduser, help="an image, or a uint8 .npy of shape (n, H, W, 3)"
+    )
     if method_class.has_codec:
-        parser.add_argument("output", nargs="?", help="file to write, .tfci")
+        parser.add_argument(
+            "output", nargs="?", type=os.path.expanduser, help="file to write, .tfci"
+        )
     else:
         parser.set_defaults(output=None)
     _add_flags(
@@ -487,7 +554,7 @@ def _add_compress(commands, method_class):
         {
             "results_dir": ("./results", "folder for the .npz of the result; '' for none"),
             "lambda": (-1.0, "weight of the distortion; -1: as in the run's name", -1),
-            "seed": (0, "of all random numbers", 0),
+            "seed": (0, "of the random numbers, where the method draws any", 0),
             "eval_batch_size": (1, "images of a .npy that are optimised together"),
             **method_class.flags,
         },
@@ -501,5 +568,10 @@ def _add_compress(commands, method_class):
 def _add_decompress(commands):
     parser = commands.add_parser("decompress", help="decode a file of compress", allow_abbrev=False)
     parser.add_argument("runname", help="run folder in --checkpoint_dir")
-    parser.add_argument("file", help="a .tfci file")
-    parser.add_argument("output", nargs="?", help="image to write; default: the file's name + .png")
+    parser.add_argument("file", type=os.path.expanduser, help="a .tfci file")
+    parser.add_argument(
+        "output",
+        nargs="?",
+        type=os.path.expanduser,
+        help="image to write; default: the file's name + .png",
+    )

@@ -27,23 +27,37 @@ class InputError(Exception):
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Opens a temporary file beside `path` for binary writing; renames it if all went well."""
+    """Opens a temporary file beside `path` for binary writing; renames it if all went well.
+
+    Raises:
+      InputError: `path` cannot be written.
+    """
     handle, temporary = _temporary_beside(path)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise _not_writable(path, error.strerror)
         raise
 
 
 def check_writable(path):
     """Raises `InputError` unless a file can be written to `path`."""
+    if os.path.isdir(path):
+        raise _not_writable(path, "is a folder")
+    if len(os.fsencode(os.path.basename(path))) > 255:
+        raise _not_writable(path, "file name too long")
     handle, temporary = _temporary_beside(path)
     os.close(handle)
     os.unlink(temporary)
+
+
+def _not_writable(path, reason):
+    return InputError("{}: cannot be written: {}".format(path, reason))
 
 
 def _temporary_beside(path):
@@ -53,7 +67,7 @@ def _temporary_beside(path):
         os.makedirs(folder, exist_ok=True)
         return tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
     except OSError as error:
-        raise InputError("{}: cannot be written: {}".format(path, error.strerror))
+        raise _not_writable(path, error.strerror)
 
 
 def _umask():
@@ -81,10 +95,13 @@ def read_image(path, note=lambda text: None):
             image.load()
     except Exception as error:  # Pillow raises a dozen types, struct.error and SyntaxError too
         raise InputError("{}: not a readable image ({})".format(path, error))
-    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+    if _is_16_bit_png(path):
         note("{}: 16 bits per sample, reduced to 8".format(path))
-        values = np.round(np.asarray(image, dtype=np.float64) / 257)
-        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        values = np.asarray(image, dtype=np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError("{}: more than 16 bits per sample; convert it to 8".format(path))
+        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
     elif image.mode == "F":
         raise InputError("{}: floating-point samples; convert it to 8 bits".format(path))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -94,6 +111,13 @@ def read_image(path, note=lambda text: None):
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB"))
+
+
+def _is_16_bit_png(path):
+    """Whether a PNG's header says 16 bits per sample; Pillow gives colour ones as 8 already."""
+    with open(path, "rb") as file:
+        header = file.read(25)
+    return header[:8] == b"\x89PNG\r\n\x1a\n" and header[24:] == b"\x10"
 
 
 def write_png(path, pixels):
@@ -169,11 +193,14 @@ def open_array(path):
       InputError: no such file, or not one.
     """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError("{}: no such file".format(path))
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy raises a dozen types, of zipfile and tokenize too
         raise InputError("{}: not a readable .npy file ({})".format(path, error))
+    if not isinstance(array, np.ndarray):
+        raise InputError("{}: not an .npy file but an .npz".format(path))
+    return array
 
 
 def file_sha256(path):
@@ -270,33 +297,37 @@ def find_run(checkpoint_dir, name, num_filters=None):
     Raises:
       InputError: no such run, an unreadable checkpoint, or one with another N_f.
     """
-    name = name.rstrip("/")
-    folder = os.path.join(checkpoint_dir, name)
+    folder = os.path.join(checkpoint_dir, os.path.normpath(name))
+    name = os.path.basename(folder)
     if not os.path.isdir(folder):
         there = sorted(os.path.basename(p) for p in glob.glob(os.path.join(checkpoint_dir, "*-*")))
         raise InputError(
-            "{}: no such run folder; {}".format(
-                folder,
-                "--checkpoint_dir has " + ", ".join(there)
-                if there
-                else "--checkpoint_dir {} has no runs".format(checkpoint_dir),
+            "{}: no such run folder; --checkpoint_dir has {}".format(
+                folder, ", ".join(there) or "no runs"
             )
         )
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None:
         raise InputError("{}: no checkpoint in this run folder".format(folder))
-    try:
-        reader = tf.train.load_checkpoint(checkpoint)
-        step = int(reader.get_tensor("global_step"))
-        found = int(reader.get_variable_to_shape_map()["analysis_transform/layer_0/bias"][0])
-    except (tf.errors.OpError, KeyError, ValueError) as error:
-        raise unreadable_checkpoint(checkpoint, error)
+    shapes, step = read_checkpoint(checkpoint)
+    found = shapes.get("analysis_transform/layer_0/bias", [None])[0]
+    if found is None:
+        raise InputError("{}: not a checkpoint of this model".format(checkpoint))
     if num_filters is not None and num_filters != found:
         raise InputError(
             "{}: the model has --num_filters {}, not {}".format(checkpoint, found, num_filters)
         )
-    match = re.search(r"lmbda=([0-9.]+(?:e[-+]?[0-9]+)?)", name)
+    match = re.search(r"lmbda=([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)", name)
     return Run(name, checkpoint, step, found, float(match.group(1)) if match else None)
+
+
+def read_checkpoint(checkpoint):
+    """Shapes by name (lists), and the step, of a checkpoint; `InputError` if unreadable."""
+    try:
+        reader = tf.train.load_checkpoint(checkpoint)
+        return reader.get_variable_to_shape_map(), int(reader.get_tensor("global_step"))
+    except (tf.errors.OpError, ValueError) as error:
+        raise unreadable_checkpoint(checkpoint, error)
 
 
 def newest_checkpoint(folder):
@@ -312,11 +343,10 @@ def newest_checkpoint(folder):
 
 
 def unreadable_checkpoint(checkpoint, error):
-    """The `InputError` for a checkpoint that TensorFlow could not read, or that lacks something."""
-    text = "{} is missing".format(error) if isinstance(error, KeyError) else str(error)
+    """The `InputError` for what TensorFlow said of a checkpoint."""
     return InputError(
         "{}: not a readable checkpoint of this model ({})".format(
-            checkpoint, text.strip().splitlines()[0]
+            checkpoint, str(error).strip().splitlines()[0]
         )
     )
 
@@ -338,7 +368,7 @@ def check_result(path, sha256, overwrite):
             same = False
         if not same:
             raise InputError(
-                "{}: holds the result of another input; --overwrite replaces it".format(path)
+                "{}: exists, and is no result of this input; --overwrite replaces it".format(path)
             )
     check_writable(path)
 

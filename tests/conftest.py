@@ -49,13 +49,13 @@ def method_class(script):
     )
 
 
-def compress(script, run, image, results_dir, *flags, checkpoint_dir, top=()):
-    """Results of `<script> <top> compress <run> <image> <flags>`, run in this process.
+def compress(script, run, image, results_dir, *flags, checkpoint_dir, top=(), output=()):
+    """Results of `<script> <top> compress <run> <image> <output> <flags>`, run in this process.
 
     `script` is the name of one, or a method class; None is returned where no result is written.
     """
     method = method_class(script) if isinstance(script, str) else script
-    argv = ["--checkpoint_dir", checkpoint_dir, *top, "compress", run, image]
+    argv = ["--checkpoint_dir", checkpoint_dir, *top, "compress", run, image, *output]
     argv += ["--results_dir", results_dir, *flags]
     tf_boilerplate.main(method, argv=[str(arg) for arg in argv])
     paths = glob.glob(os.path.join(str(results_dir), "*.npz"))

@@ -29,7 +29,7 @@ def mean_losses(crops, tmp_path):
     losses = {}
     for script in BASE + BITS_BACK:
         result = compress(script, DEMO[script], path, tmp_path, checkpoint_dir=DEMO_DIR)
-        losses[script] = np.mean(result["lmbda"] * result["mse"] + result["est_bpp"])
+        losses[script] = np.mean(result["est_rd_loss"])
         print("{:10} {:.4f}".format(script, losses[script]))
     return losses
 

@@ -10,6 +10,8 @@ import pytest
 from conftest import BASE, BITS_BACK, DEMO, DEMO_DIR, ROOT, compress, method_class
 from PIL import Image
 
+import inference
+
 SCRIPTS = BASE + BITS_BACK + ["mbt2018_bb"]
 RNG = np.random.RandomState(0)
 PIXELS = RNG.randint(0, 256, (3, 48, 40, 3)).astype(np.uint8)
@@ -93,6 +95,20 @@ def test_peak_memory_does_not_grow_with_the_number_of_images(tmp_path):
         ).stdout
         peaks.append(int(re.search(r"peak (\d+)", output).group(1)))
     assert peaks[1] - peaks[0] < 50 * 512 * 512 * 3 / 1024
+
+
+def test_records_of_batches_that_stop_at_different_iterations(tmp_path, monkeypatch):
+    """Each value stands at its iteration."""
+    monkeypatch.setattr(inference, "RECORD_EVERY", 10)
+    flags = ("--lr", 0.05, "--check_every", 5, "--sga_its", 100)
+    both = results("map", PIXELS[:2], tmp_path, *flags)
+    for index in range(2):
+        alone = results("map", PIXELS[index : index + 1], tmp_path, *flags)
+        for key in ("rd_loss", "rd_loss_after_rounding"):
+            row = dict(zip(both["its"], both[key][index]))
+            assert {t: v for t, v in row.items() if np.isfinite(v)} == dict(
+                zip(alone["its"], alone[key])
+            )
 
 
 def test_map_goes_back_to_the_best_check(tmp_path):

@@ -1,4 +1,4 @@
-"""The reference's numbers (golden/), within the tolerances of their README.
+"""The reference's numbers (golden/) and the tolerances within which ours have to agree.
 
 `pytest -m parity` runs all of them; the others run in every test run.
 """

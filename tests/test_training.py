@@ -169,7 +169,8 @@ def test_sigterm_saves_and_ends(photos, tmp_path):
     time.sleep(3)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0 and "Traceback" not in errors
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert errors.splitlines()[-1] == "mbt2018: interrupted"
     (folder,) = glob.glob(str(tmp_path / "mbt2018-*"))
     assert checkpoint_values(folder)["global_step"] > 0
 
@@ -228,14 +229,43 @@ def test_a_shipped_model_is_not_trained_further(photos, tmp_path, capsys):
         kept = [tf.Variable(weights[n], name=n) for n in names]
         session.run(tf.global_variables_initializer())
         tf.train.Saver(kept).save(session, str(copy / "model.ckpt"), 3)
+    shutil.copy(os.path.join(base, "args.json"), str(copy))
     line = fails(capsys, photos, tmp_path / "copy", "--last_step", 5)
-    assert "--init_from" in line and "Traceback" not in line
+    assert "--init_from" in line
+    with open(os.path.join(base, "args.json")) as old, open(str(copy / "args.json")) as new:
+        assert old.read() == new.read()  # a refused training leaves no trace
     (tmp_path / "bb").mkdir()
     folder = train("mbt2018_bb", photos, tmp_path / "bb", "--last_step", 0, "--init_from", base)
     values = checkpoint_values(folder)
     name = "synthesis_transform/layer_0/kernel_rdft"
     np.testing.assert_array_equal(values[name], weights[name])
     assert values["global_step"] == 0
+
+
+def test_a_run_that_was_moved_goes_on(photos, tmp_path):
+    """Its state file may hold absolute paths, as TensorFlow writes them by default."""
+    folder = train("mbt2018", photos, tmp_path, "--last_step", 2)
+    state = os.path.join(folder, "checkpoint")
+    with open(state, "w") as file:
+        file.write('model_checkpoint_path: "/home/authors/run/model.ckpt-2"\n')
+    train("mbt2018", photos, tmp_path, "--last_step", 4)
+    assert checkpoint_values(folder)["global_step"] == 4
+
+
+def test_a_checkpoint_of_another_shape_is_refused(photos, tmp_path, capsys):
+    folder = train("mbt2018", photos, tmp_path, "--last_step", 0)
+    os.rename(folder, folder.replace("filters=4", "filters=5"))
+    line = fails(capsys, photos, tmp_path, "--last_step", 2, n=5)
+    assert "of another shape" in line
+
+
+def test_images_that_all_fail_to_decode_are_an_error(photos, tmp_path, capsys):
+    (tmp_path / "broken").mkdir()
+    whole = (photos / "0.png").read_bytes()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "broken" / name).write_bytes(whole[: len(whole) // 2])
+    line = fails(capsys, tmp_path / "broken", tmp_path, "--last_step", 2)
+    assert "none of the images can be decoded" in line
 
 
 def test_a_crop_of_an_array_reads_its_rows_alone(tmp_path):

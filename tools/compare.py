@@ -18,17 +18,12 @@ sys.path.insert(0, ROOT)
 
 import utils  # noqa: E402
 
+CHECKPOINTS = os.path.join(ROOT, "checkpoints")
 RUNS = {
     "mbt2018-num_filters=32-lmbda=0.01": ["mbt2018", "ste", "unoise", "map", "danneal", "sga"],
     "mbt2018_bb-num_filters=32-lmbda=0.01": ["bb_plain", "bb_no_sga", "bb_sga"],
 }
-ROWS = dict(
-    zip(
-        ["mbt2018", "sga", "bb_sga", "map", "ste", "unoise", "danneal", "bb_no_sga", "bb_plain"],
-        ["M3", "M1", "M2", "A1", "A2", "A3", "A4", "A5", "A6"],
-    )
-)
-COLUMNS = ["est_bpp", "psnr", "msssim", "mse", "seconds"]
+COLUMNS = ["est_bpp", "psnr", "msssim", "mse", "est_rd_loss", "seconds"]
 
 
 def main():
@@ -48,17 +43,18 @@ def main():
 
     table, rows = {}, []
     for run, scripts in RUNS.items():
+        found = utils.find_run(CHECKPOINTS, run)
         for script in scripts:
-            result = table[script] = measure(script, run, crops, args.output)
+            result = table[script] = measure(script, found, crops, args.output)
             for index, path in enumerate(paths):
                 name = os.path.splitext(os.path.basename(path))[0]
                 values = ["{:.6g}".format(result[column][index]) for column in COLUMNS]
-                rows.append([name, script, ROWS[script], *values, result["loss"][index]])
+                rows.append([name, script, result["table_row"], *values])
     print_table(table)
     if args.csv:
         with open(args.csv, "w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["image", "script", "row", *COLUMNS, "loss"])
+            writer.writerow(["image", "script", "table_row", *COLUMNS])
             writer.writerows(rows)
 
 
@@ -71,20 +67,23 @@ def centre_crop(image, height, width):
 
 
 def measure(script, run, crops, output):
-    """The result of a script on the crops, with `loss` = λ·MSE + bpp of each."""
-    pattern = os.path.join(output, "rd-*-*=crops.npy.npz")
-    sha256 = utils.file_sha256(crops)
+    """The result of a script on the crops, which may be there already."""
+    wanted = {
+        "script": script,
+        "runname": run.name,
+        "checkpoint_step": run.step,
+        "lmbda": run.lmbda,
+        "input_sha256": utils.file_sha256(crops),
+    }
     for attempt in range(2):
-        for path in glob.glob(pattern):
-            with np.load(path, allow_pickle=False) as file:
-                if str(file["script"]) == script and str(file["input_sha256"]) == sha256:
-                    result = dict(file)
-                    result["loss"] = result["lmbda"] * result["mse"] + result["est_bpp"]
-                    return result
+        for path in glob.glob(os.path.join(output, "rd-*=crops.npy.npz")):
+            with np.load(path, allow_pickle=False) as result:
+                if all(result[key] == value for key, value in wanted.items()):
+                    return dict(result)
         if attempt == 0:
             print("running " + script, file=sys.stderr, flush=True)
             command = [sys.executable, os.path.join(ROOT, script + ".py"), "--checkpoint_dir"]
-            command += [os.path.join(ROOT, "checkpoints"), "compress", run, crops]
+            command += [CHECKPOINTS, "compress", run.name, crops]
             command += ["--results_dir", output, "--overwrite"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     raise RuntimeError("{}: no result in {}".format(script, output))
@@ -95,14 +94,14 @@ def print_table(table):
     print("| script | row | est. bpp | PSNR (dB) | MS-SSIM | λ·MSE + bpp | gain | seconds |")
     print("|---|---|---|---|---|---|---|---|")
     for run in RUNS.values():
-        anchor = table[run[0]]["loss"].mean()
+        anchor = table[run[0]]["est_rd_loss"].mean()
         for script in run:
             result = table[script]
-            loss = result["loss"].mean()
+            loss = result["est_rd_loss"].mean()
             print(
                 "| {} | {} | {:.4f} | {:.3f} | {:.4f} | {:.4f} | {:+.2f}% | {:.0f} |".format(
                     script + ".py",
-                    ROWS[script],
+                    str(result["table_row"]),
                     *(result[key].mean() for key in ("est_bpp", "psnr", "msssim")),
                     loss,
                     100 * (loss / anchor - 1),

@@ -29,9 +29,10 @@ def main():
     panels = [("original, 24 bpp", original)]
     print("\n{:6} {:>8} {:>9} {:>8} {:>22}".format("", "bpp", "PSNR", "MS-SSIM", "λ·MSE + bpp"))
     for name, (result, reconstruction) in (("base", base), ("SGA", sga)):
-        bpp, psnr, msssim = (float(result[key][0]) for key in ("est_bpp", "psnr", "msssim"))
+        keys = ("est_bpp", "psnr", "msssim", "est_rd_loss")
+        bpp, psnr, msssim, loss = (float(result[key][0]) for key in keys)
         line = "{:6} {:8.4f} {:6.2f} dB {:8.4f} {:22.4f}"
-        print(line.format(name, bpp, psnr, msssim, loss(result)))
+        print(line.format(name, bpp, psnr, msssim, loss))
         panels.append(("{}, {:.3f} bpp, {:.2f} dB".format(name, bpp, psnr), reconstruction))
     base, sga = base[0], sga[0]
     print(
@@ -39,7 +40,7 @@ def main():
             100 * (sga["est_bpp"][0] / base["est_bpp"][0] - 1),
             sga["psnr"][0] - base["psnr"][0],
             "",
-            100 * (loss(sga) / loss(base) - 1),
+            100 * (sga["est_rd_loss"][0] / base["est_rd_loss"][0] - 1),
         )
     )
     picture = os.path.join(args.output, "side-by-side.png")
@@ -62,11 +63,6 @@ def compress(script, args, *flags):
     path = os.path.join(args.output, name)
     with np.load(path + ".npz", allow_pickle=False) as result:
         return dict(result), np.asarray(Image.open(path + ".png"))
-
-
-def loss(result):
-    """λ · 255² · MSE + bpp, what both minimise; mse is on the scale 0 to 255 already."""
-    return float(result["lmbda"] * result["mse"][0] + result["est_bpp"][0])
 
 
 def draw(panels, path):
