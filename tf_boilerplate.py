@@ -80,7 +80,7 @@ def train(script, training_graph, args):
     if checkpoint:
         check_resumable(checkpoint, saved)
         # The state file may hold the paths of another machine.
-        tf.train.update_checkpoint_state(folder, checkpoint, save_relative_paths=True)
+        tf.train.update_checkpoint_state(folder, checkpoint)
     scaffold = tf.train.Scaffold(init_fn=warm_start(args.init_from, saved))
     record_settings(folder, args)
     try:

@@ -8,11 +8,16 @@ import os
 import re
 
 import numpy as np
+import plain
 import pytest
 from conftest import BASE, BITS_BACK, GOLDEN, compress, method_class, needs_golden
 
+import hyperprior
 import inference
 import rounding
+import tf_boilerplate
+import utils
+from quiet_tf import tf, tfc
 
 pytestmark = needs_golden
 
@@ -178,3 +183,54 @@ def test_sga_with_sigma_below_the_bound_of_training(tmp_path):
     _, spread = expected("sga", PARROT)
     result = run("sga", PARROT, tmp_path, sharp=True)
     check(result, reference, 3e-3 + 3 * spread, 0.02, 2e-3)
+
+
+def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp_path):
+    """TFC's layers as they come, the gradient at the rounded latents, and Adam in NumPy."""
+    path = os.path.join(GOLDEN, "images", BIKES)
+    run = utils.find_run(os.path.join(GOLDEN, "checkpoints"), RUNS["ste"])
+    pixels = utils.read_image(path)[None]
+    height, width = pixels.shape[1:3]
+    with tf.Graph().as_default(), tf.Session() as session:
+        x = tf.constant(pixels / np.float32(255))
+        model = plain.Plain(8)
+        y = tf.round(tf.placeholder_with_default(np.zeros((1, 12, 16, 8), np.float32), None))
+        y = tf.ensure_shape(y, (1, 12, 16, 8))
+        z = tf.ensure_shape(tf.placeholder_with_default(y[:, :3, :4], None), (1, 3, 4, 8))
+        parts = model.run(x, y, z)
+        start = [parts["y"], model.hyper_analysis(parts["y"])]
+        bits = [
+            tf.reduce_sum(tf.log(tfc.lower_bound(parts[p], 1e-9))) / -np.log(2)
+            for p in ("p_y_unbounded", "p_z")
+        ]
+        mse = tf.reduce_mean(tf.squared_difference(x, parts["x_tilde"]))
+        loss = 0.02 * 255**2 * mse + sum(bits) / (height * width)
+        gradients = tf.gradients(loss, [y, z])
+        tf.train.Saver(tf.global_variables()).restore(session, run.checkpoint)
+        first = session.run(start)
+        latents = [value.astype(np.float64) for value in first]
+        m, v = ([np.zeros_like(value) for value in latents] for _ in range(2))
+        for t in range(1, 31):
+            g = session.run(gradients, dict(zip([y, z], [np.round(u) for u in latents])))
+            rate = 1e-4 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+            for i in range(2):
+                m[i] = 0.9 * m[i] + 0.1 * g[i]
+                v[i] = 0.999 * v[i] + 0.001 * g[i].astype(np.float64) ** 2
+                latents[i] -= rate * m[i] / (np.sqrt(v[i]) + 1e-8)
+
+    argv = ["compress", RUNS["ste"], path, "--sga_its", "30", "--check_every", "1000"]
+    method = method_class("ste")
+    parser = tf_boilerplate.make_parser("ste", "", method, None, None)
+    args = parser.parse_args(argv)
+    args.lmbda = 0.02
+    weights = hyperprior.load(method.model_class, run)
+    evaluation = tf_boilerplate.Evaluation(method, weights, pixels.shape, args)
+    evaluation.run(pixels)
+    ours = evaluation.session.run(evaluation.method.stages[0].latents)
+    for name, theirs, begun in zip("yz", latents, first):
+        moved = theirs - begun
+        assert np.abs(moved).max() > 1e-3
+        # float32 leaves some 1e-7 in the latents, and Adam can turn on the sign of a tiny gradient.
+        close = np.abs(ours[name] - theirs) < 1e-2 * np.abs(moved) + 2e-6
+        assert close.mean() > 0.97
+        assert np.corrcoef((ours[name] - begun).ravel(), moved.ravel())[0, 1] > 0.999
