@@ -4,8 +4,8 @@ PYTHON = $(VENV)/bin/python
 
 help:
 	@echo "make demo     base model and SGA on a sample photograph; needs only Python 3.7"
-	@echo "make test     all tests"
-	@echo "make parity   the comparison with the reference on every input and seed"
+	@echo "make test     all tests but the longest"
+	@echo "make parity   the longest: the reference on every input and seed, the order of the methods"
 	@echo "make compare  all nine methods with the demo models: IMAGES='a.png b.png' make compare"
 	@echo "make lint     style of the code"
 

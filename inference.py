@@ -264,8 +264,8 @@ class Method:
         raise NotImplementedError
 
     def encode(self, session):
-        """The transmitted latents as the bytes of a file; None: this method has no codec."""
-        return
+        """The transmitted latents as the bytes of a file, where `has_codec`."""
+        raise NotImplementedError
 
     def loss(self, **latents):
         """λ · 255² · MSE + bpp of the latents, and the metrics for a line of progress."""
@@ -293,7 +293,6 @@ class BaseMethod(Method):
 
     def early_stop(self):
         """An `EarlyStop`, or None to run all iterations."""
-        return
 
     def build(self):
         def relaxed(t, y, z):
