@@ -19,6 +19,7 @@ class BBSGA(inference.BitsBackMethod):
     row = "M2"
     flags = {
         **SGA.flags,
+        "sga_its": (2000, "iterations of the first stage"),
         "r_its": (2000, "iterations of the second stage"),
         "r_lr": (3e-3, "learning rate of the second stage"),
     }

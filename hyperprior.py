@@ -202,6 +202,12 @@ def load(model_class, run):
       utils.InputError: the checkpoint is damaged or of another model.
     """
     reader = tf.train.load_checkpoint(run.checkpoint)
+    if not reader.has_tensor(model_class.prior_scope + "matrix_0"):
+        raise utils.InputError(
+            "{}: this is no model of {}.py, which this script needs".format(
+                run.checkpoint, model_class.name
+            )
+        )
 
     def getter(name, shape, *_, **__):
         scope = tf.get_variable_scope().name

@@ -78,6 +78,7 @@ def decompress(args):
         y = bitstream.decode(model, parts)
         images = session.run(utils.to_uint8(model.synthesis(y, parts[2])))
     utils.write_images(output, images)
+    print("wrote {}".format(output))
 
 
 if __name__ == "__main__":

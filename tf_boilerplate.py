@@ -93,7 +93,8 @@ def train(script, training_graph, args):
             log_step_count_steps=None,
         ) as session:
             start = session.run_step_fn(lambda step_context: step_context.session.run(step))
-            print("{}: steps {} to {}, {} images".format(folder, start, args.last_step, len(paths)))
+            line = "{}: steps {} to {}, {} images"
+            print(line.format(folder, start, max(start, args.last_step), len(paths)), flush=True)
             done = start
             with utils.Progress(args.last_step, start) as progress:
                 while done < args.last_step and not stop:
@@ -113,8 +114,8 @@ def train(script, training_graph, args):
         if "no image can be read" in str(error):
             raise InputError("--train_glob: none of the images can be decoded")
         raise
+    print("{}: saved at step {}".format(folder, done))
     if stop:
-        print("{}: saved at step {}".format(folder, done))
         raise KeyboardInterrupt
 
 
@@ -294,6 +295,8 @@ def compress(method_class, args):
     for key in METRICS:
         if key in results:
             print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
+    for written in filter(None, (path, args.output)):
+        print("wrote {}".format(written))
 
 
 METRICS = (
@@ -409,9 +412,7 @@ def main(method_class, training_graph=None, decompress=None, argv=None):
     """
     module = sys.modules[(method_class or training_graph).__module__]
     script = utils.script_name(module)
-    args = make_parser(script, module.__doc__, method_class, training_graph, decompress).parse_args(
-        argv
-    )
+    args = parse(script, module.__doc__, method_class, training_graph, decompress, argv)
     try:
         with utils.sigterm_as_interrupt():
             if args.command == "train":
@@ -429,8 +430,8 @@ def main(method_class, training_graph=None, decompress=None, argv=None):
         sys.exit(130)
 
 
-def make_parser(script, doc, method_class, training_graph, decompress):
-    """The parser of a script; its `--help` shows the flags of all its commands."""
+def parse(script, doc, method_class, training_graph, decompress, argv=None):
+    """The arguments of a script; `--help` of a script shows the flags of all its commands."""
     parser = argparse.ArgumentParser(
         prog=script + ".py",
         description=doc,
@@ -467,11 +468,16 @@ def make_parser(script, doc, method_class, training_graph, decompress):
         _add_compress(commands, method_class)
     if decompress:
         _add_decompress(commands)
-    # One --help for all, as a script has one method.
     parser.epilog = "\n".join(
         "{}:\n{}".format(name, command.format_help()) for name, command in commands.choices.items()
     )
-    return parser
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        commands.choices[args.command].error(
+            "not known to this command: {} (--checkpoint_dir, --num_filters and --verbose stand "
+            "before it)".format(" ".join(unknown))
+        )
+    return args
 
 
 def _add_flags(parser, flags):

@@ -89,7 +89,8 @@ def read_image(path, note=lambda text: None):
       InputError: no such file, not an image, truncated.
     """
     if not os.path.isfile(path):
-        raise InputError("{}: no such image".format(path))
+        reason = "a folder, not an image" if os.path.isdir(path) else "no such image"
+        raise InputError("{}: {}".format(path, reason))
     try:
         with Image.open(path) as image:
             image.load()

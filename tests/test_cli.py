@@ -103,9 +103,9 @@ def test_another_number_of_filters(capsys, untrained, photo, tmp_path):
 
 def test_the_model_of_another_script(capsys, untrained, photo, tmp_path):
     line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", run=UNTRAINED["bb_sga"])
-    assert "not a readable checkpoint of this model" in line
+    assert "no model of mbt2018.py, which this script needs" in line
     line = refused(capsys, "bb_plain", untrained, photo[0], tmp_path / "r", run=UNTRAINED["sga"])
-    assert "not a readable checkpoint of this model" in line
+    assert "no model of mbt2018_bb.py" in line
 
 
 @pytest.mark.parametrize("part", ["index", "data", "cut data", "state"])
@@ -127,6 +127,7 @@ def test_no_such_image(capsys, untrained, tmp_path):
     for name in ("none.png", "none.npy"):
         line = refused(capsys, "sga", untrained, tmp_path / name, tmp_path / "r")
         assert name + ": no such" in line
+    assert "a folder, not an image" in refused(capsys, "sga", untrained, tmp_path, tmp_path / "r")
     assert not (tmp_path / "r").exists()
 
 
@@ -302,6 +303,7 @@ def test_the_result_of_another_input_is_kept(capsys, untrained, photo, tmp_path)
         ("sga", ["--r_its", "5"]),
         ("danneal", ["--t0", "5"]),
         ("sga", ["--sga_it", "5"]),
+        ("sga", ["--checkpoint_dir", "checkpoints"]),
         ("sga", ["--sga_its", "many"]),
         ("sga", ["--sga_its", "-1"]),
         ("sga", ["--sga_its", "0"]),
@@ -369,7 +371,14 @@ def test_interruption_leaves_nothing_behind(number, untrained, photo, tmp_path):
     command = [sys.executable, os.path.join(ROOT, "sga.py"), "--verbose"]
     command += ["--checkpoint_dir", str(untrained), "compress", UNTRAINED["sga"], photo[0]]
     command += ["--results_dir", str(tmp_path / "r"), "--sga_its", "1000000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not process.stdout.readline().startswith("it=0"):
         assert process.poll() is None
     time.sleep(0.2)

@@ -222,8 +222,7 @@ def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp
 
     argv = ["compress", RUNS["ste"], path, "--sga_its", "30", "--check_every", "1000"]
     method = method_class("ste")
-    parser = tf_boilerplate.make_parser("ste", "", method, None, None)
-    args = parser.parse_args(argv)
+    args = tf_boilerplate.parse("ste", "", method, None, None, argv)
     args.lmbda = 0.02
     weights = hyperprior.load(method.model_class, run)
     evaluation = tf_boilerplate.Evaluation(method, weights, pixels.shape, args)

@@ -45,7 +45,7 @@ def main():
     )
     picture = os.path.join(args.output, "side-by-side.png")
     draw(panels, picture)
-    print("\npicture: " + picture)
+    print("\nbpp: bits per pixel; λ·MSE + bpp: what is minimised. Picture: " + picture)
 
 
 def compress(script, args, *flags):
@@ -56,7 +56,7 @@ def compress(script, args, *flags):
     print("running {} on {}".format(script, args.image), flush=True)
     process = subprocess.run(command, stdout=subprocess.DEVNULL)
     if process.returncode:
-        sys.exit(process.returncode)
+        sys.exit(process.returncode)  # it has said why
     start = "rd-" + RUN if script == "mbt2018" else "rd-{}-lmbda=0.01+{}".format(script, RUN)
     kind = "file" if script == "mbt2018" else "input"
     name = "{}-{}={}".format(start, kind, os.path.basename(args.image))
@@ -79,4 +79,7 @@ def draw(panels, path):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -6,6 +6,7 @@ The copy compresses and decompresses as the original does. Training cannot go on
 start from it (`--init_from`).
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -41,10 +42,13 @@ def main(source, target):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="run folder")
+    parser.add_argument("target", help="folder to write")
     try:
-        main(*sys.argv[1:])
+        main(**vars(parser.parse_args()))
     except (utils.InputError, OSError) as error:
         print("export: error: {}".format(error), file=sys.stderr)
         sys.exit(2)

@@ -33,5 +33,5 @@ if [ -x "$folder/bin/python" ] && [ "$(cat "$installed" 2>/dev/null)" = "$wanted
 fi
 works "$folder/bin/python" || make_environment
 echo "installing $requirements into $folder (a few minutes)"
-"$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+"$folder/bin/python" -m pip install -q -q --disable-pip-version-check -r "$requirements"
 echo "$wanted" >"$installed"
