@@ -34,4 +34,6 @@ fi
 works "$folder/bin/python" || make_environment
 echo "installing $requirements into $folder (a few minutes)"
 "$folder/bin/python" -m pip install -q -q --disable-pip-version-check -r "$requirements"
-echo "$wanted" >"$installed"
+for file in "$(basename "$requirements")" $(sed -n 's/^-r //p' "$requirements"); do
+    echo "$wanted" >"$folder/installed-$file"
+done
