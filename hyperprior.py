@@ -53,6 +53,14 @@ class Mbt2018:
         """Number of outputs of h_a."""
         return num_filters
 
+    @staticmethod
+    def read_grid(reader):
+        """What a checkpoint has for the coding of z on a grid: medians and tables, as a dict."""
+        return {
+            "medians": reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, 1],
+            "tables": bitstream.read_range_coder_tables(reader),
+        }
+
     def analysis(self, x):
         """Images (N, H, W, 3) in [0, 1] to y (N, ⌈H/16⌉, ⌈W/16⌉, num_filters)."""
         return nn_models.analysis(x, self.transforms.analysis)
@@ -143,6 +151,11 @@ class Mbt2018BB(Mbt2018):
     def hyper_channels(num_filters):
         return 2 * num_filters
 
+    @staticmethod
+    def read_grid(reader):
+        """Nothing: z is continuous."""
+        return {}
+
     def hyper_analysis(self, y):
         """y to the mean and the log-variance of q(z|y)."""
         outputs = nn_models.hyper_analysis(y, self.transforms.hyper_analysis)
@@ -228,9 +241,7 @@ def load(model_class, run):
             weights = tf.nest.pack_sequence_as(
                 weights, [None if tensor is None else next(values) for tensor in flat]
             )
-        if model_class is Mbt2018:
-            weights["medians"] = reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, 1]
-            weights["tables"] = bitstream.read_range_coder_tables(reader)
+        weights.update(model_class.read_grid(reader))
     except (tf.errors.OpError, ValueError) as error:
         raise utils.unreadable_checkpoint(run.checkpoint, error)
     return weights

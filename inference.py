@@ -222,7 +222,8 @@ class Method:
       model_class: `hyperprior.Mbt2018` or `Mbt2018BB`.
       sigma_min: lower bound of sigma in p(y|z); None: no bound.
       name_has_lambda: whether result files are named by λ too, which the run's name has already.
-      has_codec: whether `encode` writes files.
+      has_codec: whether it makes files, of `parts` by `pack`.
+      parts: tensors of which `pack` makes a file.
       flags: dict of command-line flag name to (default, help) or (default, help, lowest value);
         numbers without a lowest value have to be positive.
       stages: list of `Stage`s, to be run in this order.
@@ -236,6 +237,7 @@ class Method:
     flags = {}
     name_has_lambda = True
     has_codec = False
+    parts = ()
 
     @classmethod
     def script(cls):
@@ -263,8 +265,8 @@ class Method:
         """Returns the stages and the transmitted latents."""
         raise NotImplementedError
 
-    def encode(self, session):
-        """The transmitted latents as the bytes of a file, where `has_codec`."""
+    def pack(self, parts):
+        """The bytes of a file, from the values of `parts`, where `has_codec`."""
         raise NotImplementedError
 
     def loss(self, **latents):

@@ -35,8 +35,8 @@ class BaseHyperprior(inference.Method):
         self.parts = bitstream.encode(self.model, size=size, **transmitted)
         return [], transmitted
 
-    def encode(self, session):
-        return bitstream.pack(session.run(self.parts))
+    def pack(self, parts):
+        return bitstream.pack(parts)
 
 
 def training_graph(x, num_filters, lmbda):

@@ -215,8 +215,10 @@ class Evaluation:
         keys = utils.image_keys(pixels, self.args.seed)
         self.session.run(self.feed, {self.pixels: pixels, self.keys: keys})
         records = [self._run_stage(stage) for stage in self.method.stages]
-        metrics, reconstruction = self.session.run([self.metrics, self.reconstruction])
-        stream = self.method.encode(self.session) if self.method.has_codec else None
+        metrics, reconstruction, parts = self.session.run(
+            [self.metrics, self.reconstruction, self.method.parts]
+        )
+        stream = self.method.pack(parts) if self.method.has_codec else None
         return metrics, records, stream, reconstruction
 
     def _run_stage(self, stage):
@@ -277,7 +279,7 @@ def compress(method_class, args):
     batches = list(_run_batches(method_class, weights, images, path, args))
     results = {key: np.concatenate([b.metrics[key] for b in batches]) for key in batches[0].metrics}
     if batches[0].stream is not None:
-        results.update(actual_rates([b.stream for b in batches], results, images, args))
+        results.update(actual_rates(batches, images.shape))
     if path:
         settings = {flag: getattr(args, flag) for flag in ("lmbda", "seed", *method_class.flags)}
         provenance = {
@@ -354,16 +356,14 @@ def _run_batches(method_class, weights, images, path, args):
         yield Batch(metrics, records, stream)
 
 
-def actual_rates(streams, metrics, images, args):
+def actual_rates(batches, shape):
     """The reference's figures of the files' sizes, in bits per pixel of one image."""
-    pixels = images.shape[1] * images.shape[2]
-    bpp = np.array([8 * len(stream) / pixels for stream in streams])
-    sizes = np.full(len(streams), args.eval_batch_size)
-    sizes[-1] = images.shape[0] - sizes[:-1].sum()
+    number, height, width, _ = shape
+    bpp = np.array([8 * len(batch.stream) / (height * width) for batch in batches])
     return {
         "batch_actual_bpp": bpp,
-        "batch_sizes": sizes,
-        "avg_batch_actual_bpp": bpp.sum() / images.shape[0],
+        "batch_sizes": np.array([len(batch.metrics["mse"]) for batch in batches]),
+        "avg_batch_actual_bpp": bpp.sum() / number,
     }
 
 

@@ -96,7 +96,7 @@ def read_image(path, note=lambda text: None):
             image.load()
     except Exception as error:  # Pillow raises a dozen types, struct.error and SyntaxError too
         raise InputError("{}: not a readable image ({})".format(path, error))
-    if _is_16_bit_png(path):
+    if image.format == "PNG" and _is_16_bit_png(path):
         note("{}: 16 bits per sample, reduced to 8".format(path))
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):
         values = np.asarray(image, dtype=np.float64)
@@ -118,7 +118,7 @@ def _is_16_bit_png(path):
     """Whether a PNG's header says 16 bits per sample; Pillow gives colour ones as 8 already."""
     with open(path, "rb") as file:
         header = file.read(25)
-    return header[:8] == b"\x89PNG\r\n\x1a\n" and header[24:] == b"\x10"
+    return header[24:] == b"\x10"
 
 
 def write_png(path, pixels):

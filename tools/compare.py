@@ -8,17 +8,15 @@ import argparse
 import csv
 import glob
 import os
-import subprocess
 import sys
 
 import numpy as np
+import scripts
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+sys.path.insert(0, scripts.ROOT)
 
 import utils  # noqa: E402
 
-CHECKPOINTS = os.path.join(ROOT, "checkpoints")
 RUNS = {
     "mbt2018-num_filters=32-lmbda=0.01": ["mbt2018", "ste", "unoise", "map", "danneal", "sga"],
     "mbt2018_bb-num_filters=32-lmbda=0.01": ["bb_plain", "bb_no_sga", "bb_sga"],
@@ -42,9 +40,9 @@ def main():
         np.save(file, pixels)
 
     table, rows = {}, []
-    for run, scripts in RUNS.items():
-        found = utils.find_run(CHECKPOINTS, run)
-        for script in scripts:
+    for run, names in RUNS.items():
+        found = utils.find_run(scripts.CHECKPOINTS, run)
+        for script in names:
             result = table[script] = measure(script, found, crops, args.output)
             for index, path in enumerate(paths):
                 name = os.path.splitext(os.path.basename(path))[0]
@@ -75,18 +73,13 @@ def measure(script, run, crops, output):
         "lmbda": run.lmbda,
         "input_sha256": utils.file_sha256(crops),
     }
-    for attempt in range(2):
-        for path in glob.glob(os.path.join(output, "rd-*=crops.npy.npz")):
-            with np.load(path, allow_pickle=False) as result:
-                if all(result[key] == value for key, value in wanted.items()):
-                    return dict(result)
-        if attempt == 0:
-            print("running " + script, file=sys.stderr, flush=True)
-            command = [sys.executable, os.path.join(ROOT, script + ".py"), "--checkpoint_dir"]
-            command += [CHECKPOINTS, "compress", run.name, crops]
-            command += ["--results_dir", output, "--overwrite"]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    raise RuntimeError("{}: no result in {}".format(script, output))
+    for path in glob.glob(os.path.join(output, "rd-*=crops.npy.npz")):
+        with np.load(path, allow_pickle=False) as result:
+            if all(result[key] == value for key, value in wanted.items()):
+                return dict(result)
+    print("running " + script, file=sys.stderr, flush=True)
+    with np.load(scripts.compress(script, run.name, crops, output), allow_pickle=False) as result:
+        return dict(result)
 
 
 def print_table(table):

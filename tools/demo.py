@@ -6,13 +6,12 @@ reconstructions side by side.
 
 import argparse
 import os
-import subprocess
 import sys
 
 import numpy as np
+import scripts
 from PIL import Image, ImageDraw
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RUN = "mbt2018-num_filters=32-lmbda=0.01"
 
 
@@ -50,19 +49,11 @@ def main():
 
 def compress(script, args, *flags):
     """Runs a script on the image; its result and reconstruction."""
-    command = [sys.executable, os.path.join(ROOT, script + ".py"), "--checkpoint_dir"]
-    command += [os.path.join(ROOT, "checkpoints"), "compress", RUN, args.image]
-    command += ["--results_dir", args.output, "--save_reconstruction", "--overwrite", *flags]
     print("running {} on {}".format(script, args.image), flush=True)
-    process = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if process.returncode:
-        sys.exit(process.returncode)  # it has said why
-    start = "rd-" + RUN if script == "mbt2018" else "rd-{}-lmbda=0.01+{}".format(script, RUN)
-    kind = "file" if script == "mbt2018" else "input"
-    name = "{}-{}={}".format(start, kind, os.path.basename(args.image))
-    path = os.path.join(args.output, name)
-    with np.load(path + ".npz", allow_pickle=False) as result:
-        return dict(result), np.asarray(Image.open(path + ".png"))
+    flags = ("--save_reconstruction", *flags)
+    path = scripts.compress(script, RUN, args.image, args.output, *flags)
+    with np.load(path, allow_pickle=False) as result:
+        return dict(result), np.asarray(Image.open(path[: -len(".npz")] + ".png"))
 
 
 def draw(panels, path):
