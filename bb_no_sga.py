@@ -9,7 +9,6 @@ in which y is fixed, so that a decoder can repeat it (section 3.3).
 
 import inference
 import tf_boilerplate
-from quiet_tf import tf
 
 
 class BBNoSGA(inference.BitsBackMethod):
@@ -18,11 +17,7 @@ class BBNoSGA(inference.BitsBackMethod):
     row = "A5"
     flags = inference.adam_flags(sga_its=1000, lr=5e-3)
     name_has_lambda = False
-
-    def build(self):
-        y_hat = tf.math.round(self.model.analysis(self.x))
-        stage = self.rate_stage(y_hat, self.args.sga_its, self.args.lr)
-        return [stage], self.sent(stage.fixed["y"], **stage.latents)
+    rate_flags = ("sga_its", "lr")
 
 
 if __name__ == "__main__":

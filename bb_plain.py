@@ -6,7 +6,6 @@ y = round(g_a(x)), and z is a sample of q(z|y) with the mean and variance that h
 
 import inference
 import tf_boilerplate
-from quiet_tf import tf
 
 
 class BBPlain(inference.BitsBackMethod):
@@ -14,10 +13,6 @@ class BBPlain(inference.BitsBackMethod):
 
     row = "A6"
     name_has_lambda = False
-
-    def build(self):
-        y_hat = tf.math.round(self.model.analysis(self.x))
-        return [], self.sent(y_hat, **self.model.hyper_analysis(y_hat))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class BBSGA(inference.BitsBackMethod):
         "r_its": (2000, "iterations of the second stage"),
         "r_lr": (3e-3, "learning rate of the second stage"),
     }
+    rate_flags = ("r_its", "r_lr")
     temperature = SGA.temperature
     relax = SGA.relax
 
@@ -33,10 +34,10 @@ class BBSGA(inference.BitsBackMethod):
             return self.loss(y=y_tilde, **self.model.sample(z_mean, z_logvar, normal))
 
         def rounded(y, z_mean, z_logvar):
-            return self.loss(**self.sent(tf.math.round(y), z_mean, z_logvar))
+            return self.loss(**self.sent(self.noise, tf.math.round(y), z_mean, z_logvar))
 
         y = self.model.analysis(self.x)
-        both = inference.Stage(
+        stage = inference.Stage(
             {"y": y, **self.model.hyper_analysis(y)},
             relaxed,
             rounded,
@@ -45,8 +46,7 @@ class BBSGA(inference.BitsBackMethod):
             self.args,
             temperature=self.temperature,
         )
-        rate = self.rate_stage(tf.math.round(both.latents["y"]), self.args.r_its, self.args.r_lr)
-        return [both, rate], self.sent(rate.fixed["y"], **rate.latents)
+        return [stage], {"y": stage.latents["y"]}
 
 
 if __name__ == "__main__":

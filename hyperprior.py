@@ -19,11 +19,11 @@ same `hyper_synthesis` and `synthesis`.
 
 import numpy as np
 
-import bitstream
 import entropy_models
 import nn_models
 import rounding
 import utils
+from coding import packed
 from quiet_tf import tf, tfc
 
 
@@ -34,7 +34,7 @@ class Mbt2018:
       transforms: `nn_models.Transforms`.
       prior: `entropy_models.Density`, the weights of p(z).
       medians: (C,), of p(z), the centre of the grid on which z is coded; None in training.
-      tables: `bitstream.TablesOfLatents` of the range coder; None in training.
+      tables: `packed.TablesOfLatents` of the range coder; None in training.
       sigma_min: lower bound of sigma, as training and the base codec have it; None: no bound.
     """
 
@@ -58,7 +58,7 @@ class Mbt2018:
         """What a checkpoint has for the coding of z on a grid: medians and tables, as a dict."""
         return {
             "medians": reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, 1],
-            "tables": bitstream.read_range_coder_tables(reader),
+            "tables": packed.read_range_coder_tables(reader),
         }
 
     def analysis(self, x):

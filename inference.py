@@ -12,6 +12,7 @@ import zlib
 
 import hyperprior
 import utils
+from coding import container, files
 from quiet_tf import tf
 
 RECORD_EVERY = 100  # iterations between lines of progress, which are saved with the result
@@ -70,18 +71,15 @@ class Stage:
     Args:
       start: dict of tensors, the values that the latents start from.
       relaxed: `relaxed(t, **latents)`, the loss to minimise and its metrics.
-      rounded: `rounded(**latents)`, the same of the latents as they are transmitted; None where
-        there is nothing to round.
+      rounded: `rounded(**latents)`, the same of the latents as they are transmitted.
       its, lr: iterations and learning rate.
       adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`.
-      fixed: dict of tensors that are evaluated once, at the start, and handed to `relaxed` and
-        `rounded` with the latents.
       temperature: tensor function of t that is shown and recorded, or None.
       early_stop: an `EarlyStop`, or None.
       title: heads its progress.
 
     Attributes:
-      latents, fixed: dicts of tensors, the present values.
+      latents: dict of tensors, the present values.
     """
 
     def __init__(
@@ -92,7 +90,6 @@ class Stage:
         its,
         lr,
         adam,
-        fixed=None,
         temperature=None,
         early_stop=None,
         title="R-D optimisation",
@@ -100,13 +97,11 @@ class Stage:
         self.its, self.early_stop, self.title = its, early_stop, title
         step = _variable(tf.zeros((), tf.int64))
         variables = _variables(start)
-        constants = _variables(fixed or {})
         remembered = _variables(start)
-        self.fixed = _values(constants)
 
         # One read for the gradient and all that is shown with it, so that they cannot disagree.
         t, before = step.read_value(), _values(variables)
-        loss, metrics = relaxed(t, **before, **self.fixed)
+        loss, metrics = relaxed(t, **before)
         optimizer = tf.train.AdamOptimizer(lr, adam.adam_beta1, adam.adam_beta2, adam.adam_epsilon)
         gradients = tf.gradients(loss, list(before.values()))
         self._update = optimizer.apply_gradients(
@@ -116,11 +111,10 @@ class Stage:
         if temperature is not None:
             self._relaxed["T"] = temperature(t)
         self.latents = _values(variables)
-        self._rounded = _shown(*rounded(**self.latents, **self.fixed)) if rounded else {}
+        self._rounded = _shown(*rounded(**self.latents))
         self._start = tf.group(
             tf.variables_initializer(optimizer.variables() + [step]),
             _assign(variables, start),
-            _assign(constants, fixed or {}),
         )
         self._remember = _assign(remembered, self.latents)
         self._go_back = _assign(variables, _values(remembered))
@@ -135,8 +129,8 @@ class Stage:
             last, with dicts of the figures that the update of t saw, and of those after it.
 
         Returns:
-          dict of lists: `its`, `rd_loss`, and where there are such `T` and
-          `rd_loss_after_rounding`, every `RECORD_EVERY` iterations and at the last.
+          dict of lists: `its`, `rd_loss`, `rd_loss_after_rounding`, and where there is one `T`,
+          every `RECORD_EVERY` iterations and at the last.
         """
         session.run(self._start)
         update = session.make_callable(self._update)
@@ -164,8 +158,7 @@ class Stage:
                 record["rd_loss"].append(relaxed["rd_loss"])
                 if "T" in relaxed:
                     record["T"].append(relaxed["T"])
-                if rounded:
-                    record["rd_loss_after_rounding"].append(rounded["rd_loss"])
+                record["rd_loss_after_rounding"].append(rounded["rd_loss"])
             if stops:
                 break
         return dict(record)
@@ -222,22 +215,21 @@ class Method:
       model_class: `hyperprior.Mbt2018` or `Mbt2018BB`.
       sigma_min: lower bound of sigma in p(y|z); None: no bound.
       name_has_lambda: whether result files are named by λ too, which the run's name has already.
-      has_codec: whether it makes files, of `parts` by `pack`.
-      parts: tensors of which `pack` makes a file.
       flags: dict of command-line flag name to (default, help) or (default, help, lowest value);
         numbers without a lowest value have to be positive.
+      coding_flags: likewise, of how files are written.
       stages: list of `Stage`s, to be run in this order.
-      transmitted: dict of tensors, the latents that `model.rate_distortion` takes, as a decoder
-        gets them after the stages have run.
+      latents: dict of tensors (N, …), what the coder rounds (`coder`) after the stages have run.
+      coded: names of the latents that the coder returns.
     """
 
     row = ""
     model_class = None
     sigma_min = None
     flags = {}
+    coding_flags = {}
+    coded = ("y", "z")
     name_has_lambda = True
-    has_codec = False
-    parts = ()
 
     @classmethod
     def script(cls):
@@ -259,15 +251,31 @@ class Method:
           noise: a `Noise`.
         """
         self.model, self.x, self.args, self.noise = model, x, args, noise
-        self.stages, self.transmitted = self.build()
+        self.stages, self.latents = self.build()
 
     def build(self):
-        """Returns the stages and the transmitted latents."""
+        """Returns the stages and the latents that are coded."""
         raise NotImplementedError
 
-    def pack(self, parts):
-        """The bytes of a file, from the values of `parts`, where `has_codec`."""
+    @classmethod
+    def coder(cls, run, weights, args):
+        """The `coding.files.Writer` that rounds and codes the latents.
+
+        Args:
+          run, weights: the `utils.Run` and what `hyperprior.load` made of it.
+          args: as above.
+        """
         raise NotImplementedError
+
+    def rates(self, num_pixels, noise, latents):
+        """Bits per pixel (see `hyperprior.Mbt2018.rates`) of what a decoder gets.
+
+        Args:
+          num_pixels: H·W of the images.
+          noise: of the images.
+          latents: dict of tensors, as the coder returns them.
+        """
+        return self.model.rates(num_pixels, **latents)
 
     def loss(self, **latents):
         """λ · 255² · MSE + bpp of the latents, and the metrics for a line of progress."""
@@ -279,22 +287,33 @@ class Method:
 class BaseMethod(Method):
     """Optimises y and z of the base model from the inference network's prediction.
 
-    A subclass defines `relax`, and where it needs to `temperature`, `transmit` or `early_stop`.
+    A subclass defines `relax`, and where it needs to `centred`, `temperature` or `early_stop`.
+
+    Attributes:
+      centred: whether latents are rounded as the base codec does: z to the grid through the medians
+        of p(z), y to the one through mu(z); else to the nearest integers (half to even).
     """
 
     model_class = hyperprior.Mbt2018
+    centred = False
     temperature = None  # or a method: tensor function of t
 
     def relax(self, v, t, noise):
         """Stand-in for the rounding of a latent in the loss; `noise` is for this v and t alone."""
         raise NotImplementedError
 
-    def transmit(self, y, z):
-        """The latents that a decoder gets: by default the nearest integers (half to even)."""
-        return {"y": tf.math.round(y), "z": tf.math.round(z)}
-
     def early_stop(self):
         """An `EarlyStop`, or None to run all iterations."""
+
+    def rounded(self, y, z):
+        """The latents as they are transmitted, but for the last bits of mu."""
+        if self.centred:
+            return self.model.round_centred(y, z)
+        return {"y": tf.math.round(y), "z": tf.math.round(z)}
+
+    @classmethod
+    def coder(cls, run, weights, args):
+        return files.GridWriter(run, container.CENTRED if cls.centred else container.INTEGERS)
 
     def build(self):
         def relaxed(t, y, z):
@@ -307,44 +326,58 @@ class BaseMethod(Method):
         stage = Stage(
             {"y": y, **self.model.hyper_analysis(y)},
             relaxed,
-            lambda y, z: self.loss(**self.transmit(y, z)),
+            lambda y, z: self.loss(**self.rounded(y, z)),
             self.args.sga_its,
             self.args.lr,
             self.args,
             temperature=self.temperature,
             early_stop=self.early_stop(),
         )
-        return [stage], self.transmit(**stage.latents)
+        return [stage], stage.latents
 
 
 class BitsBackMethod(Method):
-    """Lossy bits-back coding: y is rounded, z is one continuous sample of q(z|y)."""
+    """Lossy bits-back coding: y is rounded, z is one continuous sample of q(z|y).
+
+    Attributes:
+      rate_flags: names of the flags of iterations and learning rate with which q(z|y) is fitted to
+        the rate at fixed y (by `coding.posterior`, since a decoder has to repeat it); None: q(z|y)
+        is what h_a(y) says.
+    """
 
     model_class = hyperprior.Mbt2018BB
+    coding_flags = {
+        "side_info": (
+            "",
+            "file that gives the first bits for z, and that decompress gives back",
+        ),
+        "z_spacing": (0.0625, "of the grid on which z is coded: a power of 2, up to 1"),
+    }
+    coded = ("y", "z", "z_mean", "z_logvar")
+    rate_flags = None
 
-    def rate_stage(self, y_hat, its, lr):
-        """Fits z_mean and z_logvar, from h_a(y_hat), to the rate at fixed y_hat."""
-        height, width = self.x.shape.as_list()[1:3]
+    def build(self):
+        return [], {"y": self.model.analysis(self.x)}
 
-        def relaxed(t, y, z_mean, z_logvar):
-            normal = self.noise.at(t, "z given y").normal(z_mean)
-            rates = self.model.rates(
-                height * width, y, **self.model.sample(z_mean, z_logvar, normal)
-            )
-            return tf.reduce_mean(rates["bpp"]), {"bpp": rates["bpp"]}
+    @classmethod
+    def coder(cls, run, weights, args):
+        settings = container.Settings()
+        if cls.rate_flags:
+            its, lr = (getattr(args, flag) for flag in cls.rate_flags)
+            adam = (args.adam_beta1, args.adam_beta2, args.adam_epsilon)
+            settings = container.Settings(its, lr, *adam)
+        return files.BitsBackWriter(run, args.z_spacing, settings, args.seed, args.side_info)
 
-        return Stage(
-            self.model.hyper_analysis(y_hat),
-            relaxed,
-            None,
-            its,
-            lr,
-            self.args,
-            fixed={"y": y_hat},
-            title="Rate optimisation",
-        )
+    def sent(self, noise, y, z_mean, z_logvar):
+        """The latents with one sample of z, whose `noise` is the image's alone."""
+        normal = noise.at(0, "z sent").normal(z_mean)
+        return {"y": y, **self.model.sample(z_mean, z_logvar, normal)}
 
-    def sent(self, y_hat, z_mean, z_logvar):
-        """The transmitted latents, with the sample of z that is sent."""
-        normal = self.noise.at(0, "z sent").normal(z_mean)
-        return {"y": y_hat, **self.model.sample(z_mean, z_logvar, normal)}
+    def rates(self, num_pixels, noise, latents):
+        """Those of a sample that does not depend on other images, as the coded one does.
+
+        `bpp_coded` is that of the coded one.
+        """
+        sampled = {key: value for key, value in latents.items() if key != "z"}
+        rates = self.model.rates(num_pixels, **self.sent(noise, **sampled))
+        return {**rates, "bpp_coded": self.model.rates(num_pixels, **latents)["bpp"]}

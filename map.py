@@ -13,6 +13,7 @@ class MAP(inference.BaseMethod):
     """No relaxation: the gap to the rounded latents is left open."""
 
     row = "A1"
+    centred = True
     flags = {
         **inference.adam_flags(sga_its=2000, lr=5e-3),
         "check_every": (10, "iterations between looks at the loss after rounding"),
@@ -20,9 +21,6 @@ class MAP(inference.BaseMethod):
 
     def relax(self, v, t, noise):
         return v
-
-    def transmit(self, y, z):
-        return self.model.round_centred(y, z)
 
     def early_stop(self):
         return inference.EarlyStop(self.args.check_every, rounded=True, tie_is_worse=False)

@@ -4,13 +4,11 @@ Trains the model and codes with it: entry M3 in Table 1 of Yang et al. 2020 (arX
 The latents are what the inference network predicts, rounded around mu (y) and the medians (z).
 """
 
-import bitstream
 import entropy_models
-import hyperprior
 import inference
 import nn_models
 import tf_boilerplate
-import utils
+from coding import container, files, packed
 from hyperprior import Mbt2018
 from quiet_tf import tf, tfc
 
@@ -21,7 +19,7 @@ class BaseHyperprior(inference.Method):
     row = "M3"
     model_class = Mbt2018
     sigma_min = entropy_models.SIGMA_MIN
-    has_codec = True
+    coding_flags = {"container": (False, "write the file format that the other scripts write")}
 
     @classmethod
     def result_name(cls, runname, lmbda, basename):
@@ -30,13 +28,13 @@ class BaseHyperprior(inference.Method):
 
     def build(self):
         y = self.model.analysis(self.x)
-        transmitted = self.model.round_centred(y, **self.model.hyper_analysis(y))
-        size = self.x.shape.as_list()[1:3]
-        self.parts = bitstream.encode(self.model, size=size, **transmitted)
-        return [], transmitted
+        return [], {"y": y, **self.model.hyper_analysis(y)}
 
-    def pack(self, parts):
-        return bitstream.pack(parts)
+    @classmethod
+    def coder(cls, run, weights, args):
+        if args.container:
+            return files.GridWriter(run, container.CENTRED_BOUNDED)
+        return files.PackedWriter(weights)
 
 
 def training_graph(x, num_filters, lmbda):
@@ -50,7 +48,7 @@ def training_graph(x, num_filters, lmbda):
     bottleneck = tfc.EntropyBottleneck()
     bottleneck(tf.zeros((1, 1, 1, num_filters)), training=True)  # makes its variables
     variables = {variable.op.name: variable for variable in bottleneck.variables}
-    bitstream.make_range_coder_tables()
+    packed.make_range_coder_tables()
 
     model = Mbt2018(
         nn_models.transforms(num_filters, Mbt2018.hyper_channels(num_filters)),
@@ -66,20 +64,5 @@ def training_graph(x, num_filters, lmbda):
     return model.rate_distortion(x, lmbda, **noisy) + (bottleneck,)
 
 
-def decompress(args):
-    """Decodes a .tfci file to a PNG, or to a uint8 .npy where it holds several images."""
-    run = utils.find_run(args.checkpoint_dir, args.runname, args.num_filters)
-    parts = bitstream.unpack(args.file)
-    output = args.output or args.file + (".png" if len(parts[0]) == 1 else ".npy")
-    utils.check_writable(output)
-    weights = hyperprior.load(Mbt2018, run)
-    with tf.Graph().as_default(), tf.Session() as session:
-        model = hyperprior.build(Mbt2018, weights, sigma_min=BaseHyperprior.sigma_min)
-        y = bitstream.decode(model, parts)
-        images = session.run(utils.to_uint8(model.synthesis(y, parts[2])))
-    utils.write_images(output, images)
-    print("wrote {}".format(output))
-
-
 if __name__ == "__main__":
-    tf_boilerplate.main(BaseHyperprior, training_graph, decompress)
+    tf_boilerplate.main(BaseHyperprior, training_graph)

@@ -7,10 +7,10 @@ under a density p(z). The loss has the net rate,
     λ 255² MSE - (log2 p(y|z) + log2 p(z) - log2 q(z|y)) / pixels
 """
 
-import bitstream
 import entropy_models
 import nn_models
 import tf_boilerplate
+from coding import packed
 from hyperprior import Mbt2018BB
 from quiet_tf import tf
 
@@ -23,7 +23,7 @@ def training_graph(x, num_filters, lmbda):
         of z, with q's standard deviation bounded by √10.
       None: p(z) has no auxiliary loss here.
     """
-    bitstream.make_range_coder_tables()
+    packed.make_range_coder_tables()
     model = Mbt2018BB(
         nn_models.transforms(num_filters, Mbt2018BB.hyper_channels(num_filters)),
         entropy_models.density(num_filters),

@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import contextlib
 import functools
 import json
 import math
@@ -15,6 +16,8 @@ import hyperprior
 import inference
 import patches
 import utils
+from coding import container, digests, files
+from hyperprior import Mbt2018BB
 from quiet_tf import tf
 from utils import InputError
 
@@ -187,53 +190,113 @@ class Evaluation:
             self.feed = tf.group(
                 x.assign(tf.cast(self.pixels, tf.float32) / 255), keys.assign(self.keys)
             )
-            x = x.read_value()
+            x, keys = x.read_value(), keys.read_value()
             model = hyperprior.build(
                 method_class.model_class, weights, sigma_min=method_class.sigma_min
             )
-            self.method = method_class(model, x, args, inference.Noise(keys.read_value()))
-            _, metrics = model.rate_distortion(x, args.lmbda, **self.method.transmitted)
-            x_tilde = metrics["x_tilde"]
-            self.metrics = {**utils.quality(x, x_tilde), **utils.ms_ssim(x, x_tilde)}
-            self.metrics.update({"est_" + k: v for k, v in metrics.items() if "bpp" in k})
-            self.metrics["est_rd_loss"] = args.lmbda * self.metrics["mse"] + self.metrics["est_bpp"]
-            self.reconstruction = utils.to_uint8(x_tilde)
+            self.method = method_class(model, x, args, inference.Noise(keys))
+            self._build_measurement(model, x, keys)
             initialiser = tf.global_variables_initializer()
             self.graph.finalize()
         self.session = tf.Session(graph=self.graph)
         self.session.run(initialiser)
 
-    def run(self, pixels):
-        """Compresses a batch, uint8 (N, H, W, 3).
+    def _build_measurement(self, model, x, keys):
+        """What is measured, one image at a time: by the very operations of a decoder."""
+        height, width = self.shape[1:3]
+        self.index = tf.placeholder(tf.int32, ())
+        x, keys = x[self.index, None], keys[self.index, None]
+        self.coded = self._latent_placeholders()
+        self.x_tilde = model.synthesis(self.coded["y"], (height, width))
+        self.decoded = tf.placeholder(tf.float32, (1, height, width, 3))
+        self.reconstruction = utils.to_uint8(self.decoded)[0]
+        metrics = {**utils.quality(x, self.decoded), **utils.ms_ssim(x, self.decoded)}
+        rates = self.method.rates(height * width, inference.Noise(keys), self.coded)
+        metrics.update({"est_" + key: value for key, value in rates.items()})
+        metrics["est_rd_loss"] = self.args.lmbda * metrics["mse"] + metrics["est_bpp"]
+        self.metrics = {key: value[0] for key, value in metrics.items()}
+
+    def _latent_placeholders(self):
+        """For what the coder returns of an image, by name."""
+        y_size, z_size = container.latent_sizes(*self.shape[1:3])
+        channels = self.method.latents["y"].shape[3]
+        return {
+            name: tf.placeholder(
+                tf.float32, (1, *(y_size if name == "y" else z_size), channels), name
+            )
+            for name in self.method.coded
+        }
+
+    def optimise(self, pixels):
+        """Optimises a batch, uint8 (N, H, W, 3).
 
         Returns:
-          metrics: dict of (N,) arrays.
+          latents: list of N dicts of arrays (h, w, C), not rounded.
           records: the record of each stage (`inference.Stage.run`).
-          stream: bytes of the coded file, or None.
-          reconstruction: uint8 (N, H, W, 3).
         """
         keys = utils.image_keys(pixels, self.args.seed)
         self.session.run(self.feed, {self.pixels: pixels, self.keys: keys})
         records = [self._run_stage(stage) for stage in self.method.stages]
-        metrics, reconstruction, parts = self.session.run(
-            [self.metrics, self.reconstruction, self.method.parts]
-        )
-        stream = self.method.pack(parts) if self.method.has_codec else None
-        return metrics, records, stream, reconstruction
+        latents = self.session.run(self.method.latents)
+        return [dict(zip(latents, values)) for values in zip(*latents.values())], records
 
     def _run_stage(self, stage):
-        if self.args.verbose:
-            print("----{}----".format(stage.title))
-        with utils.Progress(stage.its, title=stage.title) as progress:
+        with shown_progress(self.args, stage.its, stage.title) as (progress, write):
 
             def show(t, relaxed, rounded):
-                if self.args.verbose:
-                    progress.write(progress_line(t, relaxed, rounded))
+                write(progress_line(t, relaxed, rounded))
 
-            def step(done):
-                (progress.show if progress.due() else progress.advance)(done)
+            return stage.run(self.session, progress, show)
 
-            return stage.run(self.session, step, show)
+    def code(self, index, latents, writer):
+        """Codes an image of the batch and measures what a decoder gets.
+
+        Args:
+          index: of the image.
+          latents: of `optimise`.
+          writer: a `coding.files.Writer`.
+
+        Returns:
+          metrics: dict of numbers.
+          coded: a `coding.files.Coded`.
+          reconstruction: uint8 (H, W, 3).
+        """
+        with shown_progress(self.args, writer.its, "Rate optimisation") as (progress, write):
+
+            def step(done, loss):
+                progress(done)
+                if loss is not None:
+                    write(progress_line(done - 1, {"bpp": loss}, None))
+
+            coded = writer.add(latents, self.shape[1:3], step)
+        feed = {self.coded[name]: value[None] for name, value in coded.latents.items()}
+        begun = time.time()
+        decoded = self.session.run(self.x_tilde, feed)
+        decode_seconds = coded.decode_seconds + time.time() - begun
+        feed.update({self.index: index, self.decoded: decoded})
+        metrics, reconstruction = self.session.run([self.metrics, self.reconstruction], feed)
+        metrics.update(encode_seconds=coded.encode_seconds, decode_seconds=decode_seconds)
+        return metrics, coded, reconstruction
+
+
+@contextlib.contextmanager
+def shown_progress(args, its, title):
+    """Progress of `its` iterations: `step(n)`, and `write(line)`, which writes with --verbose."""
+    if not its:
+        yield None, None
+        return
+    if args.verbose:
+        print("----{}----".format(title))
+    with utils.Progress(its, title=title) as progress:
+
+        def step(done):
+            (progress.show if progress.due() else progress.advance)(done)
+
+        def write(line):
+            if args.verbose:
+                progress.write(line)
+
+        yield step, write
 
 
 def progress_line(t, relaxed, rounded):
@@ -271,17 +334,33 @@ def compress(method_class, args):
     elif args.save_reconstruction:
         raise InputError("--save_reconstruction: needs a --results_dir to write to")
     if args.output:
-        check_output(args, images)
+        if not args.output.endswith(".tfci"):
+            raise InputError("{}: the name of a compressed file ends in .tfci".format(args.output))
+        utils.check_writable(args.output)
     weights = hyperprior.load(method_class.model_class, run)
+    writer = method_class.coder(run, weights, args)
     if min(images.shape[1:3]) < utils.MSSSIM_MIN_SIDE:
         note("MS-SSIM is NaN: it needs {} pixels on each side".format(utils.MSSSIM_MIN_SIDE))
 
-    batches = list(_run_batches(method_class, weights, images, path, args))
-    results = {key: np.concatenate([b.metrics[key] for b in batches]) for key in batches[0].metrics}
-    if batches[0].stream is not None:
-        results.update(actual_rates(batches, images.shape))
+    metrics, records, batch_sizes, sent_digests = [], [], [], []
+    for batch in _run_batches(method_class, weights, writer, images, path, args):
+        metrics += batch.metrics
+        records.append(batch.records)
+        batch_sizes.append(len(batch.metrics))
+        sent_digests += batch.digests
+    results = {key: np.array([values[key] for values in metrics]) for key in metrics[0]}
+    content, bits = writer.finish()
+    for key, values in bits.items():
+        results[key + "_bpp"] = values / (images.shape[1] * images.shape[2])
+    if method_class.row == "M3":  # the reference's names, which no other script has
+        starts = np.cumsum([0] + batch_sizes[:-1])
+        results["batch_actual_bpp"] = np.add.reduceat(results["actual_bpp"], starts)
+        results["batch_sizes"] = np.array(batch_sizes)
+        results["avg_batch_actual_bpp"] = results["actual_bpp"].mean()
+    if args.output:
+        write_file(args.output, content, run, sent_digests)
     if path:
-        settings = {flag: getattr(args, flag) for flag in ("lmbda", "seed", *method_class.flags)}
+        flags = ("lmbda", "seed", *method_class.flags, *method_class.coding_flags)
         provenance = {
             "script": method_class.script(),
             "table_row": method_class.row,
@@ -292,8 +371,8 @@ def compress(method_class, args):
             "input_sha256": images.sha256,
             "eval_batch_size": args.eval_batch_size,
         }
-        record = merge_records([b.records for b in batches])
-        utils.write_result(path, {**provenance, **settings, **record, **results})
+        settings = {flag: getattr(args, flag) for flag in flags}
+        utils.write_result(path, {**provenance, **settings, **merge_records(records), **results})
     for key in METRICS:
         if key in results:
             print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
@@ -310,26 +389,21 @@ METRICS = (
     "est_y_bpp",
     "est_z_bpp",
     "est_bpp_back",
+    "est_bpp_coded",
+    "net_bpp",
+    "actual_bpp",
     "avg_batch_actual_bpp",
 )
 
-Batch = collections.namedtuple("Batch", "metrics records stream")
+Batch = collections.namedtuple("Batch", "metrics records digests")
+Batch.__doc__ = """Results of a batch.
+
+metrics: list of a dict for each image; records: for each stage a list of records; digests: of the
+latents of each image, where only a search finds them.
+"""
 
 
-def check_output(args, images):
-    """Makes sure, before anything is computed, that the file of `compress` can be written."""
-    if not args.output.endswith(".tfci"):
-        raise InputError("{}: the name of a compressed file ends in .tfci".format(args.output))
-    if args.eval_batch_size < images.shape[0]:
-        raise InputError(
-            "{}: one file takes one batch; give --eval_batch_size {}".format(
-                args.output, images.shape[0]
-            )
-        )
-    utils.check_writable(args.output)
-
-
-def _run_batches(method_class, weights, images, path, args):
+def _run_batches(method_class, weights, writer, images, path, args):
     """Yields a `Batch` for each batch of the images, and writes what is asked for beside."""
     evaluation = None
     done = 0
@@ -337,45 +411,74 @@ def _run_batches(method_class, weights, images, path, args):
         if evaluation is None or evaluation.shape != pixels.shape:
             evaluation = Evaluation(method_class, weights, pixels.shape, args)
         begun = time.time()
-        metrics, records, stream, reconstruction = evaluation.run(pixels)
-        for index, values in enumerate(zip(metrics["mse"], metrics["est_bpp"]), start=done):
-            if not np.isfinite(values).all():
-                raise InputError(
-                    "{}: image {} gives NaN or infinity{}".format(
-                        images.path, index, "; try a lower --lr" if method_class.flags else ""
-                    )
-                )
-        metrics["seconds"] = np.full(len(pixels), (time.time() - begun) / len(pixels))
-        if args.output:
-            utils.write_bytes(args.output, stream)
-        if args.save_reconstruction:
-            for index, image in enumerate(reconstruction, start=done):
-                number = "-{}".format(index) if images.shape[0] > 1 else ""
-                utils.write_png("{}{}.png".format(path[: -len(".npz")], number), image)
+        latents, stage_records = evaluation.optimise(pixels)
+        metrics, coding_records, sent_digests = [], [], []
+        hint = "; try a lower --lr" if method_class.flags else ""
+        for index, values in enumerate(latents):
+            number = done + index
+            check_finite(images, number, values.values(), hint)
+            figures, coded, reconstruction = evaluation.code(index, values, writer)
+            check_finite(images, number, [figures[key] for key in ("mse", "est_bpp")], hint)
+            metrics.append(figures)
+            coding_records.append(coded.record)
+            if coded.record:
+                sent_digests.append(digests.digest(coded.latents))
+            if args.save_reconstruction:
+                suffix = "-{}".format(number) if images.shape[0] > 1 else ""
+                utils.write_png("{}{}.png".format(path[: -len(".npz")], suffix), reconstruction)
+        for figures in metrics:
+            figures["seconds"] = (time.time() - begun) / len(pixels)
         done += len(pixels)
-        yield Batch(metrics, records, stream)
+        records = [[record] for record in stage_records]
+        if coding_records[0]:
+            records.append(coding_records)
+        yield Batch(metrics, records, sent_digests)
 
 
-def actual_rates(batches, shape):
-    """The reference's figures of the files' sizes, in bits per pixel of one image."""
-    number, height, width, _ = shape
-    bpp = np.array([8 * len(batch.stream) / (height * width) for batch in batches])
-    return {
-        "batch_actual_bpp": bpp,
-        "batch_sizes": np.array([len(batch.metrics["mse"]) for batch in batches]),
-        "avg_batch_actual_bpp": bpp.sum() / number,
-    }
+LARGEST_LATENT = 1e6  # float32 holds the fraction of mu up to here, and the coder's integers more
+
+
+def check_finite(images, number, values, hint):
+    """Raises `InputError` unless arrays hold numbers that can be coded."""
+    if not all(np.all(np.abs(value) < LARGEST_LATENT) for value in values):
+        raise InputError(
+            "{}: image {} gives NaN, infinity or latents beyond {:.0e}{}".format(
+                images.path, number, LARGEST_LATENT, hint
+            )
+        )
+
+
+def write_file(path, content, run, sent_digests):
+    """Writes a compressed file.
+
+    Args:
+      path, content: of the file.
+      run: `utils.Run` of its model.
+      sent_digests: digests that a fresh process has to find before the file stands at `path`; or
+        an empty list.
+    """
+    with utils.atomic_write(path) as file:
+        file.write(content)
+        if sent_digests:
+            file.flush()
+            print("decoding it in a fresh process, to see that it can be")
+            if digests.digests_elsewhere(run, file.name) != sent_digests:
+                raise AssertionError("{}: a fresh process decodes other latents".format(path))
 
 
 def merge_records(batches):
     """The records of the stages of all batches as arrays.
 
     Those of a second stage have `rate_` before their keys. `its` and `T` are (iterations,), as all
-    are of a single batch; the others of several are (batches, iterations), NaN where a batch has
-    no such iteration because it stopped early.
+    are of a single record; the others of several are (records, iterations), NaN where one has no
+    such iteration because it stopped early.
+
+    Args:
+      batches: for each batch for each stage a list of records: one, or one for each image.
     """
     merged = {}
-    for index, records in enumerate(zip(*batches)):
+    for index, stage in enumerate(zip(*batches)):
+        records = [record for batch in stage for record in batch]
         prefix = "rate_" if index else ""
         its = sorted({t for record in records for t in record["its"]})
         merged[prefix + "its"] = np.array(its)
@@ -387,6 +490,51 @@ def merge_records(batches):
                 values = np.nanmax(values, axis=0)  # the same in all that have it
             merged[prefix + key] = values[0] if len(records) == 1 and key != "T" else values
     return merged
+
+
+def decompress(method_class, args):
+    """Decodes a file to an image, or to a uint8 .npy where it holds several."""
+    content = utils.read_bytes(args.file)
+    with naming(args.file):
+        reader = files.read(content)
+        if issubclass(reader.model_class, Mbt2018BB) > issubclass(
+            method_class.model_class, Mbt2018BB
+        ):
+            raise InputError("a bits-back archive, which the scripts bb_….py decode")
+        side_info = getattr(args, "side_info", "")
+        if side_info and not reader.has_side_info:
+            raise InputError("holds no side information, for --side_info")
+    output = args.output or args.file + (".png" if reader.images == 1 else ".npy")
+    if reader.images > 1 and not output.endswith(".npy"):
+        raise InputError("{}: {} images go into an .npy".format(output, reader.images))
+    for path in filter(None, (output, side_info)):
+        utils.check_writable(path)
+    run = utils.find_run(args.checkpoint_dir, args.runname, args.num_filters)
+    with naming(args.file):
+        weights = hyperprior.load(reader.model_class, run)
+    size = (reader.height, reader.width)
+    with utils.images_to(output, (reader.images, *size, 3)) as write, tf.Graph().as_default():
+        model = hyperprior.build(reader.model_class, weights)
+        y = tf.placeholder(tf.float32, (1, *container.latent_sizes(*size)[0], run.num_filters))
+        images = utils.to_uint8(model.synthesis(y, size))
+        with tf.Session() as session, naming(args.file):
+            for number, latents in reader.latents(run, weights):
+                write(number, session.run(images, {y: latents["y"][None]})[0])
+    if side_info:
+        utils.write_bytes(side_info, reader.side_info)
+    elif reader.has_side_info:
+        print("note: --side_info FILE writes the side information that it holds", file=sys.stderr)
+    for written in filter(None, (output, side_info)):
+        print("wrote {}".format(written))
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Puts a file's name before the text of an `InputError`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError("{}: {}".format(path, error))
 
 
 def result_path(method_class, run, args):
@@ -401,18 +549,17 @@ def result_path(method_class, run, args):
 # --- Command lines ---------------------------------------------------------------------------
 
 
-def main(method_class, training_graph=None, decompress=None, argv=None):
+def main(method_class, training_graph=None, argv=None):
     """Runs the command line of a script; ends the process with exit code 2 on wrong input.
 
     Args:
-      method_class: the `inference.Method` of `compress`; None: there is no such command.
+      method_class: an `inference.Method`; None: there are no commands but `train`.
       training_graph: of `train`; None: there is no such command.
-      decompress: `decompress(args)`; None: there is no such command.
       argv: arguments; default: those of the process.
     """
     module = sys.modules[(method_class or training_graph).__module__]
     script = utils.script_name(module)
-    args = parse(script, module.__doc__, method_class, training_graph, decompress, argv)
+    args = parse(script, module.__doc__, method_class, training_graph, argv)
     try:
         with utils.sigterm_as_interrupt():
             if args.command == "train":
@@ -421,7 +568,7 @@ def main(method_class, training_graph=None, decompress=None, argv=None):
             elif args.command == "compress":
                 compress(method_class, args)
             else:
-                decompress(args)
+                decompress(method_class, args)
     except InputError as error:
         print("{}: error: {}".format(script, error), file=sys.stderr)
         sys.exit(2)
@@ -430,7 +577,7 @@ def main(method_class, training_graph=None, decompress=None, argv=None):
         sys.exit(130)
 
 
-def parse(script, doc, method_class, training_graph, decompress, argv=None):
+def parse(script, doc, method_class, training_graph, argv=None):
     """The arguments of a script; `--help` of a script shows the flags of all its commands."""
     parser = argparse.ArgumentParser(
         prog=script + ".py",
@@ -466,12 +613,13 @@ def parse(script, doc, method_class, training_graph, decompress, argv=None):
         _add_train(commands)
     if method_class:
         _add_compress(commands, method_class)
-    if decompress:
-        _add_decompress(commands)
+        _add_decompress(commands, method_class)
     parser.epilog = "\n".join(
         "{}:\n{}".format(name, command.format_help()) for name, command in commands.choices.items()
     )
     args, unknown = parser.parse_known_args(argv)
+    if len(unknown) == 1 and not unknown[0].startswith("-") and not getattr(args, "output", ""):
+        args.output = os.path.expanduser(unknown.pop())  # argparse wants it before the flags
     if unknown:
         commands.choices[args.command].error(
             "not known to this command: {} (--checkpoint_dir, --num_filters and --verbose stand "
@@ -483,9 +631,12 @@ def parse(script, doc, method_class, training_graph, decompress, argv=None):
 def _add_flags(parser, flags):
     """Adds flags of numbers and paths: name to (default, help) or (default, help, lowest).
 
-    Numbers without a lowest value have to be positive.
+    Numbers without a lowest value have to be positive. Those with the default False take no value.
     """
     for name, (default, text, *lowest) in flags.items():
+        if default is False:
+            parser.add_argument("--" + name, action="store_true", help=text)
+            continue
         is_number = not isinstance(default, str)
         parser.add_argument(
             "--" + name,
@@ -549,12 +700,7 @@ def _add_compress(commands, method_class):
     parser.add_argument(
         "eval_imgs", type=os.path.expanduser, help="an image, or a uint8 .npy of shape (n, H, W, 3)"
     )
-    if method_class.has_codec:
-        parser.add_argument(
-            "output", nargs="?", type=os.path.expanduser, help="file to write, .tfci"
-        )
-    else:
-        parser.set_defaults(output=None)
+    parser.add_argument("output", nargs="?", type=os.path.expanduser, help="file to write, .tfci")
     _add_flags(
         parser,
         {
@@ -563,6 +709,7 @@ def _add_compress(commands, method_class):
             "seed": (0, "of the random numbers, where the method draws any", 0),
             "eval_batch_size": (1, "images of a .npy that are optimised together"),
             **method_class.flags,
+            **method_class.coding_flags,
         },
     )
     parser.add_argument("--save_reconstruction", action="store_true", help="a PNG by the result")
@@ -571,7 +718,7 @@ def _add_compress(commands, method_class):
     )
 
 
-def _add_decompress(commands):
+def _add_decompress(commands, method_class):
     parser = commands.add_parser("decompress", help="decode a file of compress", allow_abbrev=False)
     parser.add_argument("runname", help="run folder in --checkpoint_dir")
     parser.add_argument("file", type=os.path.expanduser, help="a .tfci file")
@@ -579,5 +726,8 @@ def _add_decompress(commands):
         "output",
         nargs="?",
         type=os.path.expanduser,
-        help="image to write; default: the file's name + .png",
+        help="image or .npy to write; default: the file's name + .png, of several images + .npy",
     )
+    if issubclass(method_class.model_class, Mbt2018BB):
+        text = "file to write the side information of the archive to"
+        _add_flags(parser, {"side_info": ("", text)})

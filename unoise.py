@@ -13,13 +13,11 @@ class UNoise(inference.BaseMethod):
     """Relaxes by additive uniform noise."""
 
     row = "A3"
+    centred = True
     flags = inference.adam_flags(sga_its=2000, lr=5e-3)
 
     def relax(self, v, t, noise):
         return v + noise.uniform(v) - 0.5
-
-    def transmit(self, y, z):
-        return self.model.round_centred(y, z)
 
 
 if __name__ == "__main__":

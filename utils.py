@@ -33,8 +33,9 @@ def atomic_write(path):
       InputError: `path` cannot be written.
     """
     handle, temporary = _temporary_beside(path)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             yield file
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
@@ -127,15 +128,36 @@ def write_png(path, pixels):
         Image.fromarray(pixels).save(file, format="png")
 
 
-def write_images(path, pixels):
-    """Writes uint8 (N, H, W, 3): as an image where N is 1 and `path` is no `.npy`."""
+@contextlib.contextmanager
+def images_to(path, shape):
+    """Writes images one by one: `write(number, pixels)`, pixels uint8 (H, W, 3).
+
+    Args:
+      path: of an `.npy`, which stays on disk, or of one image.
+      shape: (n, H, W, 3).
+    """
     if path.endswith(".npy"):
         with atomic_write(path) as file:
-            np.save(file, pixels)
-    elif len(pixels) == 1:
-        write_png(path, pixels[0])
+            array = np.lib.format.open_memmap(file.name, "w+", np.uint8, shape)
+            yield array.__setitem__
+            array.flush()
     else:
-        raise InputError("{}: {} images go into an .npy".format(path, len(pixels)))
+        images = {}
+        yield images.__setitem__
+        write_png(path, images[0])
+
+
+def read_bytes(path):
+    """The bytes of a file.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError("{}: {}".format(path, error.strerror))
 
 
 def write_bytes(path, content):

@@ -16,10 +16,9 @@ import numpy as np
 import scipy.stats
 
 import entropy_models
+from coding import container
 from quiet_tf import tf, tfc
 from utils import InputError
-
-MAX_SIDE = 1 << 16  # pixels
 
 Tables = collections.namedtuple("Tables", "cdf length offset")
 Tables.__doc__ = """Probability tables of the range coder, int32.
@@ -55,70 +54,65 @@ def read_range_coder_tables(reader):
     )
 
 
-def encode(model, y, z, size):
-    """The parts of a file, as a list of tensors.
+def encode(model, y, z):
+    """The strings of one image's y and z, tensors.
 
     Args:
       model: `hyperprior.Mbt2018` with sigma bounded.
-      y, z: latents on the model's grids (`round_centred`).
-      size: (H, W) of the images.
+      y, z: latents (1, h, w, C) on the model's grids (`round_centred`).
     """
     mu, sigma = model.hyper_synthesis(z, y)
     y_symbols = tf.cast(tf.math.round(y - mu), tf.int32)
     z_symbols = tf.cast(tf.math.round(z - model.medians), tf.int32)
-    return [
+    return (
         _range_encode(y_symbols, _sigma_index(sigma), model.tables.y),
         _range_encode(z_symbols, _channel_index(z), model.tables.z),
-        tf.constant(size),
-        tf.constant(y.shape.as_list()[1:3]),
-        tf.constant(z.shape.as_list()[1:3]),
-    ]
+    )
 
 
-def decode(model, parts):
-    """The latents y of a file's `parts` (of `unpack`), (N, h, w, C)."""
-    y_strings, z_strings, _, y_size, z_size = parts
+def decode(model, y_string, z_string, size):
+    """The y and z of one image of `size` (H, W), (1, h, w, C) tensors, from its strings."""
     channels = model.tables.z.length.shape[0]
-    shape = [len(z_strings)] + list(z_size) + [channels]
-    z = _range_decode(z_strings, _channel_index(tf.zeros(shape)), model.tables.z) + model.medians
-    y = tf.zeros([len(y_strings)] + list(y_size) + [channels])
-    mu, sigma = model.hyper_synthesis(z, y)
-    return _range_decode(y_strings, _sigma_index(sigma), model.tables.y) + mu
+    y_size, z_size = container.latent_sizes(*size)
+    z_index = _channel_index(tf.zeros((1, *z_size, channels)))
+    z = _range_decode(z_string, z_index, model.tables.z) + model.medians
+    mu, sigma = model.hyper_synthesis(z, tf.zeros((1, *y_size, channels)))
+    return _range_decode(y_string, _sigma_index(sigma), model.tables.y) + mu, z
 
 
-def pack(arrays):
-    """The bytes of a file, from the values of what `encode` returns."""
+def pack(y_strings, z_strings, size):
+    """The bytes of a file with the strings of images of `size` (H, W)."""
     packed = tfc.PackedTensors()
-    packed.pack(_PLACES, arrays)
+    strings = [np.array(part, object) for part in (y_strings, z_strings)]
+    sizes = [np.array(part) for part in (size, *container.latent_sizes(*size))]
+    packed.pack(_PLACES, strings + sizes)
     return packed.string
 
 
-def unpack(path):
-    """The parts of a file as NumPy arrays.
+def unpack(content):
+    """The strings of y and of z, and the images' (H, W), from a file's bytes.
 
     Raises:
       InputError: not such a file.
     """
     packed = tfc.PackedTensors()
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # protobuf's, of bytes that are no message
-            packed.string = file.read()
-        parts = packed.unpack(_PLACES)
-    except OSError as error:
-        raise InputError("{}: {}".format(path, error.strerror))
+            packed.string = content
+        y_strings, z_strings, *sizes = packed.unpack(_PLACES)
     except Exception:  # protobuf's DecodeError, which has moved between its versions
-        raise InputError("{}: not a .tfci file".format(path))
-    y_strings, z_strings, size, y_size, z_size = parts
+        raise InputError("not a compressed file")
+    size, y_size, z_size = ([int(side) for side in part] for part in sizes)
     if (
         not 0 < len(y_strings) == len(z_strings)
-        or any(len(part) != 2 for part in parts[2:])
-        or not all(0 < side <= MAX_SIDE for side in size)
-        or list(y_size) != [-(-side // 16) for side in size]
-        or list(z_size) != [-(-side // 4) for side in y_size]
+        or len(size) != 2
+        or not all(0 < side <= container.MAX_SIDE for side in size)
+        or size[0] * size[1] > container.MAX_PIXELS
+        or [tuple(y_size), tuple(z_size)] != list(container.latent_sizes(*size))
     ):
-        raise InputError("{}: not a .tfci file of this codec".format(path))
-    return parts
+        raise InputError("not a compressed file of this codec")
+    return y_strings, z_strings, size
 
 
 class _Place(collections.namedtuple("Place", "dtype")):
@@ -129,20 +123,16 @@ _PLACES = [_Place(tf.string)] * 2 + [_Place(tf.int32)] * 3
 
 
 def _range_encode(symbols, indexes, tables):
-    return tf.stack(
-        [
-            tfc.unbounded_index_range_encode(s, i, *tables, precision=16, overflow_width=4)
-            for s, i in zip(tf.unstack(symbols), tf.unstack(indexes))
-        ]
+    return tfc.unbounded_index_range_encode(
+        symbols[0], indexes[0], *tables, precision=16, overflow_width=4
     )
 
 
-def _range_decode(strings, indexes, tables):
-    symbols = [
-        tfc.unbounded_index_range_decode(s, i, *tables, precision=16, overflow_width=4)
-        for s, i in zip(strings, tf.unstack(indexes))
-    ]
-    return tf.reshape(tf.cast(tf.stack(symbols), tf.float32), indexes.shape)
+def _range_decode(string, indexes, tables):
+    symbols = tfc.unbounded_index_range_decode(
+        string, indexes[0], *tables, precision=16, overflow_width=4
+    )
+    return tf.reshape(tf.cast(symbols, tf.float32), indexes.shape)
 
 
 def _sigma_index(sigma):

@@ -1,0 +1,163 @@
+"""Bits-back coding of the bits-back model's latents, images chained on one stack.
+
+    push an image                             pop an image
+    z ← pop with q(z|y)                       z ← pop with p(z)
+    push y with p(y|z)                        y ← pop with p(y|z)
+    push z with p(z)                          push z with q(z|y)
+
+The bits that z is popped from are those of the images before, and for the first one the side
+information (any file, which the decoder gets back) or random padding. z lies on a grid of spacing
+2^-z_bits; there q(z|y) and p(z) are masses, whose ratio hardly depends on the spacing. Townsend,
+Bird and Barber 2019 (arXiv 1901.04866); lossy, with q optimised: Yang et al. 2020, section 3.3.
+"""
+
+import collections
+import copy
+
+import numpy as np
+
+from coding import container, posterior
+from coding.grid import LOG2_E, UNIT, channels
+from coding.networks import FRACTION_BITS
+from coding.stack import WORD_BYTES, Stack, bytes_of
+from coding.tables import Gaussians, PriorTables
+from utils import InputError
+
+LN2 = 0.6931471805599453
+MAX_SYMBOL_BITS = 24 + 2 + 32  # what the longest symbol takes: an escape
+_END = b"\x01"  # after the side information: the top word of a stack is not 0
+
+Posterior = collections.namedtuple("Posterior", "codes shifts z_mean z_logvar record")
+Posterior.__doc__ = """q(z|y) as it is coded with.
+
+codes, shifts: of `tables.Gaussians`, for z in units of its grid; z_mean, z_logvar: float64
+(h, w, C), rounded as the tables are; record: of `posterior.fit`.
+"""
+
+
+class BitsBackCodec:
+    """Pushes images onto a stack, and pops them, the last one first.
+
+    Args:
+      decoder: `networks.Decoder` of a bits-back model.
+      settings: `container.BitsBack`.
+      stack: `Stack` to begin with; None: of random padding, as much as is needed.
+    """
+
+    def __init__(self, decoder, settings, stack=None):
+        self._decoder, self._settings = decoder, settings
+        self._gaussians = Gaussians()
+        self._z_tables = PriorTables(decoder.prior, decoder.medians, 2.0**-settings.z_bits)
+        self._padding = None
+        if stack is None:
+            self._padding = np.random.Philox(settings.seed)
+            stack = Stack(np.append(self._random_words(1), np.uint32(1)))
+        self.stack = stack
+        self.initial_words = len(stack.words())
+
+    def on(self, stack):
+        """The same codec with another stack."""
+        codec = copy.copy(self)
+        codec.stack, codec.initial_words, codec._padding = stack, len(stack.words()), None
+        return codec
+
+    def posterior(self, y, num_pixels, step):
+        """The `Posterior` of an image's y, integers as float64 (h, w, C); see `posterior.fit`."""
+        z_mean, z_logvar, record = posterior.fit(
+            self._decoder, y, num_pixels, self._settings.posterior, self._settings.seed, step
+        )
+        bits = self._settings.z_bits
+        codes, shifts, mean, log2_sigma = self._gaussians.codes(
+            z_mean * 2.0**bits, z_logvar * (0.5 * LOG2_E) + bits
+        )
+        z_logvar = 2 * LN2 * (log2_sigma - bits)
+        return Posterior(codes, shifts, mean * 2.0**-bits, z_logvar, record)
+
+    def push(self, y, q):
+        """Pushes an image's y, of which `q` is the `posterior`; returns its z, float64.
+
+        Raises:
+          Exhausted: there are too few bits to pop z from.
+        """
+        z = self._pop_z(q)
+        codes, shifts = self._p_y(z, y.shape[:2])
+        self.stack.push(y - shifts, codes, self._gaussians)
+        self.stack.push(z, channels(z.shape), self._z_tables)
+        return z * 2.0**-self._settings.z_bits
+
+    def pop(self, height, width, posterior):
+        """Pops an image of height × width pixels; returns its y and z, float64.
+
+        `posterior(y)` returns what the argument `q` of `push` was.
+
+        Raises:
+          Exhausted: there are too few bits.
+        """
+        y_size, z_size = container.latent_sizes(height, width)
+        z = self.stack.pop(channels((*z_size, len(self._decoder.medians))), self._z_tables)
+        codes, shifts = self._p_y(z, y_size)
+        y = self.stack.pop(codes, self._gaussians) + shifts
+        self.stack.check()
+        q = posterior(y)
+        self.stack.push(z - q.shifts, q.codes, self._gaussians)
+        return y, z * 2.0**-self._settings.z_bits
+
+    def net_words(self):
+        """Words beyond those that the stack began with."""
+        return len(self.stack.words()) - self.initial_words
+
+    def bytes_needed(self, q):
+        """About how many bytes z is popped from."""
+        codec = BitsBackCodec(self._decoder, self._settings)
+        codec._pop_z(q)
+        return WORD_BYTES * -codec.net_words()
+
+    def finish(self):
+        """The words of the payload, less padding that was not needed; nothing can follow."""
+        unused = self.stack.lowest if self._padding else 0
+        self.initial_words -= unused
+        return self.stack.words()[unused:]
+
+    def _pop_z(self, q):
+        if self._padding:
+            self._pad(q.codes.size * MAX_SYMBOL_BITS // 32)
+        z = self.stack.pop(q.codes, self._gaussians) + q.shifts
+        self.stack.check()
+        return z
+
+    def _p_y(self, z, size):
+        mu, log_sigma, _ = self._decoder.hyper_synthesis.forward(
+            z * 2.0 ** (FRACTION_BITS - self._settings.z_bits), size
+        )
+        codes, shifts, _, _ = self._gaussians.codes(mu * UNIT, log_sigma * (UNIT * LOG2_E))
+        return codes, shifts
+
+    def _pad(self, words):
+        """Puts padding below all else where the stack has fewer words."""
+        missing = words - len(self.stack.words())
+        if missing > 0:
+            self.initial_words += missing
+            self.stack = self.stack.raised(self._random_words(missing))
+
+    def _random_words(self, number):
+        words = self._padding.random_raw(number)
+        return (words >> np.uint64(32)).astype(np.uint32)
+
+
+def side_information(content):
+    """The stack to begin with that holds a file's bytes."""
+    filling = b"\0" * (-(len(content) + 1) % WORD_BYTES)
+    return Stack(np.frombuffer(filling + content + _END, "<u4"))
+
+
+def read_side_information(stack, size):
+    """The bytes of the side information that a popped stack ends with.
+
+    Raises:
+      InputError: there is something else.
+    """
+    content = bytes_of(stack.words())
+    filling = len(content) - size - 1
+    if not (0 <= filling < WORD_BYTES and content.endswith(_END) and not any(content[:filling])):
+        raise InputError("not written by this program: a file with other side information")
+    return content[filling : filling + size]

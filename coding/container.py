@@ -1,0 +1,209 @@
+"""The file: a header, the payloads and a checksum.
+
+    magic           4 bytes, `MAGIC`
+    version, kind   1 byte: version · 16 + place in `KINDS`
+    digest          4 bytes, of the model and the tables (`networks.Decoder`)
+    n, H, W         number of images; their height and width in pixels
+    bits-back only  what `bits_back.py` says of z, of q(z|y) and of the side information
+    lengths         of the payloads in bytes: n of them, for bits-back 1
+    payloads
+    CRC-32          4 bytes, of all before
+
+Numbers are unsigned LEB128 (7 bits in a byte, the lowest first, the highest bit says that more
+follow), of the shortest form. Those of several bytes elsewhere are little-endian. The shapes of the
+latents follow from H and W: y has ⌈H/16⌉ × ⌈W/16⌉ places, z a quarter of those on either side.
+One image takes 18 to 24 bytes beyond its payload.
+"""
+
+import collections
+import struct
+import zlib
+
+from utils import InputError
+
+MAGIC = b"\xc9IIC"
+VERSION = 1
+DIGEST_BYTES = 4
+MAX_SIDE = 1 << 16  # pixels
+MAX_PIXELS = 1 << 27  # of one image
+MAX_IMAGES = 1 << 20
+
+INTEGERS, CENTRED, CENTRED_BOUNDED, BITS_BACK = KINDS = (
+    "integers",  # y and z are integers
+    "centred",  # z lies on the grid through the medians, y on the one through mu
+    "centred, sigma bounded",  # the same, and sigma is at least 0.11, as in training
+    "bits-back",  # y are integers, z lies on a grid of its own
+)
+
+Header = collections.namedtuple("Header", "kind digest images height width bits_back")
+Header.__doc__ = """What a file says before its payloads.
+
+kind: one of `KINDS`; digest: bytes; images, height, width: numbers; bits_back: a `BitsBack` or
+None.
+"""
+
+BitsBack = collections.namedtuple("BitsBack", "z_bits posterior seed side_info")
+BitsBack.__doc__ = """What a bits-back archive adds.
+
+z_bits: the spacing of z's grid is 2^-z_bits; posterior: `posterior.Settings`; seed: of the random
+numbers; side_info: bytes of the side information, or None.
+"""
+
+Settings = collections.namedtuple(
+    "Settings", "its lr adam_beta1 adam_beta2 adam_epsilon", defaults=(0, 0.0, 0.0, 0.0, 0.0)
+)
+Settings.__doc__ = "The optimisation of q(z|y); `its` is 0 where there is none."
+
+# Settings that take no room in a file; others take four float64s more.
+PRESETS = (
+    Settings(),
+    Settings(1000, 5e-3, 0.9, 0.999, 1e-8),
+    Settings(2000, 3e-3, 0.9, 0.999, 1e-8),
+)
+_NO_PRESET = 15
+MAX_Z_BITS = 12
+
+
+def latent_sizes(height, width):
+    """(height, width) of y and of z."""
+    y = (-(-height // 16), -(-width // 16))
+    return y, tuple(-(-side // 4) for side in y)
+
+
+def write(header, payloads):
+    """The bytes of a file; `payloads` is a list of bytes."""
+    parts = [
+        MAGIC,
+        bytes([VERSION * 16 + KINDS.index(header.kind)]),
+        header.digest,
+        _number(header.images),
+        _number(header.height),
+        _number(header.width),
+    ]
+    if header.bits_back:
+        z_bits, settings, seed, side_info = header.bits_back
+        settings = Settings(*settings)
+        preset = PRESETS.index(settings) if settings in PRESETS else _NO_PRESET
+        parts.append(bytes([z_bits * 16 + preset]))
+        if preset == _NO_PRESET:
+            parts += [_number(settings.its), struct.pack("<4d", *settings[1:])]
+        parts += [_number(seed), _number(0 if side_info is None else side_info + 1)]
+    parts += [_number(len(payload)) for payload in payloads] + payloads
+    content = b"".join(parts)
+    return content + struct.pack("<I", zlib.crc32(content))
+
+
+def _number(value):
+    """Unsigned LEB128."""
+    groups = []
+    while value >= 128:
+        groups.append(value % 128 + 128)
+        value //= 128
+    return bytes(groups + [value])
+
+
+def read(content):
+    """`Header` and payloads of a file's bytes.
+
+    Raises:
+      InputError: they are not such a file, are damaged, or of another version.
+    """
+    if not content:
+        raise InputError("the file is empty")
+    if not is_container(content):
+        raise InputError("not a compressed file" + what_it_is(content))
+    if len(content) < len(MAGIC) + 1 or content[len(MAGIC)] // 16 != VERSION:
+        found = " {}".format(content[len(MAGIC)] // 16) if len(content) > len(MAGIC) else ""
+        raise InputError("format version{}, where this program has {}".format(found, VERSION))
+    body, checksum = content[:-4], content[-4:]
+    if len(content) < 16 or struct.pack("<I", zlib.crc32(body)) != checksum:
+        raise InputError("the file is damaged or cut short: its checksum is wrong")
+    return _parse(_Reader(body))
+
+
+def is_container(content):
+    """Whether bytes begin as a file of this format does."""
+    return content[: len(MAGIC)] == MAGIC
+
+
+def what_it_is(content):
+    """Words for the format of a file that is none of ours; '' where it is not known."""
+    for magic, name in ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"\x93NUMPY", ".npy")):
+        if content.startswith(magic):
+            return " but a {} file".format(name)
+    return ""
+
+
+def _parse(reader):
+    """The fields of a file whose checksum is right; they may be anything nevertheless."""
+    reader.take(len(MAGIC))
+    kind = reader.take(1)[0] % 16
+    reader.check(kind < len(KINDS), "of an unknown kind")
+    kind, digest = KINDS[kind], reader.take(DIGEST_BYTES)
+    images, height, width = (reader.number() for _ in range(3))
+    reader.check(0 < images <= MAX_IMAGES, "of {} images".format(images))
+    reader.check(
+        0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS,
+        "of images of {} x {} pixels".format(width, height),
+    )
+    bits_back = None
+    if kind == BITS_BACK:
+        z_bits, preset = divmod(reader.take(1)[0], 16)
+        reader.check(z_bits <= MAX_Z_BITS, "with a grid of z of 2^-{}".format(z_bits))
+        if preset == _NO_PRESET:
+            its = reader.number()
+            settings = Settings(its, *struct.unpack("<4d", reader.take(32)))
+            reader.check(_are_settings(settings), "with impossible settings of q(z|y)")
+        else:
+            reader.check(preset < len(PRESETS), "with unknown settings of q(z|y)")
+            settings = PRESETS[preset]
+        seed, side_info = reader.number(), reader.number()
+        bits_back = BitsBack(z_bits, settings, seed, side_info - 1 if side_info else None)
+    number = images if bits_back is None else 1
+    reader.check(number <= reader.left(), "of fewer payloads than images")
+    lengths = [reader.number() for _ in range(number)]
+    reader.check(sum(lengths) == reader.left(), "whose payloads have other lengths than it says")
+    reader.check(not any(length % 4 for length in lengths), "whose payloads are not whole words")
+    payloads = [reader.take(length) for length in lengths]
+    return Header(kind, digest, images, height, width, bits_back), payloads
+
+
+def _are_settings(settings):
+    its, lr, beta1, beta2, epsilon = settings
+    return (
+        0 < its < 2**31
+        and 0 < lr < float("inf")
+        and all(0 <= beta < 1 for beta in (beta1, beta2))
+        and 0 < epsilon < float("inf")
+    )
+
+
+class _Reader:
+    """Takes fields off the front of bytes."""
+
+    def __init__(self, content):
+        self._content, self._place = content, 0
+
+    def left(self):
+        """Bytes that have not been taken."""
+        return len(self._content) - self._place
+
+    def take(self, size):
+        self.check(size <= self.left(), "that ends too early")
+        self._place += size
+        return self._content[self._place - size : self._place]
+
+    def number(self):
+        value = 0
+        for place in range(10):
+            byte = self.take(1)[0]
+            value += (byte % 128) << (7 * place)
+            if byte < 128:
+                self.check(byte or not place, "with a number that is not of the shortest form")
+                return value
+        raise InputError("not written by this program: a file with a number that is too large")
+
+    @staticmethod
+    def check(holds, what):
+        if not holds:
+            raise InputError("not written by this program: a file " + what)

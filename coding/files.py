@@ -1,0 +1,340 @@
+"""Writers and readers of whole files, an image at a time.
+
+A writer rounds the latents of an image to what a decoder gets, codes them, decodes them again to
+see that they come back, and in the end gives the file. A reader gives the y of each image.
+"""
+
+import abc
+import collections
+import functools
+import time
+
+import numpy as np
+
+import entropy_models
+import hyperprior
+import utils
+from coding import bits_back, container, grid, networks, packed
+from coding.stack import WORD_BYTES, Exhausted, Stack, bytes_of, words_of
+from quiet_tf import tf
+from utils import InputError
+
+Coded = collections.namedtuple("Coded", "latents encode_seconds decode_seconds record")
+Coded.__doc__ = """What a writer says of an image.
+
+latents: dict of arrays (h, w, C) that a decoder gets (for bits-back, z_mean and z_logvar too);
+encode_seconds, decode_seconds: without the transforms of the image; record: of
+`posterior.fit`, or empty.
+"""
+
+
+class Writer(abc.ABC):
+    """Writes one file of images of one size.
+
+    Attributes:
+      its: iterations that coding an image takes.
+    """
+
+    its = 0
+
+    @abc.abstractmethod
+    def add(self, latents, size, step):
+        """Codes an image; returns `Coded`.
+
+        Args:
+          latents: dict of float arrays (h, w, C), as they were optimised.
+          size: (H, W) of the image, of the same in each call.
+          step: see `posterior.fit`; called where there are any iterations.
+
+        Raises:
+          InputError: it cannot be coded.
+        """
+
+    @abc.abstractmethod
+    def finish(self):
+        """The bytes of the file, and dict of figures in bits, each (n,).
+
+        `actual` in all, the image's share of all the file's bits; for bits-back, `net`: the same
+        less the side information or padding, which a decoder gets back.
+        """
+
+
+class GridWriter(Writer):
+    """Latents on a grid of spacing 1, in the project's container.
+
+    Args:
+      run: `utils.Run` of a base model.
+      kind: see `grid.GridCodec`.
+    """
+
+    def __init__(self, run, kind):
+        self._decoder = networks.load(run, bits_back=False)
+        self._codec = grid.GridCodec(self._decoder, kind)
+        self._kind, self._size, self._payloads = kind, None, []
+
+    def add(self, latents, size, step):
+        self._size = size
+        begun = time.time()
+        words, sent = self._codec.encode(latents["y"], latents["z"])
+        coded = time.time()
+        _check_equal(self._codec.decode(words, *size), sent)
+        self._payloads.append(bytes_of(words))
+        return Coded(sent, coded - begun, time.time() - coded, {})
+
+    def finish(self):
+        header = container.Header(
+            self._kind, self._decoder.digest, len(self._payloads), *self._size, None
+        )
+        content = container.write(header, self._payloads)
+        lengths = np.array([len(payload) for payload in self._payloads])
+        return content, {"actual": 8 * _shares(content, lengths)}
+
+
+class BitsBackWriter(Writer):
+    """Latents of the bits-back model, all on one stack.
+
+    Args:
+      run: `utils.Run` of a bits-back model.
+      z_spacing: of the grid of z.
+      settings: `container.Settings`.
+      seed: of the random numbers.
+      side_info: path of the side information; '' for none.
+
+    Raises:
+      InputError: wrong z_spacing, or no such file.
+    """
+
+    def __init__(self, run, z_spacing, settings, seed, side_info):
+        z_bits = -int(np.round(np.log2(z_spacing)))
+        if not (0 <= z_bits <= container.MAX_Z_BITS and 2.0**-z_bits == z_spacing):
+            raise InputError(
+                "--z_spacing: {} is not a power of 2 from 2^-{} to 1".format(
+                    z_spacing, container.MAX_Z_BITS
+                )
+            )
+        if not seed < 2**64:
+            raise InputError("--seed: {} does not fit 64 bits".format(seed))
+        content = utils.read_bytes(side_info) if side_info else None
+        self.its = settings.its
+        self._side_info = side_info
+        self._settings = container.BitsBack(
+            z_bits, settings, seed, None if content is None else len(content)
+        )
+        self._decoder = networks.load(run, bits_back=True)
+        stack = None if content is None else bits_back.side_information(content)
+        self._codec = bits_back.BitsBackCodec(self._decoder, self._settings, stack)
+        self._size, self._growths = None, []
+
+    def add(self, latents, size, step):
+        self._size = size
+        y = np.rint(latents["y"].astype(np.float64))
+        begun = time.time()
+        q = self._codec.posterior(y, size[0] * size[1], step)
+        found = time.time()
+        words_before = self._codec.net_words()
+        try:
+            z = self._codec.push(y, q)
+        except Exhausted:
+            needed = self._codec.bytes_needed(q)
+            raise InputError(
+                "{}: too few bits for the z of image {} to be taken from; it takes {} bytes or "
+                "so".format(self._side_info, len(self._growths), needed)
+            )
+        self._growths.append(self._codec.net_words() - words_before)
+        coded = time.time()
+        back = self._codec.on(self._codec.stack.copy())
+        y_back, z_back = back.pop(*size, posterior=lambda y: q)
+        _check_equal({"y": y_back, "z": z_back}, {"y": y, "z": z})
+        decode_seconds = time.time() - coded + (found - begun)  # the decoder finds q too
+        sent = {"y": y, "z": z, "z_mean": q.z_mean, "z_logvar": q.z_logvar}
+        return Coded(sent, coded - begun, decode_seconds, q.record)
+
+    def finish(self):
+        payload = bytes_of(self._codec.finish())
+        header = container.Header(
+            container.BITS_BACK,
+            self._decoder.digest,
+            len(self._growths),
+            *self._size,
+            self._settings,
+        )
+        content = container.write(header, [payload])
+        growths = WORD_BYTES * np.array(self._growths)
+        net = len(content) - WORD_BYTES * self._codec.initial_words
+        initial = (len(content) - net) / len(growths)
+        net = growths + (net - growths.sum()) / len(growths)
+        return content, {"actual": 8 * (net + initial), "net": 8 * net}
+
+
+class PackedWriter(Writer):
+    """The reference's `.tfci` of its base codec; `weights` are those of `hyperprior.load`."""
+
+    def __init__(self, weights):
+        self._weights = weights
+        self._size, self._strings = None, []
+
+    def _build(self, shapes):
+        with tf.Graph().as_default():
+            model = _bounded_model(self._weights)
+            self._raw = {k: tf.placeholder(tf.float32, (1, *s)) for k, s in shapes.items()}
+            self._sent = model.round_centred(**self._raw)
+            self._encoded = packed.encode(model, **self._sent)
+            self._to_decode = [tf.placeholder(tf.string, ()) for _ in range(2)]
+            y, z = packed.decode(model, *self._to_decode, self._size)
+            self._decoded = {"y": y, "z": z}
+            self._session = tf.Session()
+
+    def add(self, latents, size, step):
+        if self._size is None:
+            self._size = size
+            self._build({key: value.shape for key, value in latents.items()})
+        begun = time.time()
+        feed = {self._raw[key]: value[None] for key, value in latents.items()}
+        sent, strings = self._session.run([self._sent, self._encoded], feed)
+        coded = time.time()
+        _check_equal(self._session.run(self._decoded, dict(zip(self._to_decode, strings))), sent)
+        self._strings.append(strings)
+        sent = {key: value[0] for key, value in sent.items()}
+        return Coded(sent, coded - begun, time.time() - coded, {})
+
+    def finish(self):
+        y_strings, z_strings = (list(strings) for strings in zip(*self._strings))
+        content = packed.pack(y_strings, z_strings, self._size)
+        lengths = np.array([len(y) + len(z) for y, z in self._strings])
+        return content, {"actual": 8 * _shares(content, lengths)}
+
+
+def _bounded_model(weights):
+    return hyperprior.build(hyperprior.Mbt2018, weights, sigma_min=entropy_models.SIGMA_MIN)
+
+
+def _check_equal(decoded, sent):
+    for key, value in decoded.items():
+        if not np.array_equal(value, sent[key]):
+            raise AssertionError("{} does not decode to what was coded".format(key))
+
+
+def _shares(content, lengths):
+    """Bytes of each image, with its share of what is not in one of the payloads."""
+    return lengths + (len(content) - lengths.sum()) / len(lengths)
+
+
+# --- Readers ---------------------------------------------------------------------------------
+
+
+class Reader(abc.ABC):
+    """Reads one file.
+
+    Attributes:
+      model_class: the model that it was made with.
+      images, height, width: numbers.
+      has_side_info: whether there is side information.
+    """
+
+    model_class = hyperprior.Mbt2018
+    has_side_info = False
+
+    @abc.abstractmethod
+    def latents(self, run, weights):
+        """Yields the number and the latents, as of `Coded`, of each image.
+
+        Args:
+          run, weights: `utils.Run` of the model and what `hyperprior.load` made of it.
+
+        Raises:
+          InputError: it is damaged, or made with another model.
+        """
+
+
+def read(content):
+    """A `Reader` of a file's bytes.
+
+    Raises:
+      InputError: they are no file of a known format.
+    """
+    if container.is_container(content) or not content:
+        header, payloads = container.read(content)
+        return (BitsBackReader if header.bits_back else GridReader)(header, payloads)
+    if content[:1] == b"\n":  # the first field of a protobuf message
+        return PackedReader(content)
+    raise InputError("not a compressed file" + container.what_it_is(content))
+
+
+class _ContainerReader(Reader):
+    def __init__(self, header, payloads):
+        self.images, self.height, self.width = header.images, header.height, header.width
+        self._header = header
+        self._words = [words_of(payload) for payload in payloads]
+
+    def _decoder(self, run):
+        decoder = networks.load(run, self._header.bits_back is not None)
+        if decoder.digest != self._header.digest:
+            raise InputError("made with another model than {}".format(run.checkpoint))
+        return decoder
+
+
+class GridReader(_ContainerReader):
+    """Of what `GridWriter` writes."""
+
+    def latents(self, run, weights):
+        codec = grid.GridCodec(self._decoder(run), self._header.kind)
+        for number, words in enumerate(self._words):
+            yield number, codec.decode(words, self.height, self.width)
+
+
+class BitsBackReader(_ContainerReader):
+    """Of what `BitsBackWriter` writes; gives the last image first.
+
+    Attributes:
+      side_info: bytes, once all images have been read; None where there is none.
+    """
+
+    model_class = hyperprior.Mbt2018BB
+
+    def __init__(self, header, payloads):
+        super().__init__(header, payloads)
+        self.has_side_info = header.bits_back.side_info is not None
+        self.side_info = None
+
+    def latents(self, run, weights):
+        codec = bits_back.BitsBackCodec(
+            self._decoder(run), self._header.bits_back, Stack(self._words[0])
+        )
+        try:
+            for number in reversed(range(self.images)):
+                y, z = codec.pop(
+                    self.height, self.width, functools.partial(self._posterior, codec, number)
+                )
+                yield number, {"y": y, "z": z}
+        except Exhausted:
+            raise InputError("not written by this program: a file with too few bits")
+        size = self._header.bits_back.side_info
+        if self.has_side_info:
+            self.side_info = bits_back.read_side_information(codec.stack, size)
+
+    def _posterior(self, codec, number, y):
+        title = "q(z|y) of image {} of {}".format(number + 1, self.images)
+        its = self._header.bits_back.posterior.its
+        with utils.Progress(max(its, 1), title=title) as progress:
+
+            def step(done, _):
+                (progress.show if progress.due() else progress.advance)(done)
+
+            return codec.posterior(y, self.height * self.width, step)
+
+
+class PackedReader(Reader):
+    """Of the reference's `.tfci`."""
+
+    def __init__(self, content):
+        self._y_strings, self._z_strings, (self.height, self.width) = packed.unpack(content)
+        self.images = len(self._y_strings)
+
+    def latents(self, run, weights):
+        with tf.Graph().as_default(), tf.Session() as session:
+            model = _bounded_model(weights)
+            strings = [tf.placeholder(tf.string, ()) for _ in range(2)]
+            y, z = packed.decode(model, *strings, (self.height, self.width))
+            for number, values in enumerate(zip(self._y_strings, self._z_strings)):
+                decoded = session.run({"y": y, "z": z}, dict(zip(strings, values)))
+                yield number, {key: value[0] for key, value in decoded.items()}

@@ -1,0 +1,90 @@
+"""Latents on grids of spacing 1, as all methods for the base model send them.
+
+Each image has a stack of its own. It is popped in the order in which things become known: z with
+p(z), then y with p(y|z), whose mu and sigma follow from z.
+"""
+
+import numpy as np
+
+from coding import container
+from coding.networks import FRACTION_BITS
+from coding.stack import Stack
+from coding.tables import Gaussians, PriorTables
+from utils import InputError
+
+UNIT = 2.0**-FRACTION_BITS
+LOG2_E = 1.4426950408889634
+LOG2_SIGMA_MIN = -3.1844245711374275  # of 0.11
+
+
+class GridCodec:
+    """Coder of single images.
+
+    Args:
+      decoder: `networks.Decoder` of a base model.
+      kind: `container.INTEGERS`, `CENTRED` or `CENTRED_BOUNDED`.
+    """
+
+    def __init__(self, decoder, kind):
+        self._decoder = decoder
+        self._centred = kind != container.INTEGERS
+        self._bounded = kind == container.CENTRED_BOUNDED
+        self._medians = decoder.medians if self._centred else np.zeros_like(decoder.medians)
+        self._z_tables = PriorTables(decoder.prior, self._medians * UNIT)
+        self._gaussians = Gaussians()
+
+    def encode(self, y, z):
+        """Rounds latents to their grid and codes them.
+
+        Args:
+          y, z: float arrays (h, w, C), as they were optimised.
+
+        Returns:
+          words: uint32, the payload.
+          latents: dict of the y and z that a decoder gets, float64.
+        """
+        centres = self._medians * UNIT
+        z = nearest(z, centres) if self._centred else np.rint(z)
+        mu, codes, shifts = self._p_y(z, y.shape[:2])
+        y = nearest(y, mu) if self._centred else np.rint(y)
+        stack = Stack()
+        stack.push((y - mu if self._centred else y) - shifts, codes, self._gaussians)
+        stack.push(z - (centres if self._centred else 0), channels(z.shape), self._z_tables)
+        return stack.words(), {"y": y, "z": z}
+
+    def decode(self, words, height, width):
+        """The latents of an image of height × width pixels, as `encode` returns both.
+
+        Raises:
+          InputError: the payload does not hold just these.
+        """
+        y_size, z_size = container.latent_sizes(height, width)
+        stack = Stack(words)
+        z = stack.pop(channels((*z_size, len(self._medians))), self._z_tables)
+        z = z + self._medians * UNIT
+        mu, codes, shifts = self._p_y(z, y_size)
+        y = stack.pop(codes, self._gaussians) + shifts
+        if not stack.is_empty():
+            raise InputError("not written by this program: a file with more than its latents")
+        return {"y": y + mu if self._centred else y, "z": z}
+
+    def _p_y(self, z, size):
+        mu, log_sigma, _ = self._decoder.hyper_synthesis.forward(z / UNIT, size)
+        mu *= UNIT
+        log2_sigma = log_sigma * (UNIT * LOG2_E)
+        if self._bounded:
+            log2_sigma = np.maximum(log2_sigma, LOG2_SIGMA_MIN)
+        # On a centred grid the Gaussian's mean is 0.
+        mean = np.zeros_like(mu) if self._centred else mu
+        codes, shifts, _, _ = self._gaussians.codes(mean, log2_sigma)
+        return mu, codes, shifts
+
+
+def nearest(v, centre):
+    """The nearest point to v of the grid of spacing 1 through `centre`."""
+    return np.floor(v - centre + 0.5) + centre
+
+
+def channels(shape):
+    """The channel of each element of a latent."""
+    return np.broadcast_to(np.arange(shape[2]), shape)

@@ -1,0 +1,149 @@
+"""A stack of bits: symbols are pushed and popped by integer tables.
+
+The coder is constriction's (asymmetric numeral systems). Its order of symbols is ours to choose:
+those of one table go together, since a table takes longer to set up than a symbol to code.
+"""
+
+import numpy as np
+from constriction import stream
+
+from utils import InputError
+
+WORD_BYTES = 4
+_STATE_WORDS = 2
+
+
+def words_of(payload):
+    """The words of a stack from the bytes in a file.
+
+    Raises:
+      utils.InputError: they are no stack.
+    """
+    words = np.frombuffer(payload, "<u4")
+    if len(words) and words[-1] == 0:
+        raise InputError("not written by this program: a file whose last word is 0")
+    return words
+
+
+def bytes_of(words):
+    """The bytes in a file of the words of a stack."""
+    return words.astype("<u4").tobytes()
+
+
+class Exhausted(Exception):
+    """More bits were popped than there are."""
+
+
+class Stack:
+    """Bits, of which the last pushed come first.
+
+    Args:
+      words: uint32, bottom first; the last one, the top, is not 0.
+
+    Attributes:
+      lowest: the number of `words` at the bottom that no operation so far has needed.
+    """
+
+    def __init__(self, words=()):
+        words = np.asarray(words, np.uint32)
+        self._coder = stream.stack.AnsCoder(words) if len(words) else stream.stack.AnsCoder()
+        self.lowest = max(len(words) - _STATE_WORDS, 0)
+
+    def copy(self):
+        """Another stack of the same bits."""
+        return Stack(self.words())
+
+    def raised(self, words):
+        """Another stack, which has these words below."""
+        stack = Stack(np.concatenate([words, self.words()]))
+        stack.lowest = self.lowest + len(words)
+        return stack
+
+    def words(self):
+        """The bits as uint32 words, bottom first."""
+        return self._coder.get_compressed()
+
+    def is_empty(self):
+        return self._coder.is_empty()
+
+    def push(self, symbols, codes, family):
+        """Pushes symbols so that `pop` with the same codes and tables gives them back.
+
+        Args:
+          symbols: integers, |symbol| < 2^31.
+          codes: integers of the same shape, the table of each.
+          family: its `tables(codes)` gives the `tables.Table`s of a 1-D array of codes.
+        """
+        symbols = np.asarray(symbols, np.int64).ravel()
+        groups = _groups(codes, family)
+        entries = np.zeros(len(symbols), np.int32)
+        for places, table in groups:
+            entry = symbols[places] - (table.first - 1)
+            inside = (entry > 0) & (entry < len(table.probabilities))
+            entries[places] = np.where(inside, entry, 0)
+        self._push_escaped(symbols[entries == 0])
+        for places, table in reversed(groups):
+            self._coder.encode_reverse(entries[places], _model(table))
+
+    def pop(self, codes, family):
+        """Pops one symbol for each of `codes`, an int64 array of their shape.
+
+        Raises:
+          Exhausted: there were fewer bits.
+        """
+        symbols = np.zeros(np.size(codes), np.int64)
+        escaped = np.zeros(np.size(codes), bool)
+        for places, table in _groups(codes, family):
+            entry = self._coder.decode(_model(table), len(places))
+            escaped[places] = entry == 0
+            symbols[places] = entry + (table.first - 1)
+        symbols[escaped] = self._pop_escaped(np.count_nonzero(escaped))
+        self.lowest = min(self.lowest, max(self._coder.num_words() - _STATE_WORDS, 0))
+        return symbols.reshape(np.shape(codes))
+
+    def check(self):
+        """Raises `Exhausted` unless all popped bits were there.
+
+        While words are left, the coder's state has more than 32 bits; once they are not, popping
+        makes it shrink and nothing else makes it grow but pushing.
+        """
+        if self._coder.num_words() < _STATE_WORDS:
+            raise Exhausted
+
+    def _push_escaped(self, symbols):
+        """The symbols outside of their tables: number of bytes less 1, and bytes, of each."""
+        folded = np.where(symbols < 0, -2 * symbols - 1, 2 * symbols).astype("<u4")
+        content = folded.view(np.uint8).reshape(-1, 4)
+        lengths = 1 + np.sum([folded >= 256**k for k in (1, 2, 3)], axis=0)
+        used = np.arange(4) < lengths[:, None]
+        self._push_uniform(content[used], 256)
+        self._push_uniform(lengths - 1, 4)
+
+    def _pop_escaped(self, number):
+        lengths = 1 + self._pop_uniform(number, 4)
+        used = np.arange(4) < lengths[:, None]
+        content = np.zeros((number, 4), np.uint8)
+        content[used] = self._pop_uniform(np.count_nonzero(used), 256)
+        folded = content.view("<u4")[:, 0].astype(np.int64)
+        return np.where(folded % 2, -(folded + 1) // 2, folded // 2)
+
+    def _push_uniform(self, symbols, size):
+        if len(symbols):
+            self._coder.encode_reverse(symbols.astype(np.int32), stream.model.Uniform(size))
+
+    def _pop_uniform(self, number, size):
+        if not number:
+            return np.zeros(0, np.int64)
+        return self._coder.decode(stream.model.Uniform(size), number)
+
+
+def _groups(codes, family):
+    """The places of each distinct code, in ascending order of codes, with its table."""
+    codes = np.ravel(codes)
+    order = np.argsort(codes, kind="stable")
+    distinct, starts = np.unique(codes[order], return_index=True)
+    return list(zip(np.split(order, starts[1:]), family.tables(distinct)))
+
+
+def _model(table):
+    return stream.model.Categorical(table.probabilities)

@@ -1,0 +1,147 @@
+"""Integer probability tables: what p(y|z), p(z) and q(z|y) become for the coder.
+
+A table has frequencies that add up to 2^24, the coder's precision: each at least 1. Its first entry
+is the escape for symbols beyond the others. They come from `arithmetic.py`, so from the same
+operations everywhere.
+
+Gaussians have their mean on a grid within the unit interval around 0 (the rest of the mean shifts
+the symbol) and log2 sigma on a grid of 1/32, from 2^-8 to 2^8. The grid of the mean is 1/128 for
+sigma < ½, and doubles with sigma from there on, up to 1. That costs about 1e-4 bits a symbol
+or less, and raises the rate of whole images by 0.01% or less.
+"""
+
+import collections
+
+import numpy as np
+
+from coding import arithmetic
+
+TOTAL = 2**24
+_LN2 = 0.6931471805599453
+
+SIGMA_STEPS = 32  # per octave
+SIGMA_LEVELS = 16 * SIGMA_STEPS + 1
+MEAN_STEPS = 128  # per unit, where sigma is small
+REACH = 5.2  # standard deviations that a table covers on either side
+TAIL = 2.0**-20  # mass beyond a table of p(z) on either side
+MAX_REACH = 2048  # symbols that it covers on either side, at most
+
+Table = collections.namedtuple("Table", "probabilities first")
+Table.__doc__ = """Probabilities of the escape and of the symbols from `first` on.
+
+They are float64, multiples of 2^-24 that add up to 1 exactly.
+"""
+
+
+def _tables(cdf, first):
+    """Tables from distribution functions at the edges of their symbols.
+
+    Args:
+      cdf: list of rising arrays, each with an edge more than the table has symbols.
+      first: first symbol of each.
+    """
+    made = []
+    for edges, start in zip(cdf, first):
+        symbols = len(edges) - 1
+        # The mass of both tails goes to the escape; then each entry gets at least 1.
+        bounds = np.floor((1 - edges[-1] + edges) * (TOTAL - symbols - 1))
+        bounds += np.arange(1, symbols + 2)
+        bounds[-1] = TOTAL
+        bounds[1:] -= bounds[:-1]
+        made.append(Table(bounds / TOTAL, int(start)))
+    return made
+
+
+# --- Gaussians -------------------------------------------------------------------------------
+
+
+class Gaussians:
+    """N(mean, sigma²), convolved with U(-½, ½), on the integers."""
+
+    def __init__(self):
+        level = np.arange(SIGMA_LEVELS)
+        self._sigma = arithmetic.exp(level % SIGMA_STEPS * (_LN2 / SIGMA_STEPS))
+        self._sigma *= 2.0 ** (level // SIGMA_STEPS - 8)
+
+    def codes(self, mean, log2_sigma):
+        """Which tables stand for Gaussians.
+
+        Args:
+          mean, log2_sigma: float64 arrays of one shape.
+
+        Returns:
+          codes: int64 array of that shape, for `tables`.
+          shifts: float64, what a symbol of the table lies below the one of the Gaussian.
+          mean, log2_sigma: those of the tables.
+        """
+        level = np.floor(log2_sigma * SIGMA_STEPS + 0.5) + 8 * SIGMA_STEPS
+        level = np.clip(level, 0, SIGMA_LEVELS - 1)
+        steps = _mean_steps(level)
+        shifts = np.floor(mean + 0.5)
+        place = np.floor((mean - shifts) * steps + 0.5)
+        codes = level * (MEAN_STEPS + 1) + place + MEAN_STEPS // 2
+        return codes.astype(np.int64), shifts, shifts + place / steps, level / SIGMA_STEPS - 8
+
+    def tables(self, codes):
+        """The `Table`s of some codes, a 1-D array, as a list."""
+        level, place = np.divmod(codes, MEAN_STEPS + 1)
+        mean = (place - MEAN_STEPS // 2) / _mean_steps(level)
+        sigma = self._sigma[level]
+        reach = np.ceil(REACH * sigma + 0.5).astype(np.int64)
+        numbers = 2 * reach + 2  # of edges
+        ends = np.cumsum(numbers)
+        which = np.repeat(np.arange(len(codes)), numbers)
+        edges = np.arange(len(which)) - (ends - numbers + reach)[which] - 0.5
+        cdf = arithmetic.normal_cdf((edges - mean[which]) / sigma[which])
+        return _tables(np.split(cdf, ends[:-1]), -reach)
+
+
+def _mean_steps(level):
+    """Grid points per unit of the mean."""
+    return 2.0 ** np.clip(14 - level // SIGMA_STEPS, 0, 7)
+
+
+# --- The learned prior -----------------------------------------------------------------------
+
+
+class PriorTables:
+    """p(z) on the points medians + spacing · symbol; the codes are the channels.
+
+    Args:
+      prior: `networks.Prior`.
+      medians: (C,).
+      spacing: of the grid.
+    """
+
+    def __init__(self, prior, medians, spacing=1.0):
+        def cdf(symbol):
+            return prior.cdf(medians + spacing * (symbol - 0.5))
+
+        low = self._first_edge(cdf, TAIL, len(medians)) - 1
+        high = self._first_edge(cdf, 1 - TAIL, len(medians))
+        numbers = (high - low).astype(int)
+        values = cdf(low + np.arange(numbers.max() + 1)[:, None])
+        self._tables = _tables([values[: n + 1, c] for c, n in enumerate(numbers)], low)
+
+    @staticmethod
+    def _first_edge(cdf, mass, channels):
+        """The first symbol of each channel at whose lower edge the cdf is `mass` or more."""
+        low = np.full(channels, -MAX_REACH, np.float64)
+        high = np.full(channels, MAX_REACH, np.float64)
+        for _ in range(int(np.log2(2 * MAX_REACH))):
+            middle = np.floor((low + high) / 2)
+            above = cdf(middle) >= mass
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        return high
+
+    def tables(self, codes):
+        """The `Table`s of some channels, a 1-D array, as a list."""
+        return [self._tables[channel] for channel in codes]
+
+
+def fingerprint():
+    """Bytes that change with the tables of Gaussians."""
+    gaussians = Gaussians()
+    codes, *_ = gaussians.codes(np.zeros(SIGMA_LEVELS), np.arange(SIGMA_LEVELS) / SIGMA_STEPS - 8)
+    tables = gaussians.tables(codes)
+    return np.concatenate([table.probabilities for table in tables]).astype("<f8").tobytes()
