@@ -46,11 +46,12 @@ class BitsBackCodec:
 
     def __init__(self, decoder, settings, stack=None):
         self._decoder, self._settings = decoder, settings
-        self._gaussians = Gaussians()
+        self._q_tables = Gaussians(escape=False)  # what is popped is never far out
+        self._y_tables = Gaussians()
         self._z_tables = PriorTables(decoder.prior, decoder.medians, 2.0**-settings.z_bits)
         self._padding = None
         if stack is None:
-            self._padding = np.random.Philox(settings.seed)
+            self._padding = np.random.Philox(key=settings.seed)
             stack = Stack(np.append(self._random_words(1), np.uint32(1)))
         self.stack = stack
         self.initial_words = len(stack.words())
@@ -67,7 +68,7 @@ class BitsBackCodec:
             self._decoder, y, num_pixels, self._settings.posterior, self._settings.seed, step
         )
         bits = self._settings.z_bits
-        codes, shifts, mean, log2_sigma = self._gaussians.codes(
+        codes, shifts, mean, log2_sigma = self._q_tables.codes(
             z_mean * 2.0**bits, z_logvar * (0.5 * LOG2_E) + bits
         )
         z_logvar = 2 * LN2 * (log2_sigma - bits)
@@ -81,7 +82,7 @@ class BitsBackCodec:
         """
         z = self._pop_z(q)
         codes, shifts = self._p_y(z, y.shape[:2])
-        self.stack.push(y - shifts, codes, self._gaussians)
+        self.stack.push(y - shifts, codes, self._y_tables)
         self.stack.push(z, channels(z.shape), self._z_tables)
         return z * 2.0**-self._settings.z_bits
 
@@ -96,10 +97,10 @@ class BitsBackCodec:
         y_size, z_size = container.latent_sizes(height, width)
         z = self.stack.pop(channels((*z_size, len(self._decoder.medians))), self._z_tables)
         codes, shifts = self._p_y(z, y_size)
-        y = self.stack.pop(codes, self._gaussians) + shifts
+        y = self.stack.pop(codes, self._y_tables) + shifts
         self.stack.check()
         q = posterior(y)
-        self.stack.push(z - q.shifts, q.codes, self._gaussians)
+        self.stack.push(z - q.shifts, q.codes, self._q_tables)
         return y, z * 2.0**-self._settings.z_bits
 
     def net_words(self):
@@ -121,7 +122,7 @@ class BitsBackCodec:
     def _pop_z(self, q):
         if self._padding:
             self._pad(q.codes.size * MAX_SYMBOL_BITS // 32)
-        z = self.stack.pop(q.codes, self._gaussians) + q.shifts
+        z = self.stack.pop(q.codes, self._q_tables) + q.shifts
         self.stack.check()
         return z
 
@@ -129,7 +130,7 @@ class BitsBackCodec:
         mu, log_sigma, _ = self._decoder.hyper_synthesis.forward(
             z * 2.0 ** (FRACTION_BITS - self._settings.z_bits), size
         )
-        codes, shifts, _, _ = self._gaussians.codes(mu * UNIT, log_sigma * (UNIT * LOG2_E))
+        codes, shifts, _, _ = self._y_tables.codes(mu * UNIT, log_sigma * (UNIT * LOG2_E))
         return codes, shifts
 
     def _pad(self, words):
@@ -144,13 +145,23 @@ class BitsBackCodec:
         return (words >> np.uint64(32)).astype(np.uint32)
 
 
-def side_information(content):
-    """The stack to begin with that holds a file's bytes."""
+def side_information(content, seed):
+    """The stack to begin with that holds a file's bytes.
+
+    They are scrambled: z is popped from them as if they were random, which a file's seldom are.
+    """
     filling = b"\0" * (-(len(content) + 1) % WORD_BYTES)
-    return Stack(np.frombuffer(filling + content + _END, "<u4"))
+    return Stack(np.frombuffer(filling + _scrambled(content, seed) + _END, "<u4"))
 
 
-def read_side_information(stack, size):
+def _scrambled(content, seed):
+    """Bytes, exclusive-or random ones; its own inverse."""
+    generator = np.random.Philox(key=seed, counter=1)
+    random = generator.random_raw(-(-len(content) // 8)).astype("<u8").view(np.uint8)
+    return (np.frombuffer(content, np.uint8) ^ random[: len(content)]).tobytes()
+
+
+def read_side_information(stack, size, seed):
     """The bytes of the side information that a popped stack ends with.
 
     Raises:
@@ -160,4 +171,4 @@ def read_side_information(stack, size):
     filling = len(content) - size - 1
     if not (0 <= filling < WORD_BYTES and content.endswith(_END) and not any(content[:filling])):
         raise InputError("not written by this program: a file with other side information")
-    return content[filling : filling + size]
+    return _scrambled(content[filling : filling + size], seed)

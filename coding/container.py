@@ -4,15 +4,17 @@
     version, kind   1 byte: version · 16 + place in `KINDS`
     digest          4 bytes, of the model and the tables (`networks.Decoder`)
     n, H, W         number of images; their height and width in pixels
-    bits-back only  what `bits_back.py` says of z, of q(z|y) and of the side information
-    lengths         of the payloads in bytes: n of them, for bits-back 1
-    payloads
+    bits-back only  1 byte: bits of z's grid · 16 + place in `PRESETS` or 15; with any but the first
+                    the iterations, with 15 their 4 settings, float64; the seed; 0, or 1 + length
+                    of the side information
+    lengths         of all payloads but the last, in bytes
+    payloads        one for each image, for bits-back one for all
     CRC-32          4 bytes, of all before
 
 Numbers are unsigned LEB128 (7 bits in a byte, the lowest first, the highest bit says that more
 follow), of the shortest form. Those of several bytes elsewhere are little-endian. The shapes of the
 latents follow from H and W: y has ⌈H/16⌉ × ⌈W/16⌉ places, z a quarter of those on either side.
-One image takes 18 to 24 bytes beyond its payload.
+One image takes 16 to 24 bytes beyond its payload with the methods' own settings.
 """
 
 import collections
@@ -54,12 +56,8 @@ Settings = collections.namedtuple(
 )
 Settings.__doc__ = "The optimisation of q(z|y); `its` is 0 where there is none."
 
-# Settings that take no room in a file; others take four float64s more.
-PRESETS = (
-    Settings(),
-    Settings(1000, 5e-3, 0.9, 0.999, 1e-8),
-    Settings(2000, 3e-3, 0.9, 0.999, 1e-8),
-)
+# What follows `its` in common `Settings`; others take four float64s in a file.
+PRESETS = (Settings()[1:], (5e-3, 0.9, 0.999, 1e-8), (3e-3, 0.9, 0.999, 1e-8))
 _NO_PRESET = 15
 MAX_Z_BITS = 12
 
@@ -82,13 +80,15 @@ def write(header, payloads):
     ]
     if header.bits_back:
         z_bits, settings, seed, side_info = header.bits_back
-        settings = Settings(*settings)
-        preset = PRESETS.index(settings) if settings in PRESETS else _NO_PRESET
+        numbers = tuple(settings[1:])
+        preset = PRESETS.index(numbers) if numbers in PRESETS else _NO_PRESET
         parts.append(bytes([z_bits * 16 + preset]))
+        if preset:
+            parts.append(_number(settings.its))
         if preset == _NO_PRESET:
-            parts += [_number(settings.its), struct.pack("<4d", *settings[1:])]
+            parts.append(struct.pack("<4d", *numbers))
         parts += [_number(seed), _number(0 if side_info is None else side_info + 1)]
-    parts += [_number(len(payload)) for payload in payloads] + payloads
+    parts += [_number(len(payload)) for payload in payloads[:-1]] + payloads
     content = b"".join(parts)
     return content + struct.pack("<I", zlib.crc32(content))
 
@@ -150,19 +150,20 @@ def _parse(reader):
     if kind == BITS_BACK:
         z_bits, preset = divmod(reader.take(1)[0], 16)
         reader.check(z_bits <= MAX_Z_BITS, "with a grid of z of 2^-{}".format(z_bits))
+        its = reader.number() if preset else 0
         if preset == _NO_PRESET:
-            its = reader.number()
             settings = Settings(its, *struct.unpack("<4d", reader.take(32)))
-            reader.check(_are_settings(settings), "with impossible settings of q(z|y)")
         else:
             reader.check(preset < len(PRESETS), "with unknown settings of q(z|y)")
-            settings = PRESETS[preset]
+            settings = Settings(its, *PRESETS[preset])
+        reader.check(not preset or _are_settings(settings), "with impossible settings of q(z|y)")
         seed, side_info = reader.number(), reader.number()
         bits_back = BitsBack(z_bits, settings, seed, side_info - 1 if side_info else None)
     number = images if bits_back is None else 1
-    reader.check(number <= reader.left(), "of fewer payloads than images")
-    lengths = [reader.number() for _ in range(number)]
-    reader.check(sum(lengths) == reader.left(), "whose payloads have other lengths than it says")
+    reader.check(number - 1 <= reader.left(), "of fewer payloads than images")
+    lengths = [reader.number() for _ in range(number - 1)]
+    lengths.append(reader.left() - sum(lengths))
+    reader.check(lengths[-1] >= 0, "whose payloads are shorter than it says")
     reader.check(not any(length % 4 for length in lengths), "whose payloads are not whole words")
     payloads = [reader.take(length) for length in lengths]
     return Header(kind, digest, images, height, width, bits_back), payloads

@@ -54,8 +54,8 @@ class Writer(abc.ABC):
     def finish(self):
         """The bytes of the file, and dict of figures in bits, each (n,).
 
-        `actual` in all, the image's share of all the file's bits; for bits-back, `net`: the same
-        less the side information or padding, which a decoder gets back.
+        `actual` in all, the image's share of all the file's bits; for bits-back, `net`: what the
+        image adds to the stack, so without the header and what z of the first image is taken from.
         """
 
 
@@ -121,7 +121,7 @@ class BitsBackWriter(Writer):
             z_bits, settings, seed, None if content is None else len(content)
         )
         self._decoder = networks.load(run, bits_back=True)
-        stack = None if content is None else bits_back.side_information(content)
+        stack = None if content is None else bits_back.side_information(content, seed)
         self._codec = bits_back.BitsBackCodec(self._decoder, self._settings, stack)
         self._size, self._growths = None, []
 
@@ -160,10 +160,7 @@ class BitsBackWriter(Writer):
         )
         content = container.write(header, [payload])
         growths = WORD_BYTES * np.array(self._growths)
-        net = len(content) - WORD_BYTES * self._codec.initial_words
-        initial = (len(content) - net) / len(growths)
-        net = growths + (net - growths.sum()) / len(growths)
-        return content, {"actual": 8 * (net + initial), "net": 8 * net}
+        return content, {"actual": 8 * _shares(content, growths), "net": 8 * growths}
 
 
 class PackedWriter(Writer):
@@ -308,9 +305,9 @@ class BitsBackReader(_ContainerReader):
                 yield number, {"y": y, "z": z}
         except Exhausted:
             raise InputError("not written by this program: a file with too few bits")
-        size = self._header.bits_back.side_info
+        side_info = self._header.bits_back.side_info, self._header.bits_back.seed
         if self.has_side_info:
-            self.side_info = bits_back.read_side_information(codec.stack, size)
+            self.side_info = bits_back.read_side_information(codec.stack, *side_info)
 
     def _posterior(self, codec, number, y):
         title = "q(z|y) of image {} of {}".format(number + 1, self.images)

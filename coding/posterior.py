@@ -17,8 +17,10 @@ import numpy as np
 
 from coding import arithmetic
 from coding.networks import FRACTION_BITS
+from utils import InputError
 
 RECORD_EVERY = 100
+LARGEST = 2.0**16  # of the mean and the log-variance
 _BOUND = 1e-9  # of likelihoods, as in `entropy_models.bound_likelihood`
 _INVERSE_LN2 = 1.4426950408889634
 _INVERSE_SQRT_2PI = 0.3989422804014327
@@ -41,6 +43,9 @@ def fit(decoder, y, num_pixels, settings, seed, step):
     Returns:
       z_mean, z_logvar: float64 (h', w', C).
       record: dict of lists, `its` and `rd_loss`, the iterations and losses that were shown.
+
+    Raises:
+      InputError: Adam diverges.
     """
     mean, logvar = decoder.hyper_analysis.forward(y)
     record = collections.defaultdict(list)
@@ -63,6 +68,8 @@ def fit(decoder, y, num_pixels, settings, seed, step):
         gradients = (gradient, gradient * deviation * 0.5 - 0.5)
         mean, logvar = optimiser.update((mean, logvar), [scale * g for g in gradients])
         step(t + 1, loss)
+    if not np.all(np.abs(mean) + np.abs(logvar) < LARGEST):  # NaN included
+        raise InputError("q(z|y) diverges; try a lower learning rate for it")
     return mean, logvar, dict(record)
 
 

@@ -72,16 +72,23 @@ class Stack:
         Args:
           symbols: integers, |symbol| < 2^31.
           codes: integers of the same shape, the table of each.
-          family: its `tables(codes)` gives the `tables.Table`s of a 1-D array of codes.
+          family: its `tables(codes)` gives the `tables.Table`s of a 1-D array of codes; its
+            `escape` says whether they have one.
+
+        Raises:
+          InputError: a symbol is beyond a table that has no escape.
         """
         symbols = np.asarray(symbols, np.int64).ravel()
         groups = _groups(codes, family)
         entries = np.zeros(len(symbols), np.int32)
         for places, table in groups:
-            entry = symbols[places] - (table.first - 1)
-            inside = (entry > 0) & (entry < len(table.probabilities))
+            entry = symbols[places] - (table.first - family.escape)
+            inside = (entry >= family.escape) & (entry < len(table.probabilities))
+            if not (family.escape or inside.all()):
+                raise InputError("not written by this program: a symbol that cannot occur")
             entries[places] = np.where(inside, entry, 0)
-        self._push_escaped(symbols[entries == 0])
+        if family.escape:
+            self._push_escaped(symbols[entries == 0])
         for places, table in reversed(groups):
             self._coder.encode_reverse(entries[places], _model(table))
 
@@ -95,8 +102,8 @@ class Stack:
         escaped = np.zeros(np.size(codes), bool)
         for places, table in _groups(codes, family):
             entry = self._coder.decode(_model(table), len(places))
-            escaped[places] = entry == 0
-            symbols[places] = entry + (table.first - 1)
+            escaped[places] = family.escape & (entry == 0)
+            symbols[places] = entry + (table.first - family.escape)
         symbols[escaped] = self._pop_escaped(np.count_nonzero(escaped))
         self.lowest = min(self.lowest, max(self._coder.num_words() - _STATE_WORDS, 0))
         return symbols.reshape(np.shape(codes))

@@ -27,18 +27,19 @@ TAIL = 2.0**-20  # mass beyond a table of p(z) on either side
 MAX_REACH = 2048  # symbols that it covers on either side, at most
 
 Table = collections.namedtuple("Table", "probabilities first")
-Table.__doc__ = """Probabilities of the escape and of the symbols from `first` on.
+Table.__doc__ = """Probabilities of the escape, if there is one, and of the symbols from `first` on.
 
 They are float64, multiples of 2^-24 that add up to 1 exactly.
 """
 
 
-def _tables(cdf, first):
+def _tables(cdf, first, escape=True):
     """Tables from distribution functions at the edges of their symbols.
 
     Args:
       cdf: list of rising arrays, each with an edge more than the table has symbols.
       first: first symbol of each.
+      escape: whether they have one.
     """
     made = []
     for edges, start in zip(cdf, first):
@@ -48,6 +49,8 @@ def _tables(cdf, first):
         bounds += np.arange(1, symbols + 2)
         bounds[-1] = TOTAL
         bounds[1:] -= bounds[:-1]
+        if not escape:
+            bounds = bounds[1:] + (np.arange(symbols) == symbols // 2) * bounds[0]
         made.append(Table(bounds / TOTAL, int(start)))
     return made
 
@@ -56,9 +59,14 @@ def _tables(cdf, first):
 
 
 class Gaussians:
-    """N(mean, sigma²), convolved with U(-½, ½), on the integers."""
+    """N(mean, sigma²), convolved with U(-½, ½), on the integers.
 
-    def __init__(self):
+    Args:
+      escape: whether the tables have one; they have to if symbols may be anything.
+    """
+
+    def __init__(self, escape=True):
+        self.escape = escape
         level = np.arange(SIGMA_LEVELS)
         self._sigma = arithmetic.exp(level % SIGMA_STEPS * (_LN2 / SIGMA_STEPS))
         self._sigma *= 2.0 ** (level // SIGMA_STEPS - 8)
@@ -93,7 +101,7 @@ class Gaussians:
         which = np.repeat(np.arange(len(codes)), numbers)
         edges = np.arange(len(which)) - (ends - numbers + reach)[which] - 0.5
         cdf = arithmetic.normal_cdf((edges - mean[which]) / sigma[which])
-        return _tables(np.split(cdf, ends[:-1]), -reach)
+        return _tables(np.split(cdf, ends[:-1]), -reach, self.escape)
 
 
 def _mean_steps(level):
@@ -112,6 +120,8 @@ class PriorTables:
       medians: (C,).
       spacing: of the grid.
     """
+
+    escape = True
 
     def __init__(self, prior, medians, spacing=1.0):
         def cdf(symbol):

@@ -1,0 +1,436 @@
+"""The layers of coding, each against something independent of it."""
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from conftest import DEMO, DEMO_DIR
+from constriction import stream
+
+import hyperprior
+import utils
+from coding import arithmetic, bits_back, container, grid, networks, posterior, tables
+from coding.stack import Exhausted, Stack
+from quiet_tf import tf
+from utils import InputError
+
+UNIT = 2.0**-networks.FRACTION_BITS
+
+
+def rng():
+    return np.random.RandomState(0)
+
+
+def no_step(done, loss):
+    """For `posterior.fit`."""
+
+
+@pytest.fixture(scope="module")
+def base():
+    return networks.load(utils.find_run(DEMO_DIR, DEMO["sga"]), bits_back=False)
+
+
+@pytest.fixture(scope="module")
+def bits_back_run():
+    return utils.find_run(DEMO_DIR, DEMO["bb_sga"])
+
+
+@pytest.fixture(scope="module")
+def bb(bits_back_run):
+    return networks.load(bits_back_run, bits_back=True)
+
+
+# --- Arithmetic ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, low, high, relative, absolute",
+    [
+        (arithmetic.exp, np.exp, -650, 650, 1e-14, 0),
+        (arithmetic.tanh, np.tanh, -40, 40, 0, 1e-15),
+        (arithmetic.sigmoid, scipy.special.expit, -600, 600, 1e-14, 0),
+        (arithmetic.softplus, lambda x: np.logaddexp(0, x), -600, 600, 0, 1e-12),
+        (lambda x: arithmetic.log(np.exp(x)), lambda x: x, -600, 600, 1e-14, 1e-15),
+        (arithmetic.normal_cdf, scipy.stats.norm.cdf, -9, 9, 0, 1e-9),
+        (lambda u: arithmetic.normal_tail(u)[0], scipy.stats.norm.sf, 0, 36, 1e-9, 0),
+    ],
+)
+def test_functions(ours, theirs, low, high, relative, absolute):
+    x = np.concatenate([rng().uniform(low, high, 100000), np.linspace(low, high, 1001)])
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=relative, atol=absolute)
+
+
+def test_normal_quantiles():
+    ours = arithmetic.normal_quantiles(16)
+    np.testing.assert_allclose(
+        ours, scipy.stats.norm.ppf((np.arange(2**16) + 0.5) / 2**16), 0, 1e-8
+    )
+
+
+# --- Networks --------------------------------------------------------------------------------
+
+
+def integer_layer(layer, a):
+    """A layer in int64: zeros between the samples, then one sum for each place and channel."""
+    kernel, bias = layer.kernel.astype(np.int64), layer.bias.astype(np.int64)
+    rows, columns = kernel.shape[:2]
+    a = a.astype(np.int64)
+    if layer.up:
+        up = np.zeros((2 * a.shape[0], 2 * a.shape[1], a.shape[2]), np.int64)
+        up[::2, ::2] = a
+        a, kernel, stride = up, kernel[::-1, ::-1], 1
+    else:
+        stride = layer.stride
+    a = np.pad(a, ((rows // 2,) * 2, (columns // 2,) * 2, (0, 0)), "constant")
+    size = [-(-(side - 2 * (k // 2)) // stride) for side, k in zip(a.shape, (rows, columns))]
+    output = np.zeros((*size, kernel.shape[3]), np.int64)
+    for y, x in np.ndindex(*size):
+        patch = a[y * stride : y * stride + rows, x * stride : x * stride + columns]
+        output[y, x] = np.einsum("ijc,ijcd->d", patch, kernel) + bias
+    output = (output + 2**15) >> 16
+    low = 0 if layer.relu else -(2**26)
+    return np.clip(output, low, 2**26)
+
+
+def random_layer(random, channels_in, channels_out, support, stride, up, relu):
+    """Weights whose sums come as close to 2^53 as `check_exact` allows."""
+    kernel = random.uniform(-1, 1, (support, support, channels_in, channels_out))
+    limit = (networks.EXACT - 2**40) / networks.GRADIENT_LARGEST
+    sums = [np.abs(kernel).sum(axis=axes).max() for axes in ((0, 1, 2), (0, 1, 3))]
+    kernel = np.trunc(kernel * limit / max(sums))
+    bias = np.trunc(random.uniform(-1, 1, channels_out) * 2**39)
+    layer = networks.Layer(kernel, bias, stride, up, relu)
+    networks.check_exact(layer, "random")
+    return layer
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_layers_up_to_the_bound_are_exact(seed):
+    """Every activation at its clamp, and weights as large as may be: equal to int64."""
+    random = np.random.RandomState(seed)
+    up, stride, support = [(True, 2, 5), (False, 1, 3), (False, 2, 5)][seed % 3]
+    layer = random_layer(random, 5, 6, support, stride, up, bool(seed % 2))
+    a = random.choice([-networks.CLAMP, networks.CLAMP, 0, 12345], (6, 7, 5))
+    if seed >= 6:  # all terms of one sum of one sign: the largest there is
+        a = np.full_like(a, networks.CLAMP)
+        layer = layer._replace(kernel=np.abs(layer.kernel))
+    np.testing.assert_array_equal(layer.forward(a), integer_layer(layer, a))
+
+
+def test_too_large_weights_are_refused():
+    layer = networks.Layer(np.full((5, 5, 8, 8), 2.0**20), np.zeros(8), 2, True, True)
+    with pytest.raises(InputError, match="too large"):
+        networks.check_exact(layer, "layer")
+
+
+@pytest.mark.parametrize("up", [True, False])
+@pytest.mark.parametrize("support, stride", [(5, 2), (3, 1)])
+def test_the_way_back_is_the_transpose(up, support, stride):
+    random = rng()
+    kernel = random.randint(-9, 9, (support, support, 3, 4)).astype(np.float64)
+    convolve, back = (networks.spread, networks.correlate)[:: 1 if up else -1]
+    a = random.randint(-9, 9, (6, 8, 3)).astype(np.float64)
+    b = convolve(a, kernel, stride)
+    c = random.randint(-9, 9, b.shape).astype(np.float64)
+    assert np.sum(b * c) == np.sum(a * back(c, kernel.transpose(0, 1, 3, 2), stride))
+
+
+@pytest.mark.parametrize("script", ["sga", "bb_sga"])
+def test_networks_are_those_of_the_float_model(script, base, bb):
+    """Which TFC's layers hold (test_models); and of an implementation in int64, exactly."""
+    decoder = base if script == "sga" else bb
+    run = utils.find_run(DEMO_DIR, DEMO[script])
+    model_class = hyperprior.Mbt2018 if script == "sga" else hyperprior.Mbt2018BB
+    z, y = rng().randint(-3, 4, (3, 4, 32)), rng().randint(-9, 10, (11, 14, 32))
+    z, y = z.astype(np.float64), y.astype(np.float64)
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = hyperprior.build(model_class, hyperprior.load(model_class, run))
+        z_, y_ = (tf.constant(v[None], tf.float32) for v in (z, y))
+        (mu, sigma), other = session.run([model.hyper_synthesis(z_, y_), model.hyper_analysis(y_)])
+    ours = decoder.hyper_synthesis.forward(z / UNIT, (11, 14))
+    np.testing.assert_allclose(ours[0] * UNIT, mu[0], rtol=1e-3, atol=5e-3)
+    np.testing.assert_allclose(ours[1] * UNIT, np.log(sigma[0]), rtol=1e-3, atol=5e-3)
+    a = z / UNIT
+    for layer, activation in zip(decoder.hyper_synthesis.layers, ours[2]):
+        a = integer_layer(layer, a)
+        np.testing.assert_array_equal(a, activation)
+    if script == "bb_sga":
+        z_mean, z_logvar = decoder.hyper_analysis.forward(y)
+        np.testing.assert_allclose(z_mean, other["z_mean"][0], rtol=1e-3, atol=5e-3)
+        np.testing.assert_allclose(z_logvar, other["z_logvar"][0], rtol=1e-3, atol=5e-3)
+        a = y / UNIT
+        for layer in decoder.hyper_analysis.layers:
+            a = integer_layer(layer, a)
+        np.testing.assert_array_equal(np.concatenate([z_mean, z_logvar], axis=-1), a * UNIT)
+
+
+def test_the_digest_tells_models_apart(base, bb, untrained):
+    runs = [utils.find_run(str(untrained), "mbt2018-num_filters=4-lmbda=0.01")]
+    digests = {base.digest, bb.digest, *(networks.load(run, False).digest for run in runs)}
+    assert len(digests) == 3
+    again = networks.load(utils.find_run(DEMO_DIR, DEMO["sga"]), bits_back=False)
+    assert again.digest == base.digest
+
+
+# --- Tables ----------------------------------------------------------------------------------
+
+
+def test_tables_of_gaussians():
+    gaussians = tables.Gaussians()
+    mean = rng().uniform(-3, 3, 300)
+    sigma = np.exp(rng().uniform(np.log(0.005), np.log(250), 300))
+    codes, shifts, table_mean, log2_sigma = gaussians.codes(mean, np.log2(sigma))
+    np.testing.assert_allclose(2**log2_sigma, sigma, rtol=0.011)
+    assert np.all(np.abs(table_mean - mean) <= np.maximum(1 / 256, sigma / 32))
+    for i, table in enumerate(gaussians.tables(codes)):
+        symbols = table.first + np.arange(len(table.probabilities) - 1) + shifts[i]
+        law = scipy.stats.norm(table_mean[i], 2 ** log2_sigma[i])
+        mass = law.cdf(symbols + 0.5) - law.cdf(symbols - 0.5)
+        np.testing.assert_allclose(table.probabilities[1:], mass, atol=4e-7 + len(symbols) / 2**24)
+        assert table.probabilities[0] <= 1e-6
+
+
+@pytest.mark.parametrize("sigma", [2.0**-8, 0.04, 1.0, 256.0])
+@pytest.mark.parametrize("escape", [True, False])
+def test_the_coder_has_the_integer_frequencies(sigma, escape):
+    """Its own tables are made of ours by floats; here each entry's bounds are looked for."""
+    codes, *_ = tables.Gaussians(escape).codes(np.array([0.3]), np.array([np.log2(sigma)]))
+    (table,) = tables.Gaussians(escape).tables(codes)
+    frequencies = np.rint(table.probabilities * 2**24).astype(np.int64)
+    assert frequencies.min() >= 1 and frequencies.sum() == 2**24
+    np.testing.assert_array_equal(frequencies / 2**24, table.probabilities)
+    model = stream.model.Categorical(table.probabilities)
+    bounds = np.concatenate([[0], np.cumsum(frequencies)])
+    for entry in range(len(frequencies)):
+        for place in (bounds[entry], bounds[entry + 1] - 1):
+            coder = stream.stack.AnsCoder(np.array([1, 2, 3], np.uint32))
+            coder.encode_reverse(np.array([place], np.int32), stream.model.Uniform(2**24))
+            assert coder.decode(model) == entry
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1 / 16])
+def test_tables_of_the_prior(spacing, bb, bits_back_run):
+    """Against the logits of TFC's graph in float64."""
+    weights = hyperprior.load(hyperprior.Mbt2018BB, bits_back_run)["prior"]
+    medians = rng().uniform(-1, 1, 32)
+    ours = tables.PriorTables(bb.prior, medians, spacing).tables(np.arange(32))
+    for channel, table in enumerate(ours):
+        symbols = table.first + np.arange(len(table.probabilities) - 1)
+        edges = medians[channel] + spacing * (np.append(symbols, symbols[-1] + 1) - 0.5)
+        v = edges[None]
+        for i, (matrix, bias) in enumerate(zip(weights.matrices, weights.biases)):
+            v = matrix[channel].astype(np.float64) @ v + bias[channel]
+            if i < len(weights.factors):
+                v = v + weights.factors[i][channel] * np.tanh(v)
+        mass = np.diff(scipy.special.expit(v[0]))
+        np.testing.assert_allclose(table.probabilities[1:], mass, atol=1e-6 + len(mass) / 2**24)
+
+
+# --- The stack -------------------------------------------------------------------------------
+
+
+def check_codec(push, pop, message):
+    """A codec: what is pushed is popped, and the stack is then as it was before."""
+    before = Stack(rng().randint(1, 2**32, 20000, dtype=np.uint32))
+    stack = before.copy()
+    push(stack, message)
+    popped = pop(stack)
+    np.testing.assert_array_equal(popped, message)
+    np.testing.assert_array_equal(stack.words(), before.words())
+
+
+def check_bits_back(pop, push, shape):
+    """The same the other way round, as q is used: what is popped can be pushed back."""
+    before = Stack(rng().randint(1, 2**32, 20000, dtype=np.uint32))
+    stack = before.copy()
+    message = pop(stack)
+    assert message.shape == shape and len(stack.words()) <= len(before.words())
+    push(stack, message)
+    np.testing.assert_array_equal(stack.words(), before.words())
+
+
+SIGMAS = pytest.mark.parametrize("log2_sigma", [-8.0, -4.6, 0.0, 8.0, -30.0, 30.0])
+
+
+@SIGMAS
+def test_codec_of_gaussians(log2_sigma):
+    family = tables.Gaussians()
+    codes, *_ = family.codes(rng().uniform(-1, 1, (7, 9)), np.full((7, 9), log2_sigma))
+    symbols = rng().randint(-3, 4, (7, 9))
+    symbols[0] = [10000, -10000, 2**31 - 1, -(2**31) + 1, 255, -256, 65536, -65537, 2**24]
+    check_codec(
+        lambda stack, message: stack.push(message, codes, family),
+        lambda stack: stack.pop(codes, family),
+        symbols,
+    )
+
+
+@SIGMAS
+def test_codec_of_q(log2_sigma):
+    family = tables.Gaussians(escape=False)
+    codes, *_ = family.codes(rng().uniform(-1, 1, (30, 50)), np.full((30, 50), log2_sigma))
+    check_bits_back(
+        lambda stack: stack.pop(codes, family),
+        lambda stack, message: stack.push(message, codes, family),
+        (30, 50),
+    )
+
+
+def test_codec_of_the_prior(bb):
+    family = tables.PriorTables(bb.prior, bb.medians, 1 / 16)
+    channels = grid.channels((5, 6, 32))
+    symbols = rng().randint(-40, 41, (5, 6, 32))
+    symbols[0, 0, :2] = [160000, -160000]
+    check_codec(
+        lambda stack, message: stack.push(message, channels, family),
+        lambda stack: stack.pop(channels, family),
+        symbols,
+    )
+
+
+def test_codec_of_bits_back(bb):
+    """Push and pop of whole images, with latents far in the tails."""
+    settings = container.BitsBack(4, container.Settings(3, 3e-3, 0.9, 0.999, 1e-8), 0, None)
+    y = rng().randint(-5, 6, (4, 6, 32)).astype(np.float64)
+    y[0, 0, :2] = [10000, -10000]
+    before = rng().randint(1, 2**32, 20000, dtype=np.uint32)
+    codec = bits_back.BitsBackCodec(bb, settings, Stack(before))
+    q = codec.posterior(y, 64 * 96, no_step)
+    z = codec.push(y, q)
+    popped = codec.pop(64, 96, lambda y: codec.posterior(y, 64 * 96, no_step))
+    np.testing.assert_array_equal(popped[0], y)
+    np.testing.assert_array_equal(popped[1], z)
+    np.testing.assert_array_equal(codec.stack.words(), before)
+
+
+@pytest.mark.parametrize("kind", container.KINDS[:3])
+def test_codec_of_grids(kind, base):
+    codec = grid.GridCodec(base, kind)
+    y, z = rng().normal(0, 3, (5, 6, 32)), rng().normal(0, 3, (2, 2, 32))
+    y[0, 0, :4], z[0, 0, :2] = [10000, -10000, 123456, -99999.4], [10000, -10000]
+    words, sent = codec.encode(y, z)
+    decoded = codec.decode(words, 75, 90)
+    for name, latent in (("y", y), ("z", z)):
+        np.testing.assert_array_equal(decoded[name], sent[name])
+        assert np.abs(sent[name] - latent).max() <= 0.5
+    if kind == container.INTEGERS:
+        np.testing.assert_array_equal(sent["y"], np.round(y))
+        np.testing.assert_array_equal(sent["z"], np.round(z))
+
+
+def test_too_few_bits_are_noticed(bb):
+    """With exactly the words that are popped all is well, with one less it is not."""
+    settings = container.BitsBack(4, container.Settings(), 0, None)
+    y = rng().randint(-5, 6, (4, 6, 32)).astype(np.float64)
+    codec = bits_back.BitsBackCodec(bb, settings)
+    q = codec.posterior(y, 64 * 96, no_step)
+    codec.push(y, q)
+    words = codec.finish()
+    unpacked = bits_back.BitsBackCodec(bb, settings, Stack(words))
+    unpacked.pop(64, 96, lambda y: q)
+    initial = unpacked.stack.words()
+    assert len(initial) == codec.initial_words
+    bits_back.BitsBackCodec(bb, settings, Stack(initial)).push(y, q)
+    with pytest.raises(Exhausted):
+        bits_back.BitsBackCodec(bb, settings, Stack(initial[1:])).push(y, q)
+
+
+@pytest.mark.parametrize("content", [b"", b"a", b"\0" * 6, bytes(range(256)) * 3 + b"\0\0"])
+def test_side_information(content):
+    stack = bits_back.side_information(content, seed=7)
+    assert bits_back.read_side_information(stack, len(content), 7) == content
+    with pytest.raises(InputError):
+        bits_back.read_side_information(stack, len(content) + 4, 7)
+
+
+# --- q(z|y) ----------------------------------------------------------------------------------
+
+
+def test_gradients_are_those_of_tensorflow(bb, bits_back_run):
+    """Of -log p(y|z) - log p(z) in z, some of it bounded."""
+    y = rng().randint(-4, 5, (12, 16, 32)).astype(np.float64)
+    y[0, :3] = 30
+    with tf.Graph().as_default(), tf.Session() as session:
+        weights = hyperprior.load(hyperprior.Mbt2018BB, bits_back_run)
+        model = hyperprior.build(hyperprior.Mbt2018BB, weights)
+        y_ = tf.constant(y[None], tf.float32)
+        z_mean = model.hyper_analysis(y_)["z_mean"]
+        # Away from zero activations, whose rounding decides which way the gradient takes.
+        z_ = tf.round(z_mean * 4096) / 4096
+        mass = hyperprior.entropy_models.gaussian_mass(y_, *model.hyper_synthesis(z_, y_))
+        bound = hyperprior.entropy_models.bound_likelihood
+        nats = -tf.reduce_sum(tf.log(bound(mass))) - tf.reduce_sum(tf.log(model.p_z(z_)))
+        z, value, gradient = session.run([z_, nats, tf.gradients(nats, z_)[0]])
+    ours, ours_gradient = posterior._free_energy(bb, y, z[0].astype(np.float64), True)
+    assert ours == pytest.approx(value, rel=5e-4)
+    error = np.linalg.norm(ours_gradient - gradient[0]) / np.linalg.norm(gradient)
+    assert error < 0.03
+
+
+def test_gradients_are_those_of_finite_differences(bb):
+    """The parts without rounding."""
+    y, mu = rng().randint(-4, 5, 500).astype(np.float64), rng().normal(0, 2, 500)
+    log_sigma = rng().uniform(-1, 2, 500)
+    _, mu_gradient, log_sigma_gradient = posterior._gaussian_nats(y, mu, log_sigma, True)
+    h = 1e-5
+    for gradient, shifted in (
+        (mu_gradient, lambda s: (y, mu + s, log_sigma)),
+        (log_sigma_gradient, lambda s: (y, mu, log_sigma + s)),
+    ):
+
+        def nats(s, shifted=shifted):
+            y_, mu_, log_sigma_ = shifted(s)
+            law = scipy.stats.norm(mu_, np.exp(log_sigma_))
+            sign = np.sign(y_ - mu_)  # both ends in the left tail
+            mass = np.abs(
+                scipy.stats.norm.cdf((0.5 - sign * (y_ - mu_)) / law.std())
+                - scipy.stats.norm.cdf((-0.5 - sign * (y_ - mu_)) / law.std())
+            )
+            return -np.log(np.maximum(mass, 1e-9))
+
+        clear = nats(0) < 19  # not bounded
+        assert clear.sum() > 400
+        numeric = (nats(h) - nats(-h)) / (2 * h)
+        np.testing.assert_allclose(gradient[clear], numeric[clear], rtol=2e-4, atol=2e-4)
+    z = rng().normal(0, 2, (3, 4, 32))
+    density = lambda z: -posterior._prior_nats(bb.prior, z, True)[0]  # noqa: E731
+    _, gradient = posterior._prior_nats(bb.prior, z, True)
+    for place in [(0, 0, 0), (1, 2, 5), (2, 3, 31)]:
+        shift = np.zeros_like(z)
+        shift[place] = h
+        numeric = -(density(z + shift) - density(z - shift)) / (2 * h)
+        assert gradient[place] == pytest.approx(numeric, rel=1e-5, abs=1e-6)
+
+
+def test_adam_is_that_of_tensorflow():
+    settings = container.Settings(5, 3e-3, 0.8, 0.99, 1e-4)
+    gradients = rng().normal(0, 1, (5, 7))
+    value = np.zeros(7)
+    ours = posterior._Adam(settings, 1)
+    with tf.Graph().as_default(), tf.Session() as session:
+        variable = tf.get_variable("v", initializer=tf.zeros(7, tf.float64))
+        gradient = tf.placeholder(tf.float64, 7)
+        optimizer = tf.train.AdamOptimizer(*settings[1:])
+        update = optimizer.apply_gradients([(gradient, variable)])
+        session.run(tf.global_variables_initializer())
+        for g in gradients:
+            session.run(update, {gradient: g})
+            (value,) = ours.update((value,), (g,))
+            np.testing.assert_allclose(value, session.run(variable), rtol=1e-6)
+
+
+def test_noise_of_q():
+    """Standard normal, and another one for another seed, y or step."""
+    y = rng().randint(-4, 5, (4, 6, 8)).astype(np.float64)
+    shape = (40, 50, 3)
+    drawn = [
+        posterior._Noise(0, y).normal(0, shape),
+        posterior._Noise(0, y).normal(1, shape),
+        posterior._Noise(1, y).normal(0, shape),
+        posterior._Noise(0, y + 1).normal(0, shape),
+    ]
+    for i, noise in enumerate(drawn):
+        assert scipy.stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
+        for other in drawn[:i]:
+            assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 0.06
+    np.testing.assert_array_equal(drawn[0], posterior._Noise(0, y).normal(0, shape))
