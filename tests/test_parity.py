@@ -17,6 +17,7 @@ import inference
 import rounding
 import tf_boilerplate
 import utils
+from coding import files
 from quiet_tf import tf, tfc
 
 pytestmark = needs_golden
@@ -117,10 +118,32 @@ def test_ste_stops_where_the_reference_does(image, sharp, tmp_path, monkeypatch)
     assert abs(result["its"][-1] - max(logged("ste", image, sharp))) <= 10
 
 
+class NoFile(files.Writer):
+    """For latents that cannot be coded."""
+
+    def __init__(self):
+        self.images = 0
+
+    def add(self, latents, size, step):
+        self.images += 1
+        return files.Coded(latents, 0, 0, {})
+
+    def finish(self):
+        return b"", {"actual": np.zeros(self.images)}
+
+
 class RoundedAsTheReference:
     """The reference's grid for y: around mu of the unrounded z, which no decoder has."""
 
-    def transmit(self, y, z):
+    @classmethod
+    def coder(cls, run, weights, args):
+        return NoFile()
+
+    def build(self):
+        stages, latents = super().build()
+        return stages, self.rounded(**latents)
+
+    def rounded(self, y, z):
         mu, _ = self.model.hyper_synthesis(self.prior_input(z), y)
         z_hat = rounding.centred(z, self.model.medians)
         return {"y": rounding.centred(y, mu), "z": z_hat}
@@ -222,11 +245,11 @@ def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp
 
     argv = ["compress", RUNS["ste"], path, "--sga_its", "30", "--check_every", "1000"]
     method = method_class("ste")
-    args = tf_boilerplate.parse("ste", "", method, None, None, argv)
+    args = tf_boilerplate.parse("ste", "", method, None, argv)
     args.lmbda = 0.02
     weights = hyperprior.load(method.model_class, run)
     evaluation = tf_boilerplate.Evaluation(method, weights, pixels.shape, args)
-    evaluation.run(pixels)
+    evaluation.optimise(pixels)
     ours = evaluation.session.run(evaluation.method.stages[0].latents)
     for name, theirs, begun, gradient in zip("yz", latents, first, smallest):
         # Where a gradient vanishes, Adam follows the sign of its rounding error.
