@@ -257,8 +257,8 @@ class Evaluation:
           writer: a `coding.files.Writer`.
 
         Returns:
-          metrics: dict of numbers.
-          coded: a `coding.files.Coded`.
+          metrics: dict of numbers, and `latents_sha256` (`coding.digests`).
+          record: of the coding (`coding.files.Coded`).
           reconstruction: uint8 (H, W, 3).
         """
         with shown_progress(self.args, writer.its, "Rate optimisation") as (progress, write):
@@ -275,8 +275,9 @@ class Evaluation:
         decode_seconds = coded.decode_seconds + time.time() - begun
         feed.update({self.index: index, self.decoded: decoded})
         metrics, reconstruction = self.session.run([self.metrics, self.reconstruction], feed)
+        metrics["latents_sha256"] = digests.digest(coded.latents)
         metrics.update(encode_seconds=coded.encode_seconds, decode_seconds=decode_seconds)
-        return metrics, coded, reconstruction
+        return metrics, coded.record, reconstruction
 
 
 @contextlib.contextmanager
@@ -342,12 +343,11 @@ def compress(method_class, args):
     if min(images.shape[1:3]) < utils.MSSSIM_MIN_SIDE:
         note("MS-SSIM is NaN: it needs {} pixels on each side".format(utils.MSSSIM_MIN_SIDE))
 
-    metrics, records, batch_sizes, sent_digests = [], [], [], []
+    metrics, records, batch_sizes = [], [], []
     for batch in _run_batches(method_class, weights, writer, images, path, args):
         metrics += batch.metrics
         records.append(batch.records)
         batch_sizes.append(len(batch.metrics))
-        sent_digests += batch.digests
     results = {key: np.array([values[key] for values in metrics]) for key in metrics[0]}
     content, bits = writer.finish()
     for key, values in bits.items():
@@ -358,7 +358,8 @@ def compress(method_class, args):
         results["batch_sizes"] = np.array(batch_sizes)
         results["avg_batch_actual_bpp"] = results["actual_bpp"].mean()
     if args.output:
-        write_file(args.output, content, run, sent_digests)
+        # Where decoding is a search, it has to find the latents in a fresh process too.
+        write_file(args.output, content, run, results["latents_sha256"] if writer.its else None)
     if path:
         flags = ("lmbda", "seed", *method_class.flags, *method_class.coding_flags)
         provenance = {
@@ -395,11 +396,10 @@ METRICS = (
     "avg_batch_actual_bpp",
 )
 
-Batch = collections.namedtuple("Batch", "metrics records digests")
+Batch = collections.namedtuple("Batch", "metrics records")
 Batch.__doc__ = """Results of a batch.
 
-metrics: list of a dict for each image; records: for each stage a list of records; digests: of the
-latents of each image, where only a search finds them.
+metrics: list of a dict for each image; records: for each stage a list of records.
 """
 
 
@@ -412,17 +412,15 @@ def _run_batches(method_class, weights, writer, images, path, args):
             evaluation = Evaluation(method_class, weights, pixels.shape, args)
         begun = time.time()
         latents, stage_records = evaluation.optimise(pixels)
-        metrics, coding_records, sent_digests = [], [], []
+        metrics, coding_records = [], []
         hint = "; try a lower --lr" if method_class.flags else ""
         for index, values in enumerate(latents):
             number = done + index
             check_finite(images, number, values.values(), hint)
-            figures, coded, reconstruction = evaluation.code(index, values, writer)
+            figures, record, reconstruction = evaluation.code(index, values, writer)
             check_finite(images, number, [figures[key] for key in ("mse", "est_bpp")], hint)
             metrics.append(figures)
-            coding_records.append(coded.record)
-            if coded.record:
-                sent_digests.append(digests.digest(coded.latents))
+            coding_records.append(record)
             if args.save_reconstruction:
                 suffix = "-{}".format(number) if images.shape[0] > 1 else ""
                 utils.write_png("{}{}.png".format(path[: -len(".npz")], suffix), reconstruction)
@@ -432,7 +430,7 @@ def _run_batches(method_class, weights, writer, images, path, args):
         records = [[record] for record in stage_records]
         if coding_records[0]:
             records.append(coding_records)
-        yield Batch(metrics, records, sent_digests)
+        yield Batch(metrics, records)
 
 
 LARGEST_LATENT = 1e6  # float32 holds the fraction of mu up to here, and the coder's integers more
@@ -448,21 +446,21 @@ def check_finite(images, number, values, hint):
         )
 
 
-def write_file(path, content, run, sent_digests):
+def write_file(path, content, run, sha256):
     """Writes a compressed file.
 
     Args:
       path, content: of the file.
       run: `utils.Run` of its model.
-      sent_digests: digests that a fresh process has to find before the file stands at `path`; or
-        an empty list.
+      sha256: digests of the latents, which a fresh process has to find before the file stands at
+        `path`; or None.
     """
     with utils.atomic_write(path) as file:
         file.write(content)
-        if sent_digests:
+        if sha256 is not None:
             file.flush()
             print("decoding it in a fresh process, to see that it can be")
-            if digests.digests_elsewhere(run, file.name) != sent_digests:
+            if digests.digests_elsewhere(run, file.name) != list(sha256):
                 raise AssertionError("{}: a fresh process decodes other latents".format(path))
 
 

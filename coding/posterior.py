@@ -47,6 +47,11 @@ def fit(decoder, y, num_pixels, settings, seed, step):
     Raises:
       InputError: Adam diverges.
     """
+    with np.errstate(all="ignore"):  # of what is beyond all bounds, in files that are forged
+        return _fit(decoder, y, num_pixels, settings, seed, step)
+
+
+def _fit(decoder, y, num_pixels, settings, seed, step):
     mean, logvar = decoder.hyper_analysis.forward(y)
     record = collections.defaultdict(list)
     if not settings.its:

@@ -22,6 +22,7 @@ _LN2 = 0.6931471805599453
 SIGMA_STEPS = 32  # per octave
 SIGMA_LEVELS = 16 * SIGMA_STEPS + 1
 MEAN_STEPS = 128  # per unit, where sigma is small
+ESCAPE = 2.0**-17  # least probability: with the 10 bits that follow, less than likelihoods' 1e-9
 REACH = 5.2  # standard deviations that a table covers on either side
 TAIL = 2.0**-20  # mass beyond a table of p(z) on either side
 MAX_REACH = 2048  # symbols that it covers on either side, at most
@@ -45,7 +46,10 @@ def _tables(cdf, first, escape=True):
     for edges, start in zip(cdf, first):
         symbols = len(edges) - 1
         # The mass of both tails goes to the escape; then each entry gets at least 1.
-        bounds = np.floor((1 - edges[-1] + edges) * (TOTAL - symbols - 1))
+        shifted = 1 - edges[-1] + edges
+        if escape:
+            shifted = ESCAPE + (1 - ESCAPE) * shifted
+        bounds = np.floor(shifted * (TOTAL - symbols - 1))
         bounds += np.arange(1, symbols + 2)
         bounds[-1] = TOTAL
         bounds[1:] -= bounds[:-1]

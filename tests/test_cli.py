@@ -71,14 +71,16 @@ def test_smoke(script, untrained, photo, tmp_path):
     assert process.stderr.splitlines() == ["note: MS-SSIM is NaN: it needs 161 pixels on each side"]
     averages = [line for line in process.stdout.splitlines() if line.startswith("Avg ")]
     keys = ["mse", "psnr", "msssim", "msssim_db", "est_bpp", "est_y_bpp", "est_z_bpp"]
-    keys += ["est_bpp_back"] if script in BITS_BACK else []
+    keys += ["est_bpp_back", "est_bpp_coded", "net_bpp"] if script in BITS_BACK else []
+    keys += ["actual_bpp"]
     keys += ["avg_batch_actual_bpp"] if script == "mbt2018" else []
     assert [line.split()[1].rstrip(":") for line in averages] == keys
     (path,) = glob.glob(str(tmp_path / "results" / "*.npz"))
     with np.load(path, allow_pickle=False) as result:
         assert result["psnr"].shape == (1,)
         assert str(result["script"]) == script
-        for flag, (default, *_) in method_class(script).flags.items():
+        method = method_class(script)
+        for flag, (default, *_) in {**method.flags, **method.coding_flags}.items():
             assert result[flag] == default or flag in ("sga_its", "r_its")
         if flags:
             assert list(result["its"]) == [0, 2] or script == "ste"
@@ -404,7 +406,8 @@ def test_help_shows_all_flags(script):
     process = run_script(script, "--help")
     assert process.returncode == 0 and process.stderr == ""
     if script != "mbt2018_bb":
-        for flag, (default, *_) in method_class(script).flags.items():
+        method = method_class(script)
+        for flag, (default, *_) in {**method.flags, **method.coding_flags}.items():
             assert "--" + flag in process.stdout and "({})".format(default) in process.stdout
 
 
