@@ -1,13 +1,16 @@
 """The layers of coding, each against something independent of it."""
 
+import os
+
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from conftest import DEMO, DEMO_DIR
+from conftest import DEMO, DEMO_DIR, ROOT
 from constriction import stream
 
 import hyperprior
+import inference
 import utils
 from coding import arithmetic, bits_back, container, grid, networks, posterior, tables
 from coding.stack import Exhausted, Stack
@@ -434,3 +437,45 @@ def test_noise_of_q():
         for other in drawn[:i]:
             assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 0.06
     np.testing.assert_array_equal(drawn[0], posterior._Noise(0, y).normal(0, shape))
+
+
+def test_q_is_as_good_as_that_of_tensorflow(bb, bits_back_run):
+    """The net rate, in expectation over z, after as many steps: within 0.2%."""
+    pixels = utils.read_image(os.path.join(ROOT, "samples", "chelsea.png"))[40:232, 60:316]
+    num_pixels = pixels.shape[0] * pixels.shape[1]
+    settings = container.Settings(400, 5e-3, 0.9, 0.999, 1e-8)
+    with tf.Graph().as_default(), tf.Session() as session:
+        weights = hyperprior.load(hyperprior.Mbt2018BB, bits_back_run)
+        model = hyperprior.build(hyperprior.Mbt2018BB, weights)
+        y = tf.round(model.analysis(tf.constant(pixels[None] / np.float32(255))))
+        y = tf.constant(session.run(y))
+        noise = inference.Noise(tf.constant([1], tf.int64))
+
+        def relaxed(t, z_mean, z_logvar):
+            normal = noise.at(t, "z").normal(z_mean)
+            rates = model.rates(num_pixels, y, **model.sample(z_mean, z_logvar, normal))
+            return tf.reduce_mean(rates["bpp"]), {}
+
+        start = model.hyper_analysis(y)
+        stage = inference.Stage(
+            start, relaxed, lambda **q: relaxed(0, **q), settings.its, settings.lr, settings
+        )
+        session.run(tf.global_variables_initializer())
+        stage.run(session, lambda done: None, lambda *figures: None)
+        z_mean, z_logvar, _ = posterior.fit(
+            bb, session.run(y)[0].astype(np.float64), num_pixels, settings, 0, no_step
+        )
+        q = {key: tf.placeholder(tf.float32, value.shape) for key, value in start.items()}
+        rate, _ = relaxed(tf.placeholder_with_default(0, (), "t"), **q)
+        means = []
+        for values in (
+            session.run(start),
+            session.run(stage.latents),
+            {"z_mean": z_mean[None], "z_logvar": z_logvar[None]},
+        ):
+            feed = {q[key]: value for key, value in values.items()}
+            means.append(np.mean([session.run(rate, {**feed, "t:0": t}) for t in range(100)]))
+    before, theirs, ours = means
+    assert theirs < 0.99 * before
+    assert ours == pytest.approx(theirs, rel=2e-3)
+    print("net rate: h_a {:.5f}, TensorFlow {:.5f}, here {:.5f} bits per pixel".format(*means))
