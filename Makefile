@@ -23,7 +23,7 @@ test: setup-dev
 	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not parity"
 
 parity: setup-dev
-	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 tests/test_parity.py tests/test_demo_models.py
+	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 tests/test_parity.py tests/test_demo_models.py tests/test_files.py
 
 IMAGES = samples/*.png
 compare: setup

@@ -358,8 +358,8 @@ def compress(method_class, args):
         results["batch_sizes"] = np.array(batch_sizes)
         results["avg_batch_actual_bpp"] = results["actual_bpp"].mean()
     if args.output:
-        # Where decoding is a search, it has to find the latents in a fresh process too.
-        write_file(args.output, content, run, results["latents_sha256"] if writer.its else None)
+        sha256 = results["latents_sha256"] if writer.verify_elsewhere else None
+        write_file(args.output, content, run, sha256)
     if path:
         flags = ("lmbda", "seed", *method_class.flags, *method_class.coding_flags)
         provenance = {

@@ -33,9 +33,11 @@ class Writer(abc.ABC):
 
     Attributes:
       its: iterations that coding an image takes.
+      verify_elsewhere: whether a fresh process should decode the file before it is called written.
     """
 
     its = 0
+    verify_elsewhere = False
 
     @abc.abstractmethod
     def add(self, latents, size, step):
@@ -103,6 +105,8 @@ class BitsBackWriter(Writer):
     Raises:
       InputError: wrong z_spacing, or no such file.
     """
+
+    verify_elsewhere = True
 
     def __init__(self, run, z_spacing, settings, seed, side_info):
         z_bits = -int(np.round(np.log2(z_spacing)))

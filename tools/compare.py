@@ -21,7 +21,7 @@ RUNS = {
     "mbt2018-num_filters=32-lmbda=0.01": ["mbt2018", "ste", "unoise", "map", "danneal", "sga"],
     "mbt2018_bb-num_filters=32-lmbda=0.01": ["bb_plain", "bb_no_sga", "bb_sga"],
 }
-COLUMNS = ["est_bpp", "psnr", "msssim", "mse", "est_rd_loss", "seconds"]
+COLUMNS = ["est_bpp", "actual_bpp", "psnr", "msssim", "mse", "est_rd_loss", "seconds"]
 
 
 def main():
@@ -84,18 +84,18 @@ def measure(script, run, crops, output):
 
 def print_table(table):
     """Means over the images, as a Markdown table; gains against the model's own prediction."""
-    print("| script | row | est. bpp | PSNR (dB) | MS-SSIM | λ·MSE + bpp | gain | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| script | row | est. bpp | file bpp | PSNR | MS-SSIM | λ·MSE + bpp | gain | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for run in RUNS.values():
         anchor = table[run[0]]["est_rd_loss"].mean()
         for script in run:
             result = table[script]
             loss = result["est_rd_loss"].mean()
             print(
-                "| {} | {} | {:.4f} | {:.3f} | {:.4f} | {:.4f} | {:+.2f}% | {:.0f} |".format(
+                "| {} | {} | {:.4f} | {:.4f} | {:.3f} | {:.4f} | {:.4f} | {:+.2f}% | {:.0f} |".format(
                     script + ".py",
                     str(result["table_row"]),
-                    *(result[key].mean() for key in ("est_bpp", "psnr", "msssim")),
+                    *(result[key].mean() for key in ("est_bpp", "actual_bpp", "psnr", "msssim")),
                     loss,
                     100 * (loss / anchor - 1),
                     result["seconds"].mean(),
