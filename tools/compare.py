@@ -86,13 +86,14 @@ def print_table(table):
     """Means over the images, as a Markdown table; gains against the model's own prediction."""
     print("| script | row | est. bpp | file bpp | PSNR | MS-SSIM | λ·MSE + bpp | gain | seconds |")
     print("|---|---|---|---|---|---|---|---|---|")
+    row = "| {} | {} | {:.4f} | {:.4f} | {:.3f} | {:.4f} | {:.4f} | {:+.2f}% | {:.0f} |"
     for run in RUNS.values():
         anchor = table[run[0]]["est_rd_loss"].mean()
         for script in run:
             result = table[script]
             loss = result["est_rd_loss"].mean()
             print(
-                "| {} | {} | {:.4f} | {:.4f} | {:.3f} | {:.4f} | {:.4f} | {:+.2f}% | {:.0f} |".format(
+                row.format(
                     script + ".py",
                     str(result["table_row"]),
                     *(result[key].mean() for key in ("est_bpp", "actual_bpp", "psnr", "msssim")),
