@@ -55,7 +55,7 @@ class Layer(collections.namedtuple("Layer", "kernel bias stride up relu")):
         if self.relu:
             gradient = gradient * (output > 0)
         _, exponent = np.frexp(np.max(np.abs(gradient)))
-        unit = 2.0 ** int(exponent) / GRADIENT_LARGEST
+        unit = np.ldexp(1 / GRADIENT_LARGEST, exponent)
         convolve = correlate if self.up else spread
         integers = np.floor(gradient / unit + 0.5)
         gradient = convolve(integers, self.kernel.transpose(0, 1, 3, 2), self.stride)

@@ -12,6 +12,7 @@ terms, in a fixed order, but for the figures that are shown.
 
 import collections
 import hashlib
+import math
 
 import numpy as np
 
@@ -155,7 +156,7 @@ class _Adam:
         """The values after one step."""
         _, lr, beta1, beta2, epsilon = self._settings
         self._powers = self._powers[0] * beta1, self._powers[1] * beta2
-        rate = lr * (1 - self._powers[1]) ** 0.5 / (1 - self._powers[0])
+        rate = lr * math.sqrt(1 - self._powers[1]) / (1 - self._powers[0])
         updated = []
         for i, (value, gradient) in enumerate(zip(values, gradients)):
             self._means[i] = self._means[i] * beta1 + gradient * (1 - beta1)

@@ -73,7 +73,7 @@ class Gaussians:
         self.escape = escape
         level = np.arange(SIGMA_LEVELS)
         self._sigma = arithmetic.exp(level % SIGMA_STEPS * (_LN2 / SIGMA_STEPS))
-        self._sigma *= 2.0 ** (level // SIGMA_STEPS - 8)
+        self._sigma = np.ldexp(self._sigma, level // SIGMA_STEPS - 8)
 
     def codes(self, mean, log2_sigma):
         """Which tables stand for Gaussians.
@@ -110,7 +110,7 @@ class Gaussians:
 
 def _mean_steps(level):
     """Grid points per unit of the mean."""
-    return 2.0 ** np.clip(14 - level // SIGMA_STEPS, 0, 7)
+    return np.ldexp(1.0, np.clip(14 - level // SIGMA_STEPS, 0, 7).astype(int))
 
 
 # --- The learned prior -----------------------------------------------------------------------
