@@ -351,7 +351,7 @@ class BitsBackMethod(Method):
             "",
             "file that gives the first bits for z, and that decompress gives back",
         ),
-        "z_spacing": (0.0625, "of the grid on which z is coded: a power of 2, up to 1"),
+        "z_spacing": (0.125, "of the grid on which z is coded: a power of 2, up to 1"),
     }
     coded = ("y", "z", "z_mean", "z_logvar")
     rate_flags = None

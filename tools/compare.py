@@ -1,7 +1,8 @@
 """All nine methods with the demo models on centre crops of photographs: `make compare`.
 
-Prints the table of means that the README shows, and writes one row per image to a CSV file.
-Results that are there already are not computed again.
+Prints the table of means that the README shows, and the sizes of the files of sga.py against the
+archive of bb_sga.py; writes one row per image to a CSV file. Results that are there already are not
+computed again.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import scripts
 sys.path.insert(0, scripts.ROOT)
 
 import utils  # noqa: E402
+from coding import container  # noqa: E402
 
 RUNS = {
     "mbt2018-num_filters=32-lmbda=0.01": ["mbt2018", "ste", "unoise", "map", "danneal", "sga"],
@@ -49,6 +51,7 @@ def main():
                 values = ["{:.6g}".format(result[column][index]) for column in COLUMNS]
                 rows.append([name, script, result["table_row"], *values])
     print_table(table)
+    print_sizes(table, args.output, width * height)
     if args.csv:
         with open(args.csv, "w", newline="") as file:
             writer = csv.writer(file)
@@ -78,8 +81,13 @@ def measure(script, run, crops, output):
             if all(result[key] == value for key, value in wanted.items()):
                 return dict(result)
     print("running " + script, file=sys.stderr, flush=True)
-    with np.load(scripts.compress(script, run.name, crops, output), allow_pickle=False) as result:
+    path = scripts.compress(script, run.name, crops, output, compressed_file(output, script))
+    with np.load(path, allow_pickle=False) as result:
         return dict(result)
+
+
+def compressed_file(output, script):
+    return os.path.join(output, script + ".tfci")
 
 
 def print_table(table):
@@ -102,6 +110,24 @@ def print_table(table):
                     result["seconds"].mean(),
                 )
             )
+
+
+def print_sizes(table, output, pixels):
+    """Files of sga.py, one for each image, against one archive of bb_sga.py for all."""
+    header, payloads = container.read(utils.read_bytes(compressed_file(output, "sga")))
+    files = [container.write(header._replace(images=1), [payload]) for payload in payloads]
+    archive = os.path.getsize(compressed_file(output, "bb_sga"))
+    rows = {
+        "files of sga.py": sum(len(file) for file in files),
+        "archive of bb_sga.py": archive,
+        "the same, net": table["bb_sga"]["net_bpp"].sum() * pixels / 8,
+        "estimate at its z": table["bb_sga"]["est_bpp_coded"].sum() * pixels / 8,
+        "estimate at random z": table["bb_sga"]["est_bpp"].sum() * pixels / 8,
+    }
+    print("\n| {} images | bytes | bits per pixel |".format(len(files)))
+    print("|---|---|---|")
+    for name, size in rows.items():
+        print("| {} | {:.0f} | {:.4f} |".format(name, size, 8 * size / pixels / len(files)))
 
 
 if __name__ == "__main__":

@@ -19,5 +19,5 @@ def compress(script, runname, image, results_dir, *flags):
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if process.returncode:
         sys.exit(process.returncode)  # it has said why
-    (line,) = (line for line in process.stdout.splitlines() if line.startswith("wrote "))
+    line, *_ = (line for line in process.stdout.splitlines() if line.startswith("wrote "))
     return line[len("wrote ") :]
