@@ -24,7 +24,7 @@ from coding.tables import Gaussians, PriorTables
 from utils import InputError
 
 LN2 = 0.6931471805599453
-MAX_SYMBOL_BITS = 24 + 2 + 32  # what the longest symbol takes: an escape
+MAX_SYMBOL_BITS = 24  # what the least probable z takes
 _END = b"\x01"  # after the side information: the top word of a stack is not 0
 
 Posterior = collections.namedtuple("Posterior", "codes shifts z_mean z_logvar record")
@@ -115,12 +115,12 @@ class BitsBackCodec:
 
     def finish(self):
         """The words of the payload, less padding that was not needed; nothing can follow."""
-        unused = self.stack.lowest if self._padding else 0
+        unused = self.stack.lowest if self._padding is not None else 0
         self.initial_words -= unused
         return self.stack.words()[unused:]
 
     def _pop_z(self, q):
-        if self._padding:
+        if self._padding is not None:
             self._pad(q.codes.size * MAX_SYMBOL_BITS // 32)
         z = self.stack.pop(q.codes, self._q_tables) + q.shifts
         self.stack.check()
