@@ -76,11 +76,12 @@ class Stage:
       adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`.
       temperature: tensor function of t that is shown and recorded, or None.
       early_stop: an `EarlyStop`, or None.
-      title: heads its progress.
 
     Attributes:
       latents: dict of tensors, the present values.
     """
+
+    title = "R-D optimisation"
 
     def __init__(
         self,
@@ -92,9 +93,8 @@ class Stage:
         adam,
         temperature=None,
         early_stop=None,
-        title="R-D optimisation",
     ):
-        self.its, self.early_stop, self.title = its, early_stop, title
+        self.its, self.early_stop = its, early_stop
         step = _variable(tf.zeros((), tf.int64))
         variables = _variables(start)
         remembered = _variables(start)

@@ -329,6 +329,8 @@ def compress(method_class, args):
             raise InputError("{}: this run name has no lmbda=…; give --lambda".format(run.name))
         args.lmbda = run.lmbda
     images = utils.Images(args.eval_imgs, note)
+    with naming(args.eval_imgs):
+        container.check_size(*images.shape[:3])
     path = result_path(method_class, run, args)
     if path:
         utils.check_result(path, images.sha256, args.overwrite)
@@ -359,7 +361,7 @@ def compress(method_class, args):
         results["avg_batch_actual_bpp"] = results["actual_bpp"].mean()
     if args.output:
         sha256 = results["latents_sha256"] if writer.verify_elsewhere else None
-        write_file(args.output, content, run, sha256)
+        write_file(args, content, run, sha256)
     if path:
         flags = ("lmbda", "seed", *method_class.flags, *method_class.coding_flags)
         provenance = {
@@ -417,7 +419,8 @@ def _run_batches(method_class, weights, writer, images, path, args):
         for index, values in enumerate(latents):
             number = done + index
             check_finite(images, number, values.values(), hint)
-            figures, record, reconstruction = evaluation.code(index, values, writer)
+            with naming("{}: image {}".format(images.path, number)):
+                figures, record, reconstruction = evaluation.code(index, values, writer)
             check_finite(images, number, [figures[key] for key in ("mse", "est_bpp")], hint)
             metrics.append(figures)
             coding_records.append(record)
@@ -446,22 +449,26 @@ def check_finite(images, number, values, hint):
         )
 
 
-def write_file(path, content, run, sha256):
+def write_file(args, content, run, sha256):
     """Writes a compressed file.
 
     Args:
-      path, content: of the file.
+      args: the command line.
+      content: of the file.
       run: `utils.Run` of its model.
-      sha256: digests of the latents, which a fresh process has to find before the file stands at
-        `path`; or None.
+      sha256: digests of the latents, which a fresh process has to find before the file has its
+        name; or None.
     """
-    with utils.atomic_write(path) as file:
+    with utils.atomic_write(args.output) as file:
         file.write(content)
         if sha256 is not None:
             file.flush()
-            print("decoding it in a fresh process, to see that it can be")
+            if args.verbose:
+                print("----Decoding in a fresh process----")
             if digests.digests_elsewhere(run, file.name) != list(sha256):
-                raise AssertionError("{}: a fresh process decodes other latents".format(path))
+                raise AssertionError(
+                    "{}: a fresh process decodes other latents".format(args.output)
+                )
 
 
 def merge_records(batches):
@@ -495,9 +502,7 @@ def decompress(method_class, args):
     content = utils.read_bytes(args.file)
     with naming(args.file):
         reader = files.read(content)
-        if issubclass(reader.model_class, Mbt2018BB) > issubclass(
-            method_class.model_class, Mbt2018BB
-        ):
+        if reader.model_class is Mbt2018BB and method_class.model_class is not Mbt2018BB:
             raise InputError("a bits-back archive, which the scripts bb_….py decode")
         side_info = getattr(args, "side_info", "")
         if side_info and not reader.has_side_info:
@@ -505,7 +510,10 @@ def decompress(method_class, args):
     output = args.output or args.file + (".png" if reader.images == 1 else ".npy")
     if reader.images > 1 and not output.endswith(".npy"):
         raise InputError("{}: {} images go into an .npy".format(output, reader.images))
-    for path in filter(None, (output, side_info)):
+    paths = list(filter(None, (args.file, output, side_info)))
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise InputError("{}: named twice on the command line".format(output))
+    for path in paths[1:]:
         utils.check_writable(path)
     run = utils.find_run(args.checkpoint_dir, args.runname, args.num_filters)
     with naming(args.file):
@@ -517,7 +525,10 @@ def decompress(method_class, args):
         images = utils.to_uint8(model.synthesis(y, size))
         with tf.Session() as session, naming(args.file):
             for number, latents in reader.latents(run, weights):
-                write(number, session.run(images, {y: latents["y"][None]})[0])
+                try:
+                    write(number, session.run(images, {y: latents["y"][None]})[0])
+                except tf.errors.ResourceExhaustedError:
+                    raise InputError("images of {} x {} pixels do not fit the memory".format(*size))
     if side_info:
         utils.write_bytes(side_info, reader.side_info)
     elif reader.has_side_info:
@@ -616,7 +627,8 @@ def parse(script, doc, method_class, training_graph, argv=None):
         "{}:\n{}".format(name, command.format_help()) for name, command in commands.choices.items()
     )
     args, unknown = parser.parse_known_args(argv)
-    if len(unknown) == 1 and not unknown[0].startswith("-") and not getattr(args, "output", ""):
+    takes_output = getattr(args, "output", "") is None
+    if takes_output and len(unknown) == 1 and not unknown[0].startswith("-"):
         args.output = os.path.expanduser(unknown.pop())  # argparse wants it before the flags
     if unknown:
         commands.choices[args.command].error(

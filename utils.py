@@ -138,9 +138,15 @@ def images_to(path, shape):
     """
     if path.endswith(".npy"):
         with atomic_write(path) as file:
-            array = np.lib.format.open_memmap(file.name, "w+", np.uint8, shape)
-            yield array.__setitem__
-            array.flush()
+            header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            start = file.tell()
+
+            def write(number, pixels):
+                file.seek(start + number * pixels.size)
+                file.write(pixels.tobytes())
+
+            yield write
     else:
         images = {}
         yield images.__setitem__

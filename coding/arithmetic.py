@@ -5,11 +5,13 @@ rounds in one way, and of exact operations (powers of two, floor, comparisons). 
 or `erf` may differ in the last bit between machines; then encoder and decoder part ways.
 """
 
+import functools
 import math
 
 import numpy as np
 
-_LN2 = 0.6931471805599453
+LN2 = 0.6931471805599453
+LOG2_E = 1.4426950408889634
 _LN2_HIGH = 0.693147180369123816490  # its first 33 bits, so that small multiples are exact
 _LN2_LOW = 1.90821492927058770002e-10
 _EXP = [1 / math.factorial(k) for k in range(13)]  # Taylor's series
@@ -19,7 +21,7 @@ _LOG = [1 / (2 * k + 1) for k in range(12)]  # of artanh(s) / s, in s²
 def exp(x):
     """exp(x); relative error below 1e-14. |x| is clipped to 700."""
     x = np.clip(x, -700, 700)
-    n = np.floor(x * (1 / _LN2) + 0.5)
+    n = np.floor(x * LOG2_E + 0.5)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     value = _polynomial(r, _EXP)
     value *= ((n.astype(np.int64) + 1023) << 52).view(np.float64)  # 2^n, exactly
@@ -33,7 +35,7 @@ def log(x):
     mantissa, exponent = np.where(low, 2 * mantissa, mantissa), exponent - low
     s = (mantissa - 1) / (mantissa + 1)
     series = _polynomial(s * s, _LOG)
-    return exponent * _LN2 + 2 * s * series
+    return exponent * LN2 + 2 * s * series
 
 
 def tanh(x):
@@ -76,6 +78,7 @@ def normal_cdf(u):
     return np.where(u < 0, tail, 1 - tail)
 
 
+@functools.lru_cache()
 def normal_quantiles(bits):
     """The 2^bits values of equal probability that stand for the standard normal law."""
     p = (np.arange(2 ** (bits - 1)) + 0.5) / 2**bits

@@ -16,14 +16,13 @@ import copy
 
 import numpy as np
 
-from coding import container, posterior
-from coding.grid import LOG2_E, UNIT, channels
-from coding.networks import FRACTION_BITS
+from coding import arithmetic, container, posterior
+from coding.grid import channels
+from coding.networks import FRACTION_BITS, UNIT
 from coding.stack import WORD_BYTES, Stack, bytes_of
 from coding.tables import Gaussians, PriorTables
 from utils import InputError
 
-LN2 = 0.6931471805599453
 MAX_SYMBOL_BITS = 24  # what the least probable z takes
 _END = b"\x01"  # after the side information: the top word of a stack is not 0
 
@@ -54,12 +53,12 @@ class BitsBackCodec:
             self._padding = np.random.Philox(key=settings.seed)
             stack = Stack(np.append(self._random_words(1), np.uint32(1)))
         self.stack = stack
-        self.initial_words = len(stack.words())
+        self.initial_words = len(stack)
 
     def on(self, stack):
         """The same codec with another stack."""
         codec = copy.copy(self)
-        codec.stack, codec.initial_words, codec._padding = stack, len(stack.words()), None
+        codec.stack, codec.initial_words, codec._padding = stack, len(stack), None
         return codec
 
     def posterior(self, y, num_pixels, step):
@@ -69,9 +68,9 @@ class BitsBackCodec:
         )
         bits = self._settings.z_bits
         codes, shifts, mean, log2_sigma = self._q_tables.codes(
-            z_mean * 2.0**bits, z_logvar * (0.5 * LOG2_E) + bits
+            z_mean * 2.0**bits, z_logvar * (0.5 * arithmetic.LOG2_E) + bits
         )
-        z_logvar = 2 * LN2 * (log2_sigma - bits)
+        z_logvar = 2 * arithmetic.LN2 * (log2_sigma - bits)
         return Posterior(codes, shifts, mean * 2.0**-bits, z_logvar, record)
 
     def push(self, y, q):
@@ -105,7 +104,7 @@ class BitsBackCodec:
 
     def net_words(self):
         """Words beyond those that the stack began with."""
-        return len(self.stack.words()) - self.initial_words
+        return len(self.stack) - self.initial_words
 
     def bytes_needed(self, q):
         """About how many bytes z is popped from."""
@@ -121,7 +120,7 @@ class BitsBackCodec:
 
     def _pop_z(self, q):
         if self._padding is not None:
-            self._pad(q.codes.size * MAX_SYMBOL_BITS // 32)
+            self._pad(q.codes.size * MAX_SYMBOL_BITS // 32 + 4)
         z = self.stack.pop(q.codes, self._q_tables) + q.shifts
         self.stack.check()
         return z
@@ -130,12 +129,13 @@ class BitsBackCodec:
         mu, log_sigma, _ = self._decoder.hyper_synthesis.forward(
             z * 2.0 ** (FRACTION_BITS - self._settings.z_bits), size
         )
-        codes, shifts, _, _ = self._y_tables.codes(mu * UNIT, log_sigma * (UNIT * LOG2_E))
+        log2_sigma = log_sigma * (UNIT * arithmetic.LOG2_E)
+        codes, shifts, _, _ = self._y_tables.codes(mu * UNIT, log2_sigma)
         return codes, shifts
 
     def _pad(self, words):
         """Puts padding below all else where the stack has fewer words."""
-        missing = words - len(self.stack.words())
+        missing = words - len(self.stack)
         if missing > 0:
             self.initial_words += missing
             self.stack = self.stack.raised(self._random_words(missing))
@@ -156,7 +156,7 @@ def side_information(content, seed):
 
 def _scrambled(content, seed):
     """Bytes, exclusive-or random ones; its own inverse."""
-    generator = np.random.Philox(key=seed, counter=1)
+    generator = np.random.Philox(key=seed, counter=1 << 128)
     random = generator.random_raw(-(-len(content) // 8)).astype("<u8").view(np.uint8)
     return (np.frombuffer(content, np.uint8) ^ random[: len(content)]).tobytes()
 

@@ -47,7 +47,7 @@ None.
 BitsBack = collections.namedtuple("BitsBack", "z_bits posterior seed side_info")
 BitsBack.__doc__ = """What a bits-back archive adds.
 
-z_bits: the spacing of z's grid is 2^-z_bits; posterior: `posterior.Settings`; seed: of the random
+z_bits: the spacing of z's grid is 2^-z_bits; posterior: `Settings`; seed: of the random
 numbers; side_info: bytes of the side information, or None.
 """
 
@@ -59,7 +59,8 @@ Settings.__doc__ = "The optimisation of q(z|y); `its` is 0 where there is none."
 # What follows `its` in common `Settings`; others take four float64s in a file.
 PRESETS = (Settings()[1:], (5e-3, 0.9, 0.999, 1e-8), (3e-3, 0.9, 0.999, 1e-8))
 _NO_PRESET = 15
-MAX_Z_BITS = 12
+MAX_ITS = 10**6
+MAX_Z_BITS = 6  # the tables of `tables.py` cover finer grids badly
 
 
 def latent_sizes(height, width):
@@ -141,11 +142,7 @@ def _parse(reader):
     reader.check(kind < len(KINDS), "of an unknown kind")
     kind, digest = KINDS[kind], reader.take(DIGEST_BYTES)
     images, height, width = (reader.number() for _ in range(3))
-    reader.check(0 < images <= MAX_IMAGES, "of {} images".format(images))
-    reader.check(
-        0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS,
-        "of images of {} x {} pixels".format(width, height),
-    )
+    check_size(images, height, width)
     bits_back = None
     if kind == BITS_BACK:
         z_bits, preset = divmod(reader.take(1)[0], 16)
@@ -156,7 +153,7 @@ def _parse(reader):
         else:
             reader.check(preset < len(PRESETS), "with unknown settings of q(z|y)")
             settings = Settings(its, *PRESETS[preset])
-        reader.check(not preset or _are_settings(settings), "with impossible settings of q(z|y)")
+        reader.check(not preset or are_settings(settings), "with impossible settings of q(z|y)")
         seed, side_info = reader.number(), reader.number()
         bits_back = BitsBack(z_bits, settings, seed, side_info - 1 if side_info else None)
     number = images if bits_back is None else 1
@@ -169,10 +166,25 @@ def _parse(reader):
     return Header(kind, digest, images, height, width, bits_back), payloads
 
 
-def _are_settings(settings):
+def check_size(images, height, width):
+    """Raises `InputError` unless a file can hold so many images of so many pixels."""
+    if not (
+        0 < images <= MAX_IMAGES
+        and 0 < height <= MAX_SIDE
+        and 0 < width <= MAX_SIDE
+        and height * width <= MAX_PIXELS
+    ):
+        raise InputError(
+            "{} images of {} x {} pixels, where files hold at most {} of {} pixels, {} to a "
+            "side".format(images, width, height, MAX_IMAGES, MAX_PIXELS, MAX_SIDE)
+        )
+
+
+def are_settings(settings):
+    """Whether q(z|y) can be fitted with `Settings`."""
     its, lr, beta1, beta2, epsilon = settings
     return (
-        0 < its < 2**31
+        0 < its <= MAX_ITS
         and 0 < lr < float("inf")
         and all(0 <= beta < 1 for beta in (beta1, beta2))
         and 0 < epsilon < float("inf")

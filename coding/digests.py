@@ -51,15 +51,17 @@ def digests_elsewhere(run, path):
 
 def main():
     """The command line above."""
-    try:
-        checkpoint_dir, runname, path = sys.argv[1:]
-    except ValueError:
-        sys.exit(__doc__)
+    if len(sys.argv) != 4:
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
+    checkpoint_dir, runname, path = sys.argv[1:]
     try:
         print("\n".join(digests(utils.find_run(checkpoint_dir, runname), path)))
     except utils.InputError as error:
-        print("error: {}".format(error), file=sys.stderr)
+        print("{}: error: {}".format(path, error), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,11 @@ class BitsBackWriter(Writer):
             )
         if not seed < 2**64:
             raise InputError("--seed: {} does not fit 64 bits".format(seed))
+        if settings.its and not container.are_settings(settings):
+            raise InputError(
+                "q(z|y) cannot be fitted with these flags: iterations are at most {}, and Adam's "
+                "decays below 1".format(container.MAX_ITS)
+            )
         content = utils.read_bytes(side_info) if side_info else None
         self.its = settings.its
         self._side_info = side_info
@@ -141,8 +146,9 @@ class BitsBackWriter(Writer):
         except Exhausted:
             needed = self._codec.bytes_needed(q)
             raise InputError(
-                "{}: too few bits for the z of image {} to be taken from; it takes {} bytes or "
-                "so".format(self._side_info, len(self._growths), needed)
+                "{}: too few bits for z to be taken from; it takes {} bytes or so".format(
+                    self._side_info, needed
+                )
             )
         self._growths.append(self._codec.net_words() - words_before)
         coded = time.time()

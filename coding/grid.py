@@ -6,14 +6,12 @@ p(z), then y with p(y|z), whose mu and sigma follow from z.
 
 import numpy as np
 
-from coding import container
-from coding.networks import FRACTION_BITS
+from coding import arithmetic, container
+from coding.networks import UNIT
 from coding.stack import Stack
 from coding.tables import Gaussians, PriorTables
 from utils import InputError
 
-UNIT = 2.0**-FRACTION_BITS
-LOG2_E = 1.4426950408889634
 LOG2_SIGMA_MIN = -3.1844245711374275  # of 0.11
 
 
@@ -71,7 +69,7 @@ class GridCodec:
     def _p_y(self, z, size):
         mu, log_sigma, _ = self._decoder.hyper_synthesis.forward(z / UNIT, size)
         mu *= UNIT
-        log2_sigma = log_sigma * (UNIT * LOG2_E)
+        log2_sigma = log_sigma * (UNIT * arithmetic.LOG2_E)
         if self._bounded:
             log2_sigma = np.maximum(log2_sigma, LOG2_SIGMA_MIN)
         # On a centred grid the Gaussian's mean is 0.

@@ -24,10 +24,14 @@ import numpy as np
 
 import entropy_models
 import utils
-from coding import arithmetic, tables
+from coding import arithmetic, container, tables
 from quiet_tf import tf
 
+H_S = "mb_t2018hyper_synthesis_transform/layer_"
+H_A = "hyper_analysis_transform/layer_"
+
 FRACTION_BITS = 12
+UNIT = 2.0**-FRACTION_BITS
 WEIGHT_BITS = 16
 CLAMP = 2.0**26
 EXACT = 2.0**53
@@ -152,10 +156,10 @@ class HyperAnalysis:
 
     def forward(self, y):
         """Mean and log-variance of q(z|y), float64 on the grid of 2^-12, from integers y."""
-        a = np.clip(y * 2.0**FRACTION_BITS, -CLAMP, CLAMP)
+        a = np.clip(y / UNIT, -CLAMP, CLAMP)
         for layer in self.layers:
             a = layer.forward(a)
-        return np.split(a * 2.0**-FRACTION_BITS, 2, axis=-1)
+        return np.split(a * UNIT, 2, axis=-1)
 
 
 class Prior(collections.namedtuple("Prior", "matrices biases factors")):
@@ -195,11 +199,8 @@ class Decoder(
     """What the coding of latents needs of a model.
 
     hyper_analysis: None for the base model; medians: (C,) in units of 2^-12, zero for bits-back;
-    digest: `DIGEST_BYTES` bytes that depend on every weight that a decoder uses, and the tables.
+    digest: bytes that depend on every weight that a decoder uses, and the tables.
     """
-
-
-DIGEST_BYTES = 4
 
 
 def load(run, bits_back):
@@ -245,13 +246,9 @@ def load(run, bits_back):
         )
     else:
         medians = reader.get_tensor(scope + "quantiles")[:, 0, 1].astype(np.float64)
-        medians = np.floor(medians * 2.0**FRACTION_BITS + 0.5)
+        medians = np.floor(medians / UNIT + 0.5)
     decoder = Decoder(hyper_synthesis, hyper_analysis, _prior(reader, scope), medians, None)
     return decoder._replace(digest=_digest(decoder, reader))
-
-
-H_S = "mb_t2018hyper_synthesis_transform/layer_"
-H_A = "hyper_analysis_transform/layer_"
 
 
 def check_exact(layer, name):
@@ -313,11 +310,11 @@ def _digest(decoder, reader):
         for integers in (layer.kernel, layer.bias):
             digest.update(integers.astype("<i8").tobytes())
     digest.update(decoder.medians.astype("<i8").tobytes())
-    prior = tables.PriorTables(decoder.prior, decoder.medians * 2.0**-FRACTION_BITS)
+    prior = tables.PriorTables(decoder.prior, decoder.medians * UNIT)
     for table in prior.tables(np.arange(len(decoder.medians))):
         digest.update(table.probabilities.astype("<f8").tobytes())
     digest.update(tables.fingerprint())
     for name in sorted(reader.get_variable_to_shape_map()):
         if name.startswith("synthesis_transform/") and "Adam" not in name:
             digest.update(reader.get_tensor(name).astype("<f4").tobytes())
-    return digest.digest()[:DIGEST_BYTES]
+    return digest.digest()[: container.DIGEST_BYTES]

@@ -107,11 +107,10 @@ def unpack(content):
     if (
         not 0 < len(y_strings) == len(z_strings)
         or len(size) != 2
-        or not all(0 < side <= container.MAX_SIDE for side in size)
-        or size[0] * size[1] > container.MAX_PIXELS
         or [tuple(y_size), tuple(z_size)] != list(container.latent_sizes(*size))
     ):
         raise InputError("not a compressed file of this codec")
+    container.check_size(len(y_strings), *size)
     return y_strings, z_strings, size
 
 

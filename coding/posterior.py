@@ -17,13 +17,12 @@ import math
 import numpy as np
 
 from coding import arithmetic
-from coding.networks import FRACTION_BITS
+from coding.networks import UNIT
 from utils import InputError
 
 RECORD_EVERY = 100
 LARGEST = 2.0**16  # of the mean and the log-variance
 _BOUND = 1e-9  # of likelihoods, as in `entropy_models.bound_likelihood`
-_INVERSE_LN2 = 1.4426950408889634
 _INVERSE_SQRT_2PI = 0.3989422804014327
 _BLOCK = 1 << 13  # elements that are worked on together, so that they stay in the cache
 _NOISE_BITS = 16
@@ -57,7 +56,7 @@ def _fit(decoder, y, num_pixels, settings, seed, step):
     record = collections.defaultdict(list)
     if not settings.its:
         return mean, logvar, record
-    scale = _INVERSE_LN2 / num_pixels
+    scale = arithmetic.LOG2_E / num_pixels
     noise = _Noise(seed, y)
     optimiser = _Adam(settings, 2)
     for t in range(settings.its):
@@ -66,6 +65,8 @@ def _fit(decoder, y, num_pixels, settings, seed, step):
         deviation = arithmetic.exp(0.5 * logvar) * normal
         loss, gradient = _free_energy(decoder, y, mean + deviation, shown)
         if shown:
+            if not np.all(np.abs(mean) + np.abs(logvar) < LARGEST):  # NaN included
+                break
             loss -= 0.5 * np.sum(normal * normal + logvar + np.log(2 * np.pi))
             loss *= scale
             record["its"].append(t)
@@ -75,7 +76,7 @@ def _fit(decoder, y, num_pixels, settings, seed, step):
         mean, logvar = optimiser.update((mean, logvar), [scale * g for g in gradients])
         step(t + 1, loss)
     if not np.all(np.abs(mean) + np.abs(logvar) < LARGEST):  # NaN included
-        raise InputError("q(z|y) diverges; try a lower learning rate for it")
+        raise InputError("q(z|y) diverges; try a lower --lr, or --r_lr where there is one")
     return mean, logvar, dict(record)
 
 
@@ -84,10 +85,10 @@ def _free_energy(decoder, y, z, with_value):
 
     The gradient passes through the rounding of z to the grid of the networks.
     """
-    grid = np.floor(z * 2.0**FRACTION_BITS + 0.5)
+    grid = np.floor(z / UNIT + 0.5)
     mu, log_sigma, activations = decoder.hyper_synthesis.forward(grid, y.shape[:2])
     y_nats, mu_gradient, log_sigma_gradient = _gaussian_nats(
-        y, mu * 2.0**-FRACTION_BITS, log_sigma * 2.0**-FRACTION_BITS, with_value
+        y, mu * UNIT, log_sigma * UNIT, with_value
     )
     gradient = decoder.hyper_synthesis.backward(mu_gradient, log_sigma_gradient, activations)
     z_nats, z_gradient = _prior_nats(decoder.prior, z, with_value)

@@ -63,6 +63,9 @@ class Stack:
         """The bits as uint32 words, bottom first."""
         return self._coder.get_compressed()
 
+    def __len__(self):
+        return self._coder.num_words()
+
     def is_empty(self):
         return self._coder.is_empty()
 
@@ -96,16 +99,19 @@ class Stack:
         """Pops one symbol for each of `codes`, an int64 array of their shape.
 
         Raises:
-          Exhausted: there were fewer bits.
+          InputError: a symbol was escaped for nothing, as where there are no bits.
         """
-        symbols = np.zeros(np.size(codes), np.int64)
+        symbols, low, high = np.zeros((3, np.size(codes)), np.int64)
         escaped = np.zeros(np.size(codes), bool)
         for places, table in _groups(codes, family):
             entry = self._coder.decode(_model(table), len(places))
             escaped[places] = family.escape & (entry == 0)
             symbols[places] = entry + (table.first - family.escape)
+            low[places], high[places] = table.first, table.first + len(table.probabilities) - 2
         symbols[escaped] = self._pop_escaped(np.count_nonzero(escaped))
-        self.lowest = min(self.lowest, max(self._coder.num_words() - _STATE_WORDS, 0))
+        if np.any(escaped & (symbols >= low) & (symbols <= high)):
+            raise InputError("not written by this program: an escape that is none")
+        self.lowest = min(self.lowest, max(len(self) - _STATE_WORDS, 0))
         return symbols.reshape(np.shape(codes))
 
     def check(self):
@@ -114,7 +120,7 @@ class Stack:
         While words are left, the coder's state has more than 32 bits; once they are not, popping
         makes it shrink and nothing else makes it grow but pushing.
         """
-        if self._coder.num_words() < _STATE_WORDS:
+        if len(self) < _STATE_WORDS:
             raise Exhausted
 
     def _push_escaped(self, symbols):
@@ -153,4 +159,6 @@ def _groups(codes, family):
 
 
 def _model(table):
+    # The coder turns these floats into frequencies of 2^-24, which they are multiples of already:
+    # any other choice would be worse by more than rounding errors (tests/test_coding.py looks).
     return stream.model.Categorical(table.probabilities)

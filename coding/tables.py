@@ -17,7 +17,6 @@ import numpy as np
 from coding import arithmetic
 
 TOTAL = 2**24
-_LN2 = 0.6931471805599453
 
 SIGMA_STEPS = 32  # per octave
 SIGMA_LEVELS = 16 * SIGMA_STEPS + 1
@@ -40,12 +39,12 @@ def _tables(cdf, first, escape=True):
     Args:
       cdf: list of rising arrays, each with an edge more than the table has symbols.
       first: first symbol of each.
-      escape: whether they have one.
+      escape: whether they have one; else its probability goes to the entry in the middle.
     """
     made = []
     for edges, start in zip(cdf, first):
         symbols = len(edges) - 1
-        # The mass of both tails goes to the escape; then each entry gets at least 1.
+        # The mass of both tails comes first, for the escape; then each entry gets at least 1.
         shifted = 1 - edges[-1] + edges
         if escape:
             shifted = ESCAPE + (1 - ESCAPE) * shifted
@@ -72,7 +71,7 @@ class Gaussians:
     def __init__(self, escape=True):
         self.escape = escape
         level = np.arange(SIGMA_LEVELS)
-        self._sigma = arithmetic.exp(level % SIGMA_STEPS * (_LN2 / SIGMA_STEPS))
+        self._sigma = arithmetic.exp(level % SIGMA_STEPS * (arithmetic.LN2 / SIGMA_STEPS))
         self._sigma = np.ldexp(self._sigma, level // SIGMA_STEPS - 8)
 
     def codes(self, mean, log2_sigma):
@@ -142,7 +141,7 @@ class PriorTables:
         """The first symbol of each channel at whose lower edge the cdf is `mass` or more."""
         low = np.full(channels, -MAX_REACH, np.float64)
         high = np.full(channels, MAX_REACH, np.float64)
-        for _ in range(int(np.log2(2 * MAX_REACH))):
+        for _ in range((2 * MAX_REACH).bit_length() - 1):
             middle = np.floor((low + high) / 2)
             above = cdf(middle) >= mass
             low, high = np.where(above, low, middle), np.where(above, middle, high)

@@ -4,6 +4,7 @@ The model is a small one with random weights, so that these tests need no data f
 """
 
 import glob
+import importlib
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import pytest
 from conftest import BASE, BITS_BACK, ROOT, UNTRAINED, method_class, run_script
 from PIL import Image
 
+import tf_boilerplate
 import utils
 
 RNG = np.random.RandomState(0)
@@ -410,6 +412,15 @@ def test_help_shows_all_flags(script):
         for flag, (default, *_) in {**method.flags, **method.coding_flags}.items():
             assert "--" + flag in process.stdout
             assert default in ("", False) or "({})".format(default) in process.stdout
+
+
+def test_a_second_image_to_train_on_is_refused(capsys, photo):
+    """As a shell makes of a pattern without quotes."""
+    argv = ["train", "--train_glob", photo[0], photo[0], "--last_step", "0"]
+    module = importlib.import_module("mbt2018")
+    with pytest.raises(SystemExit) as exit_info:
+        tf_boilerplate.main(module.BaseHyperprior, module.training_graph, argv=argv)
+    assert exit_info.value.code == 2 and "not known to this command" in capsys.readouterr().err
 
 
 def test_diverging_is_an_error(capsys, untrained, photo, tmp_path):

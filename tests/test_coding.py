@@ -1,6 +1,8 @@
 """The layers of coding, each against something independent of it."""
 
+import math
 import os
+import re
 
 import numpy as np
 import pytest
@@ -13,11 +15,10 @@ import hyperprior
 import inference
 import utils
 from coding import arithmetic, bits_back, container, grid, networks, posterior, tables
+from coding.networks import UNIT
 from coding.stack import Exhausted, Stack
 from quiet_tf import tf
 from utils import InputError
-
-UNIT = 2.0**-networks.FRACTION_BITS
 
 
 def rng():
@@ -61,6 +62,37 @@ def bb(bits_back_run):
 def test_functions(ours, theirs, low, high, relative, absolute):
     x = np.concatenate([rng().uniform(low, high, 100000), np.linspace(low, high, 1001)])
     np.testing.assert_allclose(ours(x), theirs(x), rtol=relative, atol=absolute)
+
+
+def test_nothing_depends_on_the_machine():
+    """No function of a C library, and no power but of 2, where symbols are decided about."""
+    allowed = {
+        "posterior.py": {"np.log"},  # of what is shown
+        "networks.py": {
+            "np.cos",
+            "np.sin",
+            "side**0.5",
+            "2**0.5",
+            "len(parameters)**0.5",
+        },  # rounded
+    }
+    exact = {"np.floor", "np.sqrt", "np.abs", "np.ldexp", "np.frexp", "np.sign"}
+    inexact = {"np." + name for name in vars(np) if isinstance(vars(np)[name], np.ufunc)} - exact
+    inexact -= {"np.add", "np.multiply", "np.maximum", "np.minimum", "np.rint"}
+    inexact |= {"math." + name for name in vars(math)} - {"math.factorial", "math.sqrt"}
+    inexact |= {"np.linalg", "np.dot", "np.einsum", "np.mean", "np.fft"}
+    for name in ("arithmetic", "networks", "tables", "stack", "posterior", "grid", "bits_back"):
+        path = os.path.join(ROOT, "coding", name + ".py")
+        with open(path) as file:
+            source = file.read()
+        found = set(re.findall(r"\b(?:np|math)\.\w+", source)) & inexact
+        found |= {
+            match.replace(" ", "")
+            for match in re.findall(r"[\w.()]+ ?\*\* ?[-\w.(]+", source)
+            if not re.match(r"2(\.0)? ?\*\* ?-?[(A-Za-z0-9]+$", match)
+        }
+        found |= set(re.findall(r"2\*\*0\.5", source))
+        assert found <= allowed.get(name + ".py", set()), name
 
 
 def test_normal_quantiles():
@@ -319,6 +351,22 @@ def test_codec_of_grids(kind, base):
     if kind == container.INTEGERS:
         np.testing.assert_array_equal(sent["y"], np.round(y))
         np.testing.assert_array_equal(sent["z"], np.round(z))
+
+
+def test_padding_suffices_for_a_single_element(bb):
+    """However improbable it is."""
+    settings = container.BitsBack(4, container.Settings(), 0, None)
+    for seed in range(50):
+        codec = bits_back.BitsBackCodec(bb, settings._replace(seed=seed))
+        codes, shifts, *_ = tables.Gaussians().codes(np.zeros((1, 1, 1)), np.full((1, 1, 1), 8.0))
+        q = bits_back.Posterior(codes, shifts, None, None, None)
+        codec._pop_z(q)
+
+
+def test_no_bits_are_no_latents(base):
+    """An empty payload would pop as escapes of what needs none, without end."""
+    with pytest.raises(InputError, match="escape"):
+        grid.GridCodec(base, container.INTEGERS).decode(np.zeros(0, np.uint32), 64, 64)
 
 
 def test_too_few_bits_are_noticed(bb):

@@ -166,10 +166,11 @@ def test_files_of_the_reference_in_both_directions(name, tmp_path):
 OTHERS = {
     "one thread": {"OPENBLAS_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"},
     "two threads": {"OPENBLAS_NUM_THREADS": "2"},
-    "one core": {"prefix": ("taskset", "-c", "0")},
+    "one core": {"prefix": ("taskset", "-c", str(min(os.sched_getaffinity(0))))},
     "an old processor": {
         "OPENBLAS_CORETYPE": "Prescott",
         "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2_Usable,-FMA_Usable,-FMA,-AVX2,-FMA4",
     },
 }
 
@@ -205,7 +206,8 @@ def rates_of_integers(run, pixels, kind, monkeypatch):
             entries = np.ravel(symbols)[places].astype(int) - table.first + 1
             inside = (entries > 0) & (entries < len(table.probabilities))
             bits.append(-np.log2(table.probabilities[np.where(inside, entries, 0)]).sum())
-            bits.append(10 * np.sum(~inside))  # of an escaped symbol that is small
+            escaped = np.abs(np.ravel(symbols)[places][~inside])
+            bits.append(np.sum(10 + 8 * (escaped >= 128)))
         return push(self, symbols, codes, family)
 
     with tf.Graph().as_default(), tf.Session() as session:
@@ -288,7 +290,7 @@ def test_too_little_side_information(capsys, tmp_path):
     assert os.listdir(str(tmp_path)) == ["side"]
 
 
-@pytest.mark.parametrize("spacing", ["0.1", "2", "0.0001"])
+@pytest.mark.parametrize("spacing", ["0.1", "2", "0.0078125"])
 def test_impossible_spacings(capsys, spacing, tmp_path):
     argv = ["--checkpoint_dir", DEMO_DIR, "compress", DEMO["bb_plain"], CHELSEA]
     assert "--z_spacing: " in refused(capsys, "bb_plain", *argv, "--z_spacing", spacing)
@@ -370,7 +372,15 @@ def checked(body):
 SCRIPTS_OF_SMALL = st.sampled_from(["sga", "bb_plain", "bb_no_sga"])
 
 
-@settings(max_examples=12000, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+@settings(max_examples=12000, **FUZZ)
 @given(
     SCRIPTS_OF_SMALL,
     st.lists(st.tuples(st.integers(0, 60), st.binary(max_size=3), st.integers(0, 3)), max_size=3),
@@ -389,15 +399,19 @@ def test_fuzz_of_the_container(small, script, edits, seal):
     assert 0 < reader.height * reader.width <= container.MAX_PIXELS
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(SCRIPTS_OF_SMALL, st.data())
-def test_fuzz_of_payloads(small, script, data):
+@settings(max_examples=300, **FUZZ)
+@given(
+    SCRIPTS_OF_SMALL,
+    st.lists(st.tuples(st.integers(0, 10000), st.integers(0, 255)), min_size=1, max_size=4),
+    st.lists(st.integers(0, 2**32 - 1), max_size=3),
+)
+def test_fuzz_of_payloads(small, script, edits, more):
     """Files that are forged well enough to be decoded: to something, or refused."""
     header, (payload,) = container.read(small[script])
-    words = data.draw(st.lists(st.integers(0, 2**32 - 1), max_size=40))
-    forged = np.array(words, "<u4").tobytes()
-    if data.draw(st.booleans()):
-        forged = payload[: len(payload) // 8 * 4] + forged
+    forged = bytearray(payload)
+    for place, value in edits:
+        forged[place % len(forged)] ^= value
+    forged = bytes(forged) + np.array(more, "<u4").tobytes()
     if header.bits_back and header.bits_back.posterior.its:
         posterior = header.bits_back.posterior._replace(its=2)
         header = header._replace(bits_back=header.bits_back._replace(posterior=posterior))
@@ -467,7 +481,7 @@ def test_a_stream_of_one_method_decodes_with_any_script(small, tmp_path):
 
 
 def test_headers_are_short(small):
-    """At most 24 bytes beyond the payload, also of a large image and with a seed."""
+    """At most 24 bytes beyond the payload, also of a large image."""
     for script in ("sga", "bb_plain", "bb_no_sga"):
         header, (payload,) = container.read(small[script])
         assert len(small[script]) - len(payload) <= 24
@@ -476,6 +490,29 @@ def test_headers_are_short(small):
             preset = container.Settings(2000, *container.PRESETS[-1])
             header = header._replace(bits_back=header.bits_back._replace(posterior=preset))
         assert len(container.write(header, [payload])) - len(payload) <= 24
+
+
+def test_images_that_no_file_can_hold(capsys, tmp_path):
+    Image.new("RGB", (2**16 + 64, 1)).save(str(tmp_path / "long.png"))
+    argv = ["--checkpoint_dir", DEMO_DIR, "compress", DEMO["mbt2018"], tmp_path / "long.png"]
+    line = refused(capsys, "mbt2018", *argv, "--results_dir", tmp_path)
+    assert "long.png: 1 images of 65600 x 1 pixels" in line
+
+
+def test_settings_that_cannot_be(capsys, tmp_path):
+    argv = ["--checkpoint_dir", DEMO_DIR, "compress", DEMO["bb_sga"], CHELSEA, "--results_dir", ""]
+    for flags in (("--adam_beta1", 1), ("--adam_beta2", 1.5), ("--sga_its", 10**7)):
+        assert "at most 1000000, and Adam" in refused(capsys, "bb_no_sga", *argv, *flags)
+    line = refused(capsys, "bb_no_sga", *argv, "--lr", 1e6, "--sga_its", 9)
+    assert "chelsea.png: image 0: q(z|y) diverges" in line
+
+
+def test_paths_that_are_the_same(capsys, small, tmp_path):
+    path = tmp_path / "file.tfci"
+    path.write_bytes(small["bb_plain"])
+    argv = ["--checkpoint_dir", DEMO_DIR, "decompress", DEMO["bb_sga"], path, path]
+    assert "named twice" in refused(capsys, "bb_sga", *argv)
+    assert path.read_bytes() == small["bb_plain"]
 
 
 def test_outputs_that_cannot_be(capsys, tmp_path):
@@ -491,8 +528,8 @@ def test_outputs_that_cannot_be(capsys, tmp_path):
     assert "2 images go into an .npy" in refused(capsys, "sga", *argv, tmp_path / "out.png")
 
 
-def test_an_interrupted_encoder_leaves_no_file(tmp_path, monkeypatch):
-    """A fresh process that finds other latents: neither a file nor a part of one."""
+def test_an_archive_that_does_not_decode_is_not_written(tmp_path, monkeypatch):
+    """Neither as a file nor as a part of one."""
     monkeypatch.setattr(digests, "digests_elsewhere", lambda run, path: ["another"])
     with pytest.raises(AssertionError, match="other latents"):
         compress("bb_no_sga", CHELSEA, tmp_path)
@@ -500,9 +537,9 @@ def test_an_interrupted_encoder_leaves_no_file(tmp_path, monkeypatch):
 
 
 def test_coding_at_full_size_is_fast(tmp_path):
-    """768 × 512 at N = 192: within 1.5 s each, beyond the transforms (here twice that, for noise).
+    """768 × 512 at N = 192: within 1.5 s each, beyond the transforms, of the processor's time.
 
-    `networks.load` included, which a run does once.
+    (Twice that is let pass here, for other loads.) With `networks.load`, which a run does once.
     """
     conftest.train_untrained(tmp_path, 192, ["mbt2018"])
     run = utils.find_run(str(tmp_path), "mbt2018-num_filters=192-lmbda=0.01")

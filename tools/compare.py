@@ -78,7 +78,8 @@ def measure(script, run, crops, output):
     }
     for path in glob.glob(os.path.join(output, "rd-*=crops.npy.npz")):
         with np.load(path, allow_pickle=False) as result:
-            if all(result[key] == value for key, value in wanted.items()):
+            same = all(result[key] == value for key, value in wanted.items())
+            if same and os.path.exists(compressed_file(output, script)):
                 return dict(result)
     print("running " + script, file=sys.stderr, flush=True)
     path = scripts.compress(script, run.name, crops, output, compressed_file(output, script))
