@@ -508,6 +508,8 @@ def decompress(method_class, args):
         if side_info and not reader.has_side_info:
             raise InputError("holds no side information, for --side_info")
     output = args.output or args.file + (".png" if reader.images == 1 else ".npy")
+    if not output.endswith((".png", ".npy")):
+        raise InputError("{}: the name of a decoded file ends in .png or .npy".format(output))
     if reader.images > 1 and not output.endswith(".npy"):
         raise InputError("{}: {} images go into an .npy".format(output, reader.images))
     paths = list(filter(None, (args.file, output, side_info)))
@@ -631,9 +633,9 @@ def parse(script, doc, method_class, training_graph, argv=None):
     if takes_output and len(unknown) == 1 and not unknown[0].startswith("-"):
         args.output = os.path.expanduser(unknown.pop())  # argparse wants it before the flags
     if unknown:
+        places = " (which stands before it)" if unknown[0] in parser._option_string_actions else ""
         commands.choices[args.command].error(
-            "not known to this command: {} (--checkpoint_dir, --num_filters and --verbose stand "
-            "before it)".format(" ".join(unknown))
+            "not known to this command: {}{}".format(" ".join(unknown), places)
         )
     return args
 

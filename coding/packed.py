@@ -102,7 +102,7 @@ def unpack(content):
             packed.string = content
         y_strings, z_strings, *sizes = packed.unpack(_PLACES)
     except Exception:  # protobuf's DecodeError, which has moved between its versions
-        raise InputError("not a compressed file")
+        raise InputError("not a compressed file, or one that is damaged or cut short")
     size, y_size, z_size = ([int(side) for side in part] for part in sizes)
     if (
         not 0 < len(y_strings) == len(z_strings)

@@ -104,9 +104,12 @@ def test_round_trip_with_the_demo_models(script, flags, tmp_path):
     check_round_trip(script, CHELSEA, tmp_path, *flags)
 
 
+GOLDEN_CASES = [(script, flags, "bikes_243x181.png") for script, flags in ALL]
+GOLDEN_CASES += [(script, (), "batch_2x192x192.npy") for script in ("mbt2018", "map", "bb_sga")]
+
+
 @needs_golden
-@pytest.mark.parametrize("name", ["bikes_243x181.png", "batch_2x192x192.npy"])
-@pytest.mark.parametrize("script, flags", ALL)
+@pytest.mark.parametrize("script, flags, name", GOLDEN_CASES)
 def test_round_trip_with_the_models_of_the_reference(script, flags, name, tmp_path):
     check_round_trip(script, os.path.join(GOLDEN, "images", name), tmp_path, *flags, demo=False)
 
