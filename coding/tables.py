@@ -7,7 +7,7 @@ operations everywhere.
 Gaussians have their mean on a grid within the unit interval around 0 (the rest of the mean shifts
 the symbol) and log2 sigma on a grid of 1/32, from 2^-8 to 2^8. The grid of the mean is 1/128 for
 sigma < ½, and doubles with sigma from there on, up to 1. That costs about 1e-4 bits a symbol
-or less, and raises the rate of whole images by 0.01% or less.
+or less.
 """
 
 import collections

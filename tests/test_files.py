@@ -557,3 +557,15 @@ def test_coding_at_full_size_is_fast(tmp_path):
         best = min(best, loaded + max(coded.encode_seconds, coded.decode_seconds))
     assert best < 3
     assert networks.load(run, bits_back=False).digest == writer._decoder.digest
+
+
+STORED = os.path.join(ROOT, "tests", "files")
+
+
+@pytest.mark.parametrize("name", ["map", "bb_no_sga"])
+def test_files_that_were_written_on_another_machine(name):
+    """Of 96 × 112 pixels of chelsea.png, with the demo models, 30 iterations."""
+    run = utils.find_run(DEMO_DIR, DEMO[name])
+    with open(os.path.join(STORED, name + ".sha256")) as file:
+        expected = file.read().split()
+    assert digests.digests(run, os.path.join(STORED, name + ".tfci")) == expected
