@@ -513,9 +513,12 @@ def test_settings_that_cannot_be(capsys, tmp_path):
 def test_paths_that_are_the_same(capsys, small, tmp_path):
     path = tmp_path / "file.tfci"
     path.write_bytes(small["bb_plain"])
-    argv = ["--checkpoint_dir", DEMO_DIR, "decompress", DEMO["bb_sga"], path, path]
-    assert "named twice" in refused(capsys, "bb_sga", *argv)
-    assert path.read_bytes() == small["bb_plain"]
+    argv = ["--checkpoint_dir", DEMO_DIR, "decompress", DEMO["bb_sga"], path]
+    assert "ends in .png or .npy" in refused(capsys, "bb_sga", *argv, path)
+    os.rename(str(path), str(path) + ".png")
+    argv[-1] = str(path) + ".png"
+    assert "named twice" in refused(capsys, "bb_sga", *argv, argv[-1])
+    assert os.listdir(str(tmp_path)) == ["file.tfci.png"]
 
 
 def test_outputs_that_cannot_be(capsys, tmp_path):
