@@ -7,6 +7,7 @@ which float64 holds exactly whatever the order:
 
     activations  a = â / 2^12,  |â| ≤ 2^26 (clamped after each layer; |a| ≤ 16384)
     weights      w = ŵ / 2^16,  2^26 Σ|ŵ| + |bias| < 2^53 for each output: checked on loading
+                 (fewer bits than 16 in layers where Σ|w| reaches 1024)
     a layer      â' = clamp(relu(⌊(Σ ŵ â + bias) / 2^16 + ½⌋))
 
 Latents enter on the grid of 2^-12 (integers, medians and the grid of a bits-back z all lie on it).
@@ -41,17 +42,24 @@ EXACT = 2.0**53
 GRADIENT_LARGEST = 2.0**27
 
 
-class Layer(collections.namedtuple("Layer", "kernel bias stride up relu")):
+class Layer(
+    collections.namedtuple(
+        "Layer",
+        "kernel bias stride up relu bits gradient_largest",
+        defaults=(WEIGHT_BITS, GRADIENT_LARGEST),
+    )
+):
     """A convolution on integers.
 
-    kernel: (height, width, channels in, channels out), in units of 2^-16; bias: (channels out,), in
-    units of 2^-28; up: whether `stride` is that of a transposed convolution.
+    kernel: (height, width, channels in, channels out), in units of 2^-bits; bias: (channels out,),
+    in units of 2^-(bits + 12); up: whether `stride` is that of a transposed convolution;
+    gradient_largest: of the integers that `backward` goes over to.
     """
 
     def forward(self, a):
         """Activations of the next layer, (h', w', C'), from those of this one, (h, w, C)."""
         convolve = spread if self.up else correlate
-        a = shift(convolve(a, self.kernel, self.stride) + self.bias, WEIGHT_BITS)
+        a = shift(convolve(a, self.kernel, self.stride) + self.bias, self.bits)
         return np.clip(a, 0 if self.relu else -CLAMP, CLAMP)
 
     def backward(self, gradient, output):
@@ -59,11 +67,11 @@ class Layer(collections.namedtuple("Layer", "kernel bias stride up relu")):
         if self.relu:
             gradient = gradient * (output > 0)
         _, exponent = np.frexp(np.max(np.abs(gradient)))
-        unit = np.ldexp(1 / GRADIENT_LARGEST, exponent)
+        unit = np.ldexp(1 / self.gradient_largest, exponent)
         convolve = correlate if self.up else spread
         integers = np.floor(gradient / unit + 0.5)
         gradient = convolve(integers, self.kernel.transpose(0, 1, 3, 2), self.stride)
-        return gradient * (unit * 2.0**-WEIGHT_BITS)
+        return gradient * (unit * 2.0**-self.bits)
 
 
 def correlate(a, kernel, stride):
@@ -219,13 +227,7 @@ def load(run, bits_back):
         bias = np.zeros(kernel.shape[3])
         if reader.has_tensor(name + "/bias"):
             bias = reader.get_tensor(name + "/bias").astype(np.float64)
-        made = Layer(
-            np.floor(kernel * 2.0**WEIGHT_BITS + 0.5),
-            np.floor(bias * 2.0 ** (WEIGHT_BITS + FRACTION_BITS) + 0.5),
-            **settings,
-        )
-        check_exact(made, "{}: {}".format(run.checkpoint, name))
-        return made
+        return integer_layer(kernel, bias, "{}: {}".format(run.checkpoint, name), **settings)
 
     hyper_synthesis = HyperSynthesis(
         [
@@ -251,16 +253,31 @@ def load(run, bits_back):
     return decoder._replace(digest=_digest(decoder, reader))
 
 
+def integer_layer(kernel, bias, name, **settings):
+    """A `Layer` from float64 weights, with as many bits as its sums leave room for.
+
+    Raises:
+      utils.InputError: they leave too little; `name` is that of the layer.
+    """
+    # Of integers, so that the sums are exact here too.
+    sums = np.abs(np.floor(kernel * 2.0**WEIGHT_BITS + 0.5)).sum(axis=(0, 1, 2))
+    bits = WEIGHT_BITS - max(int(np.frexp(sums.max())[1]) - 26, 0)
+    kernel = np.floor(kernel * 2.0**bits + 0.5)
+    bias = np.floor(bias * 2.0 ** (bits + FRACTION_BITS) + 0.5)
+    sums = np.abs(kernel).sum(axis=(0, 1, 3))
+    largest = min(GRADIENT_LARGEST, 2.0 ** (52 - int(np.frexp(sums.max())[1])))
+    layer = Layer(kernel, bias, bits=bits, gradient_largest=largest, **settings)
+    check_exact(layer, name)
+    return layer
+
+
 def check_exact(layer, name):
     """Raises `utils.InputError` where a sum of `layer` might reach 2^53."""
     weights = np.abs(layer.kernel)
     forward = CLAMP * weights.sum(axis=(0, 1, 2)) + np.abs(layer.bias)
-    backward = GRADIENT_LARGEST * weights.sum(axis=(0, 1, 3))
-    if not max(forward.max(), backward.max()) < EXACT:  # NaN is refused too
-        raise utils.InputError(
-            "{}: weights too large to code with: for each channel, their absolute values have to "
-            "add up to less than {:.0f}".format(name, EXACT / GRADIENT_LARGEST / 2**WEIGHT_BITS)
-        )
+    backward = layer.gradient_largest * weights.sum(axis=(0, 1, 3))
+    if not (max(forward.max(), backward.max()) < EXACT and layer.bits >= 8):  # NaN is refused too
+        raise utils.InputError("{}: weights too large to code with".format(name))
 
 
 def _kernel(reader, name, channels_in):

@@ -125,7 +125,7 @@ def integer_layer(layer, a):
     for y, x in np.ndindex(*size):
         patch = a[y * stride : y * stride + rows, x * stride : x * stride + columns]
         output[y, x] = np.einsum("ijc,ijcd->d", patch, kernel) + bias
-    output = (output + 2**15) >> 16
+    output = (output + 2 ** (layer.bits - 1)) >> layer.bits
     low = 0 if layer.relu else -(2**26)
     return np.clip(output, low, 2**26)
 
@@ -155,10 +155,25 @@ def test_random_layers_up_to_the_bound_are_exact(seed):
     np.testing.assert_array_equal(layer.forward(a), integer_layer(layer, a))
 
 
-def test_too_large_weights_are_refused():
-    layer = networks.Layer(np.full((5, 5, 8, 8), 2.0**20), np.zeros(8), 2, True, True)
+@pytest.mark.parametrize("size", [0.1, 30, 1000])
+def test_large_weights_get_fewer_bits(size):
+    """And stay exact, there and back."""
+    kernel = rng().uniform(-size, size, (5, 5, 6, 6))
+    layer = networks.integer_layer(kernel, kernel[0, 0, 0], "layer", stride=2, up=True, relu=False)
+    assert (layer.bits == 16) == (size == 0.1)
+    np.testing.assert_allclose(layer.kernel * 2.0**-layer.bits, kernel, atol=2.0**-layer.bits)
+    a = rng().choice([-networks.CLAMP, networks.CLAMP, 4096], (4, 5, 6))
+    np.testing.assert_array_equal(layer.forward(a), integer_layer(layer, a))
+    back = layer.backward(rng().normal(0, 1, (8, 10, 6)), None)
+    expected = networks.correlate(rng().normal(0, 1, (8, 10, 6)), kernel.transpose(0, 1, 3, 2), 2)
+    np.testing.assert_allclose(back, expected, rtol=1e-3, atol=1e-3 * size)
+
+
+@pytest.mark.parametrize("size", [1e6, np.nan])
+def test_too_large_weights_are_refused(size):
     with pytest.raises(InputError, match="too large"):
-        networks.check_exact(layer, "layer")
+        kernel = np.full((5, 5, 8, 8), size)
+        networks.integer_layer(kernel, np.zeros(8), "layer", stride=2, up=True, relu=True)
 
 
 @pytest.mark.parametrize("up", [True, False])
