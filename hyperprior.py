@@ -76,9 +76,12 @@ class Mbt2018:
             sigma = tfc.lower_bound(sigma, self.sigma_min)
         return mu, sigma
 
-    def synthesis(self, y, size):
-        """y to images (N, H, W, 3), not clipped to [0, 1]; `size` = (H, W)."""
-        return nn_models.synthesis(y, self.transforms.synthesis, size)
+    def synthesis(self, y, size, winograd=False):
+        """y to images (N, H, W, 3), not clipped to [0, 1]; `size` = (H, W).
+
+        `winograd` is for losses alone (`fast_layers.conv_up`).
+        """
+        return nn_models.synthesis(y, self.transforms.synthesis, size, winograd)
 
     def p_z(self, z):
         """Likelihood of z, element by element, at least 1e-9."""
@@ -116,7 +119,7 @@ class Mbt2018:
         """
         height, width = _size(x)
         metrics = self.rates(height * width, y=y, **latents)
-        x_tilde = self.synthesis(y, (height, width))
+        x_tilde = self.synthesis(y, (height, width), winograd=True)
         mse = 255.0**2 * tf.reduce_mean(tf.math.squared_difference(x, x_tilde), axis=(1, 2, 3))
         rd_loss = lmbda * mse + metrics["bpp"]
         metrics.update(rd_loss=rd_loss, mse=mse, x_tilde=x_tilde)

@@ -79,6 +79,7 @@ class Stage:
 
     Attributes:
       latents: dict of tensors, the present values.
+      start, update: operations that begin the run, and that make one iteration.
     """
 
     title = "R-D optimisation"
@@ -104,7 +105,7 @@ class Stage:
         loss, metrics = relaxed(t, **before)
         optimizer = tf.train.AdamOptimizer(lr, adam.adam_beta1, adam.adam_beta2, adam.adam_epsilon)
         gradients = tf.gradients(loss, list(before.values()))
-        self._update = optimizer.apply_gradients(
+        self.update = optimizer.apply_gradients(
             list(zip(gradients, variables.values())), global_step=step
         )
         self._relaxed = _shown(loss, metrics)
@@ -112,7 +113,7 @@ class Stage:
             self._relaxed["T"] = temperature(t)
         self.latents = _values(variables)
         self._rounded = _shown(*rounded(**self.latents))
-        self._start = tf.group(
+        self.start = tf.group(
             tf.variables_initializer(optimizer.variables() + [step]),
             _assign(variables, start),
         )
@@ -132,8 +133,8 @@ class Stage:
           dict of lists: `its`, `rd_loss`, `rd_loss_after_rounding`, and where there is one `T`,
           every `RECORD_EVERY` iterations and at the last.
         """
-        session.run(self._start)
-        update = session.make_callable(self._update)
+        session.run(self.start)
+        update = session.make_callable(self.update)
         record = collections.defaultdict(list)
         last = None
         for t in range(self.its):
@@ -143,7 +144,7 @@ class Stage:
                 update()
                 step(t + 1)
                 continue
-            _, relaxed = session.run([self._update, self._relaxed])
+            _, relaxed = session.run([self.update, self._relaxed])
             rounded = session.run(self._rounded)
             stops = False
             if checks:

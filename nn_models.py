@@ -21,6 +21,7 @@ All tensors are float32, channels-last and of static shape; convolutions are "sa
 import collections
 import functools
 
+import fast_layers
 from quiet_tf import tf, tfc
 
 Conv = collections.namedtuple("Conv", "kernel bias beta gamma")
@@ -39,68 +40,48 @@ Transforms.__doc__ = "The `Conv`s of each transform, first layer first."
 def analysis(x, layers):
     """g_a: images (N, H, W, 3) in [0, 1] to latents y (N, ⌈H/16⌉, ⌈W/16⌉, N_f)."""
     for layer in layers:
-        x = _conv_down(x, layer, stride=2)
+        x = _biased(fast_layers.conv_down(x, layer.kernel), layer)
         if layer.gamma is not None:
-            x *= tf.math.rsqrt(_gdn_pool(x, layer))
+            x = fast_layers.gdn(x, layer.beta, layer.gamma)
     return x
 
 
-def synthesis(y, layers, size):
-    """g_s: latents y to images (N, H, W, 3), not clipped; `size` = (H, W)."""
+def synthesis(y, layers, size, winograd=False):
+    """g_s: latents y to images (N, H, W, 3), not clipped; `size` = (H, W).
+
+    `winograd` is for losses (see `fast_layers.conv_up`).
+    """
     x = y
     for layer in layers:
-        x = _conv_up(x, layer)
+        x = _biased(fast_layers.conv_up(x, layer.kernel, winograd), layer)
         if layer.gamma is not None:
-            x *= tf.math.sqrt(_gdn_pool(x, layer))
+            x = fast_layers.gdn(x, layer.beta, layer.gamma, inverse=True)
     return x[:, : size[0], : size[1], :]
 
 
 def hyper_analysis(y, layers):
     """h_a: y (N, h, w, C) to (N, ⌈h/4⌉, ⌈w/4⌉, channels of the last layer)."""
-    y = tf.nn.relu(_conv_down(y, layers[0], stride=1))
-    y = tf.nn.relu(_conv_down(y, layers[1], stride=2))
-    return _conv_down(y, layers[2], stride=2)
+    y = tf.nn.relu(_biased(_conv(y, layers[0].kernel), layers[0]))
+    y = tf.nn.relu(_biased(fast_layers.conv_down(y, layers[1].kernel), layers[1]))
+    return fast_layers.conv_down(y, layers[2].kernel)
 
 
 def hyper_synthesis(z, layers, size):
     """h_s: hyper-latents z to (mu, sigma) of p(y|z), each (N, h, w, C); `size` = (h, w) of y."""
-    z = tf.nn.relu(_conv_up(z, layers[0]))
-    z = tf.nn.relu(_conv_up(z, layers[1]))
+    for layer in layers[:2]:
+        z = tf.nn.relu(_biased(fast_layers.conv_up(z, layer.kernel), layer))
     # A convolution is a correlation with the flipped kernel.
-    z = _conv_down(z, layers[2]._replace(kernel=layers[2].kernel[::-1, ::-1]), stride=1)
+    z = _biased(_conv(z, layers[2].kernel[::-1, ::-1]), layers[2])
     mu, log_sigma = tf.split(z[:, : size[0], : size[1], :], 2, axis=-1)
     return mu, tf.math.exp(log_sigma)
 
 
-def _conv_down(x, layer, stride):
-    """Correlation, then every `stride`-th sample from the first on."""
-    x = tf.nn.conv2d(x, layer.kernel, strides=stride, padding=_same_padding(layer.kernel))
-    return x if layer.bias is None else tf.nn.bias_add(x, layer.bias)
+def _conv(x, kernel):
+    return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
 
 
-def _conv_up(x, layer):
-    """Zero-interleaved upsampling by 2, then convolution: the transpose of a strided one."""
-    batch, height, width, _ = x.shape.as_list()
-    x = tf.nn.conv2d_backprop_input(
-        [batch, 2 * height, 2 * width, layer.kernel.shape[3]],
-        tf.transpose(layer.kernel, (0, 1, 3, 2)),
-        x,
-        strides=(1, 2, 2, 1),
-        padding=_same_padding(layer.kernel),
-    )
-    return x if layer.bias is None else tf.nn.bias_add(x, layer.bias)
-
-
-def _same_padding(kernel):
-    height, width = (int(side) for side in kernel.shape[:2])
-    return [[0, 0], 2 * [height // 2], 2 * [width // 2], [0, 0]]
-
-
-def _gdn_pool(x, layer):
-    """beta_i + sum_j gamma_ji x_j², what (inverse) GDN divides (multiplies) by the root of."""
-    channels = x.shape[-1]
-    pool = tf.matmul(tf.reshape(tf.math.square(x), (-1, channels)), layer.gamma)
-    return tf.reshape(tf.nn.bias_add(pool, layer.beta), tf.shape(x))
+def _biased(x, layer):
+    return tf.nn.bias_add(x, layer.bias)
 
 
 def transforms(num_filters, hyper_channels, getter=tf.get_variable):
@@ -115,7 +96,7 @@ def transforms(num_filters, hyper_channels, getter=tf.get_variable):
       `Transforms` of `Conv`s.
     """
     n, m = num_filters, int(1.5 * num_filters)
-    conv = functools.partial(_conv, getter)
+    conv = functools.partial(_weights, getter)
     h_s = "mb_t2018hyper_synthesis_transform"  # Keras's scope for the reference's class
     return Transforms(
         analysis=[
@@ -143,7 +124,7 @@ def transforms(num_filters, hyper_channels, getter=tf.get_variable):
     )
 
 
-def _conv(getter, scope, support, channels_in, channels_out, gdn=None, bias=True, rdft=True):
+def _weights(getter, scope, support, channels_in, channels_out, gdn=None, bias=True, rdft=True):
     """A `Conv`. gdn: scope of its GDN; rdft: whether the kernel's Fourier transform is trained."""
     with tf.variable_scope(scope):
         kernel = _parameter(

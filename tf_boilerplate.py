@@ -227,6 +227,11 @@ class Evaluation:
             for name in self.method.coded
         }
 
+    def begin(self, pixels):
+        """Takes a batch, uint8 (N, H, W, 3)."""
+        keys = utils.image_keys(pixels, self.args.seed)
+        self.session.run(self.feed, {self.pixels: pixels, self.keys: keys})
+
     def optimise(self, pixels):
         """Optimises a batch, uint8 (N, H, W, 3).
 
@@ -234,8 +239,7 @@ class Evaluation:
           latents: list of N dicts of arrays (h, w, C), not rounded.
           records: the record of each stage (`inference.Stage.run`).
         """
-        keys = utils.image_keys(pixels, self.args.seed)
-        self.session.run(self.feed, {self.pixels: pixels, self.keys: keys})
+        self.begin(pixels)
         records = [self._run_stage(stage) for stage in self.method.stages]
         latents = self.session.run(self.method.latents)
         return [dict(zip(latents, values)) for values in zip(*latents.values())], records

@@ -14,10 +14,20 @@ def compress(script, runname, image, results_dir, *flags):
     Returns:
       Path of the result file that it wrote.
     """
-    command = [sys.executable, os.path.join(ROOT, script + ".py"), "--checkpoint_dir", CHECKPOINTS]
-    command += ["compress", runname, image, "--results_dir", results_dir, "--overwrite", *flags]
+    flags = ("--results_dir", results_dir, "--overwrite", *flags)
+    output = run(script, "--checkpoint_dir", CHECKPOINTS, "compress", runname, image, *flags)
+    line, *_ = (line for line in output.splitlines() if line.startswith("wrote "))
+    return line[len("wrote ") :]
+
+
+def run(script, *argv):
+    """Runs `<script>.py <argv>`; ends this process as it did, if it failed.
+
+    Returns:
+      What it printed.
+    """
+    command = [sys.executable, os.path.join(ROOT, script + ".py"), *(str(arg) for arg in argv)]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if process.returncode:
         sys.exit(process.returncode)  # it has said why
-    line, *_ = (line for line in process.stdout.splitlines() if line.startswith("wrote "))
-    return line[len("wrote ") :]
+    return process.stdout

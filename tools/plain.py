@@ -1,4 +1,9 @@
-"""The models in the plain manner: TFC 1.3's layers as they come. An oracle, independent of ours."""
+"""The models in the plain manner: TFC 1.3's layers as they come.
+
+Independent of the project's own graph: what the tests hold it to, and the benchmark compares with.
+"""
+
+import re
 
 import numpy as np
 
@@ -96,3 +101,61 @@ class Plain:
             self.bottleneck(z, training=False)
             parts["p_z"] = tf.maximum(self.bottleneck._likelihood(z), 1e-9)
         return parts
+
+
+class SGA:
+    """SGA on one image in the plain manner: values fed and gradients fetched each step.
+
+    Args:
+      folder: run folder of a base model, whose name tells N and λ.
+      pixels: uint8 (H, W, 3).
+    """
+
+    def __init__(self, folder, pixels):
+        n, lmbda = re.search("num_filters=([0-9]+).*lmbda=([0-9.e-]+)", folder).groups()
+        with tf.Graph().as_default():
+            x = tf.constant(pixels[None] / 255, tf.float32)
+            height, width = pixels.shape[:2]
+            self.model = Plain(int(n))
+            start = self.model.analysis(x)
+            start = [start, self.model.hyper_analysis(start)]
+            self.tau = tf.placeholder(tf.float32, ())
+            self.latents = [tf.placeholder(tf.float32, v.shape) for v in start]
+            self.noise = []
+            y_tilde, z_tilde = (self._relaxed(v) for v in self.latents)
+            parts = self.model.run(x, y_tilde, z_tilde)
+            likelihoods = [tf.maximum(parts["p_y_unbounded"], 1e-9), parts["p_z"]]
+            bits = sum(tf.reduce_sum(tf.log(v)) / -np.log(2) for v in likelihoods)
+            mse = 255**2 * tf.reduce_mean(tf.squared_difference(x, parts["x_tilde"]))
+            self.loss = float(lmbda) * mse + bits / (height * width)
+            self.gradients = tf.gradients(self.loss, self.latents)
+            weights = [v for v in tf.global_variables() if "gaussian_conditional" not in v.name]
+            self.session = tf.Session()
+            self.session.run(tf.global_variables_initializer())
+            tf.train.Saver(weights).restore(self.session, tf.train.latest_checkpoint(folder))
+            self.values = self.session.run(start)
+        self.moments = [(np.zeros_like(v), np.zeros_like(v)) for v in self.values]
+        self.t = 0
+
+    def _relaxed(self, v):
+        down, up = tf.floor(v), tf.ceil(v)
+        logits = tf.stack([v - down, up - v], axis=-1)
+        logits = -tf.atanh(tf.clip_by_value(logits, -1 + 1e-5, 1 - 1e-5)) / self.tau
+        uniform = tf.random.uniform(tf.shape(logits), 1e-30)
+        gumbel = -tf.log(-tf.log(uniform))
+        self.noise.append(gumbel)
+        weights = tf.nn.softmax((logits + gumbel) / self.tau)
+        return tf.reduce_sum(weights * tf.stack([down, up], axis=-1), axis=-1)
+
+    def step(self):
+        """An iteration; the loss before it."""
+        tau = min(0.5 * np.exp(-1e-3 * (self.t - 700)), 0.5)
+        feed = {**dict(zip(self.latents, self.values)), self.tau: tau}
+        loss, gradients = self.session.run([self.loss, self.gradients], feed)
+        self.t += 1
+        rate = 5e-3 * np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
+        for value, gradient, (m, v) in zip(self.values, gradients, self.moments):
+            m += 0.1 * (gradient - m)
+            v += 0.001 * (gradient**2 - v)
+            value -= rate * m / (np.sqrt(v) + 1e-8)
+        return loss

@@ -1,0 +1,315 @@
+"""The operations that take nearly all the time, in the shapes that a CPU is fast at.
+
+* `conv_up`, the transpose of a convolution of stride 2, as the four convolutions that its output
+  interleaves (Shi et al. 2016, arXiv 1609.05158): TensorFlow's `conv2d` comes closer to the speed
+  of a matrix product than its `conv2d_transpose`. `conv_down` has that for its gradient.
+* The same with Winograd's minimal filtering (Lavin and Gray 2016, arXiv 1509.09308), where an error
+  of some 1e-6 of the largest output does not matter, because nothing is decoded with it.
+* `gdn`, with a gradient of few operations, in pieces that stay in a processor's cache.
+
+All kernels are 5×5. Tensors are float32, channels-last and of static shape.
+"""
+
+import numpy as np
+
+from quiet_tf import tf
+
+TAPS = 5
+PADDING = [[0, 0], [2, 2], [2, 2], [0, 0]]
+
+
+def conv_down(x, kernel):
+    """Correlation with zeros around `x`, of which every second sample is kept, from the first on.
+
+    Args:
+      x: (N, H, W, C).
+      kernel: (5, 5, C, M).
+
+    Returns:
+      (N, ⌈H/2⌉, ⌈W/2⌉, M).
+    """
+
+    @tf.custom_gradient
+    def correlate(x, kernel):
+        def gradient(g):
+            height, width = x.shape.as_list()[1:3]
+            return _up(g, _transposed(kernel))[:, :height, :width], _kernel_gradient(x, kernel, g)
+
+        return _down(x, kernel), gradient
+
+    return correlate(x, kernel)
+
+
+def conv_up(x, kernel, winograd=False):
+    """Zeros put between the samples of `x`, then convolution.
+
+    Args:
+      x: (N, h, w, C).
+      kernel: (5, 5, C, M).
+      winograd: whether speed matters more than the last bits. Kernels that are no constants, as in
+        training, make no difference of it.
+
+    Returns:
+      (N, 2h, 2w, M).
+    """
+    if winograd and min(kernel.shape.as_list()[2:]) >= WINOGRAD_CHANNELS:
+        value = tf.get_static_value(kernel)
+        if value is not None:
+            return _Winograd(x.shape.as_list(), value).up(x)
+
+    @tf.custom_gradient
+    def convolve(x, kernel):
+        def gradient(g):
+            adjoint = _transposed(kernel)
+            return _down(g, adjoint), _transposed(_kernel_gradient(g, adjoint, x))
+
+        return _up(x, kernel), gradient
+
+    return convolve(x, kernel)
+
+
+def _transposed(kernel):
+    return tf.transpose(kernel, (0, 1, 3, 2))
+
+
+def _down(x, kernel):
+    return tf.nn.conv2d(x, kernel, strides=2, padding=PADDING)
+
+
+def _kernel_gradient(x, kernel, g):
+    """Of `_down`."""
+    return tf.nn.conv2d_backprop_filter(
+        x, kernel.shape.as_list(), g, strides=(1, 2, 2, 1), padding=PADDING
+    )
+
+
+FEW_OUTPUTS = 16  # up to here TensorFlow's own way is the faster one
+
+
+def _up(x, kernel):
+    batch, height, width, _ = x.shape.as_list()
+    outputs = kernel.shape.as_list()[3]
+    if outputs <= FEW_OUTPUTS:
+        return tf.nn.conv2d_backprop_input(
+            [batch, 2 * height, 2 * width, outputs],
+            _transposed(kernel),
+            x,
+            strides=(1, 2, 2, 1),
+            padding=PADDING,
+        )
+    rows = []
+    for a in (0, 1):
+        columns = [
+            tf.nn.conv2d(
+                x,
+                _phase(kernel, a, b),
+                strides=1,
+                padding=[[0, 0], [1 - a, 1], [1 - b, 1], [0, 0]],
+            )
+            for b in (0, 1)
+        ]
+        rows.append(tf.reshape(tf.concat(columns, 3), (batch * height, 2 * width * outputs)))
+    return tf.reshape(tf.concat(rows, 1), (batch, 2 * height, 2 * width, outputs))
+
+
+def _phase(kernel, a, b):
+    """The taps with which samples (2u + a, 2v + b) are made.
+
+    Those of even rows belong to x[u - 1], x[u], x[u + 1], those of odd ones to x[u], x[u + 1].
+    """
+    return kernel[TAPS - 1 - a :: -2, TAPS - 1 - b :: -2]
+
+
+# --- Winograd --------------------------------------------------------------------------------
+
+WINOGRAD_CHANNELS = 64  # with fewer there is too little to multiply for all that is moved
+TILE, REACH = 4, 6  # samples that a tile makes of each phase, and those of x that they depend on
+POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and ∞: a fifth of the error of (0, ±1, ±2)
+
+
+def toom_cook(points, outputs):
+    """The matrices A, G, B of minimal filtering in one dimension.
+
+    A (Gg ⊙ Bd) is the correlation of d (n samples) with g (n - outputs + 1 taps), at `outputs`
+    places. n is the number of `points` and one, which is ∞ (Blahut 2010, "Fast Algorithms for
+    Signal Processing", section 5.2).
+    """
+    points = np.array(points)
+    n = len(points) + 1
+    a = np.zeros((outputs, n))
+    a[:, :-1] = points ** np.arange(outputs)[:, None]
+    a[-1, -1] = 1
+    g = np.zeros((n, n - outputs + 1))
+    b = np.zeros((n, n))
+    for i, point in enumerate(points):
+        others = np.delete(points, i)
+        g[i] = point ** np.arange(n - outputs + 1) / np.prod(point - others)
+        b[i, :-1] = np.poly(others)[::-1]
+    g[-1, -1] = 1
+    b[-1] = np.poly(points)[::-1]
+    return a, g, b
+
+
+class _Winograd:
+    """`conv_up` of tensors of one shape with one kernel, as 36 matrix products.
+
+    The four phases, their taps filled up with zeros to 3×3, are one correlation with 4 M outputs.
+    Rows of matrices are gathered into tiles and back, in steps of C or M numbers.
+    """
+
+    def __init__(self, shape, kernel):
+        self.shape = shape
+        batch, height, width, self.channels = shape
+        self.outputs = kernel.shape[3]
+        down, across = -(-height // TILE), -(-width // TILE)
+        self.tiles = (batch, down, across)
+        a, g, b = (np.kron(m, m) for m in toom_cook(POINTS, TILE))
+        taps = np.stack(
+            [
+                np.pad(_phase(kernel, i, j), [(i, 0), (j, 0), (0, 0), (0, 0)], "constant")
+                for i in (0, 1)
+                for j in (0, 1)
+            ],
+            axis=3,
+        )
+        weights = np.dot(g, taps.reshape(9, -1)).reshape(REACH**2, self.channels, -1)
+        self.a, self.b, self.weights = (tf.constant(m, tf.float32) for m in (a, b, weights))
+
+        n = np.arange(batch)
+        # Rows of the padded x, in the order (REACH, REACH, batch, down, across).
+        self.padded = (TILE * down + 2, TILE * across + 2)
+        i, j, n_, t, s = np.ix_(
+            np.arange(REACH), np.arange(REACH), n, TILE * np.arange(down), TILE * np.arange(across)
+        )
+        self.inputs = _indices((n_, i + t, j + s), (batch, *self.padded))
+        # Where the output's rows are, in the order (TILE, TILE, batch, down, across, 2, 2).
+        n_, i, j = np.ix_(n, np.arange(2 * height), np.arange(2 * width))
+        u, v = i // 2, j // 2
+        places = (u % TILE, v % TILE, n_, u // TILE, v // TILE, i % 2, j % 2)
+        self.places = _indices(places, (TILE, TILE, *self.tiles, 2, 2))
+        # The inverse; tiles that stick out take a row of zeros that is put at the end.
+        origins = np.full(TILE**2 * int(np.prod(self.tiles)) * 4, self.places.size)
+        origins[self.places] = np.arange(self.places.size)
+        self.origins = origins
+
+    def up(self, x):
+        """The convolution and its gradient."""
+
+        @tf.custom_gradient
+        def convolve(x):
+            return self._forward(x), self._backward
+
+        return convolve(x)
+
+    def _forward(self, x):
+        batch, height, width, _ = self.shape
+        below, right = (self.padded[0] - height - 1, self.padded[1] - width - 1)
+        x = tf.pad(x, [[0, 0], [1, below], [1, right], [0, 0]])
+        x = tf.gather(tf.reshape(x, (-1, self.channels)), self.inputs)
+        x = tf.matmul(self.b, tf.reshape(x, (REACH**2, -1)))
+        x = tf.matmul(tf.reshape(x, (REACH**2, -1, self.channels)), self.weights)
+        x = tf.matmul(self.a, tf.reshape(x, (REACH**2, -1)))
+        x = tf.gather(tf.reshape(x, (-1, self.outputs)), self.places)
+        return tf.reshape(x, (batch, 2 * height, 2 * width, self.outputs))
+
+    def _backward(self, g):
+        batch, height, width, _ = self.shape
+        g = tf.reshape(g, (-1, self.outputs))
+        if self.origins.size > self.places.size:
+            g = tf.pad(g, [[0, 1], [0, 0]])
+        g = tf.reshape(tf.gather(g, self.origins), (TILE**2, -1))
+        g = tf.matmul(self.a, g, transpose_a=True)
+        g = tf.reshape(g, (REACH**2, -1, 4 * self.outputs))
+        g = tf.matmul(g, self.weights, transpose_b=True)
+        g = tf.matmul(self.b, tf.reshape(g, (REACH**2, -1)), transpose_a=True)
+        g = tf.reshape(g, (REACH, REACH, *self.tiles, self.channels))
+        g = _overlapped(_overlapped(g, axis=0, tiles=3), axis=1, tiles=4)
+        g = tf.reshape(
+            tf.transpose(g, (2, 3, 0, 4, 1, 5)),
+            (batch, TILE * self.tiles[1], TILE * self.tiles[2], self.channels),
+        )
+        return g[:, :height, :width]
+
+
+def _indices(places, shape):
+    return np.ravel_multi_index(np.broadcast_arrays(*places), shape).astype(np.int32).ravel()
+
+
+def _overlapped(g, axis, tiles):
+    """Adds what tiles reach of their neighbours, first and last along `axis`, to what is theirs."""
+    first, *own, last = tf.unstack(g, axis=axis)
+    own[0] += _shifted(last, tiles - 1, 1)
+    own[-1] += _shifted(first, tiles - 1, -1)
+    return tf.stack(own, axis)
+
+
+def _shifted(v, axis, by):
+    """`v` moved by one place along `axis`, with zeros where nothing comes from."""
+    paddings = [[0, 0] for _ in v.shape]
+    begin, size = [0] * len(paddings), v.shape.as_list()
+    size[axis] -= 1
+    paddings[axis] = [1, 0] if by > 0 else [0, 1]
+    begin[axis] = 0 if by > 0 else 1
+    return tf.pad(tf.slice(v, begin, size), paddings)
+
+
+# --- GDN -------------------------------------------------------------------------------------
+
+STRIP_BYTES = 2**22  # some of these fit a processor's cache
+
+
+def gdn(x, beta, gamma, inverse=False):
+    """Generalised divisive normalisation (Ballé et al. 2016, arXiv 1511.06281).
+
+    Args:
+      x: (N, H, W, C).
+      beta, gamma: (C,) and (C, C).
+      inverse: whether to multiply, as the approximate inverse does, rather than to divide.
+
+    Returns:
+      x_i / √p_i, or x_i √p_i, of the shape of `x`; p_i = beta_i + Σ_j gamma_ji x_j².
+    """
+    channels = x.shape.as_list()[-1]
+    pixels = int(np.prod(x.shape.as_list()[:-1]))
+
+    @tf.custom_gradient
+    def normalise(x, beta, gamma):
+        strips = _strips(x)
+        roots = [_root(strip, beta, gamma) for strip in strips]
+        scales = roots if inverse else [1 / root for root in roots]
+
+        def gradient(g):
+            pieces = list(zip(strips, roots, scales, _strips(g)))
+            if inverse:
+                pulls = [strip * g / root for strip, root, _, g in pieces]
+            else:
+                pulls = [-strip * g * scale / tf.math.square(root) for strip, root, scale, g in pieces]
+            dx = tf.concat(
+                [
+                    g * scale + strip * tf.matmul(pull, gamma, transpose_b=True)
+                    for (strip, _, scale, g), pull in zip(pieces, pulls)
+                ],
+                axis=0,
+            )
+            dbeta = 0.5 * tf.add_n([tf.reduce_sum(pull, axis=0) for pull in pulls])
+            dgamma = 0.5 * tf.add_n(
+                [
+                    tf.matmul(tf.math.square(strip), pull, transpose_a=True)
+                    for strip, pull in zip(strips, pulls)
+                ]
+            )
+            return tf.reshape(dx, x.shape), dbeta, dgamma
+
+        y = tf.concat([strip * scale for strip, scale in zip(strips, scales)], axis=0)
+        return tf.reshape(y, x.shape), gradient
+
+    def _strips(v):
+        number = -(-4 * pixels * channels // STRIP_BYTES)
+        edges = np.linspace(0, pixels, number + 1).astype(int)
+        return tf.split(tf.reshape(v, (pixels, channels)), np.diff(edges), axis=0)
+
+    return normalise(x, beta, gamma)
+
+
+def _root(x, beta, gamma):
+    return tf.math.sqrt(tf.nn.bias_add(tf.matmul(tf.math.square(x), gamma), beta))

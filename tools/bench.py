@@ -1,0 +1,196 @@
+"""Times this collection against the plain manner: `make bench`.
+
+The plain manner is that of the reference: layers of TensorFlow Compression as they come, latents
+and noise fed in each step, gradients fetched, Adam in NumPy (`plain.py`). Each manner runs in a
+process of its own, as it would be started, and the two take turns.
+"""
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+
+import scripts
+
+sys.path.insert(0, scripts.ROOT)
+
+
+# --- Processes that take turns ---------------------------------------------------------------
+
+
+class Worker:
+    """A process that runs `make(*args)`, and then what that returns, once for each turn.
+
+    Args:
+      make: function of this module, that returns a function without arguments.
+      allocator: whether TensorFlow keeps its memory, as `quiet_tf` has it.
+    """
+
+    def __init__(self, make, *args, allocator=True):
+        os.environ["TF_CPU_ALLOCATOR_USE_BFC"] = str(allocator).lower()
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, make, args), daemon=True)
+        self.process.start()
+        self.pipe.recv()
+
+    def turn(self, repetitions=1):
+        """Milliseconds of each run."""
+        self.pipe.send(repetitions)
+        return self.pipe.recv()
+
+    def close(self):
+        self.process.terminate()
+        self.process.join()
+
+
+def _work(pipe, make, args):
+    run = make(*args)
+    run()
+    pipe.send(None)
+    while True:
+        times = []
+        for _ in range(pipe.recv()):
+            begun = time.perf_counter()
+            run()
+            times.append(1e3 * (time.perf_counter() - begun))
+        pipe.send(times)
+
+
+@contextlib.contextmanager
+def workers(*made):
+    try:
+        yield made
+    finally:
+        for worker in made:
+            worker.close()
+
+
+def take_turns(made, turns, repetitions):
+    """Median milliseconds of each worker."""
+    times = [[] for _ in made]
+    for _ in range(turns):
+        for worker, record in zip(made, times):
+            record.extend(worker.turn(repetitions))
+    return [statistics.median(record) for record in times]
+
+
+# --- Iterations ------------------------------------------------------------------------------
+
+CASES = [(32, 512, 768), (64, 512, 768), (192, 512, 768), (192, 256, 256)]
+MATRIX = 4096
+
+
+def iteration_gflop(n, height, width):
+    """Of an iteration of SGA: the synthesis transforms, forward and back to their inputs."""
+    down = [(-(-height // 2**k), -(-width // 2**k)) for k in range(7)]
+    area = [h * w for h, w in down]
+    convolutions = [(area[4], 25, n, n), (area[3], 25, n, n), (area[2], 25, n, n)]
+    convolutions += [(area[1], 25, n, 3), (area[6], 25, n, n), (area[5], 25, n, 1.5 * n)]
+    convolutions += [(area[k], 1, n, n) for k in (3, 2, 1)]  # GDN
+    convolutions += [(area[4], 9, 1.5 * n, 2 * n)]
+    return sum(2 * 2 * a * taps * c * m for a, taps, c, m in convolutions) / 1e9
+
+
+def untrained(folder, n):
+    """A run folder of N = n with random weights."""
+    from PIL import Image
+
+    run = "mbt2018-num_filters={}-lmbda=0.01".format(n)
+    if not os.path.isdir(os.path.join(folder, run)):
+        image = os.path.join(folder, "black.png")
+        Image.new("RGB", (64, 64)).save(image)
+        flags = ("--train_glob", image, "--patchsize", 64, "--last_step", 0, "--logdir", "")
+        scripts.run("mbt2018", "--checkpoint_dir", folder, "--num_filters", n, "train", *flags)
+    return run
+
+
+def photograph(height, width):
+    """A sample photograph, repeated to (height, width)."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(os.path.join(scripts.ROOT, "samples", "chelsea.png")))
+    rows, columns = -(-height // pixels.shape[0]), -(-width // pixels.shape[1])
+    return np.tile(pixels, (rows, columns, 1))[:height, :width, :3]
+
+
+def our_iteration(folder, run, height, width):
+    """An iteration of sga.py."""
+    import hyperprior
+    import sga
+    import utils
+    from tf_boilerplate import Evaluation, parse
+
+    args = parse("sga", "", sga.SGA, None, ["compress", run, "photograph"])
+    args.lmbda = 0.01
+    weights = hyperprior.load(sga.SGA.model_class, utils.find_run(folder, run))
+    pixels = photograph(height, width)[None]
+    evaluation = Evaluation(sga.SGA, weights, pixels.shape, args)
+    evaluation.begin(pixels)
+    (stage,) = evaluation.method.stages
+    evaluation.session.run(stage.start)
+    return evaluation.session.make_callable(stage.update)
+
+
+def plain_iteration(folder, run, height, width):
+    """The same in the plain manner."""
+    import plain
+
+    return plain.SGA(os.path.join(folder, run), photograph(height, width)).step
+
+
+def matrix_product():
+    """A product of two square matrices of `MATRIX` rows."""
+    from quiet_tf import tf
+
+    value = tf.get_variable(
+        "value", initializer=tf.random.normal((MATRIX, MATRIX)), use_resource=True
+    )
+    product = tf.matmul(value, value)
+    session = tf.Session()
+    session.run(value.initializer)
+    return session.make_callable(product.op)
+
+
+def bench_iterations(args):
+    print("| N | image | plain | here | ratio | GFLOP | GFLOP/s | of a matrix product |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for n, height, width in CASES:
+            run = untrained(folder, n)
+            where = (folder, run, height, width)
+            with workers(
+                Worker(plain_iteration, *where, allocator=False),
+                Worker(our_iteration, *where),
+                Worker(matrix_product),
+            ) as made:
+                plain, ours, product = take_turns(made, args.turns, 1 if n > 64 else 5)
+            gflop = iteration_gflop(n, height, width)
+            rate = gflop / ours * 1e3
+            print(
+                "| {} | {} × {} | {:.0f} ms | {:.0f} ms | {:.2f} | {:.1f} | {:.0f} | {:.0%} |".format(
+                    n, width, height, plain, ours, ours / plain, gflop, rate,
+                    rate / (2e-6 * MATRIX**3 / product),
+                ),
+                flush=True,
+            )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", nargs="*", choices=[[], *BENCHES], help="default: all")
+    parser.add_argument("--turns", type=int, default=10, help="of each process")
+    args = parser.parse_args()
+    for name in args.what or BENCHES:
+        BENCHES[name](args)
+
+
+BENCHES = {"iterations": bench_iterations}
+
+if __name__ == "__main__":
+    main()
