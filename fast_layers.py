@@ -122,7 +122,7 @@ def _phase(kernel, a, b):
 
 # --- Winograd --------------------------------------------------------------------------------
 
-WINOGRAD_CHANNELS = 64  # with fewer there is too little to multiply for all that is moved
+WINOGRAD_CHANNELS = 128  # with fewer there is too little to multiply for all that is moved
 TILE, REACH = 4, 6  # samples that a tile makes of each phase, and those of x that they depend on
 POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and ∞: a fifth of the error of (0, ±1, ±2)
 

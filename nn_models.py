@@ -56,7 +56,7 @@ def synthesis(y, layers, size, winograd=False):
         x = _biased(fast_layers.conv_up(x, layer.kernel, winograd), layer)
         if layer.gamma is not None:
             x = fast_layers.gdn(x, layer.beta, layer.gamma, inverse=True)
-    return x[:, : size[0], : size[1], :]
+    return _cropped(x, size)
 
 
 def hyper_analysis(y, layers):
@@ -72,8 +72,13 @@ def hyper_synthesis(z, layers, size):
         z = tf.nn.relu(_biased(fast_layers.conv_up(z, layer.kernel), layer))
     # A convolution is a correlation with the flipped kernel.
     z = _biased(_conv(z, layers[2].kernel[::-1, ::-1]), layers[2])
-    mu, log_sigma = tf.split(z[:, : size[0], : size[1], :], 2, axis=-1)
+    mu, log_sigma = tf.split(_cropped(z, size), 2, axis=-1)
     return mu, tf.math.exp(log_sigma)
+
+
+def _cropped(x, size):
+    """The first rows and columns; `x` itself where that is all of it, which costs no copies."""
+    return x if x.shape.as_list()[1:3] == list(size) else x[:, : size[0], : size[1]]
 
 
 def _conv(x, kernel):

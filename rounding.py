@@ -20,8 +20,9 @@ def floor_logit(v, tau, atanh_eps):
     distances are clipped to 1 - `atanh_eps`, where atanh is still finite.
     """
 
-    def atanh(distance):
-        return tf.math.atanh(tf.clip_by_value(distance, -1 + atanh_eps, 1 - atanh_eps))
+    def atanh(distance):  # by a logarithm, which TensorFlow has vectorised, unlike tf.math.atanh
+        distance = tf.clip_by_value(distance, -1 + atanh_eps, 1 - atanh_eps)
+        return 0.5 * tf.math.log((1 + distance) / (1 - distance))
 
     return (atanh(tf.math.ceil(v) - v) - atanh(v - tf.math.floor(v))) / tau
 
