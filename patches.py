@@ -43,48 +43,60 @@ def find_images(pattern, patchsize):
 def batches(paths, batchsize, patchsize, threads, seed):
     """Endless batches of patches, float32 (batchsize, patchsize, patchsize, 3) in [0, 1].
 
-    Each pass takes one patch, at a random place, of every image, in a new order. An image that
+    Each pass takes patches, at random places, of every image, in a new order: of an array one,
+    since its rows alone are read; of an image that is decoded whole as many as make a quarter of
+    its area, up to `MOST_PATCHES`, which are then mixed with those of other images. An image that
     turns out to be unreadable is named on stderr and passed over; where all are,
     `tf.errors.InvalidArgumentError` is raised.
     """
     reported = set()
 
-    def read(path, row, column):
+    def read(path, places):
         path = path.decode()
         try:
-            return _read_patch(path, patchsize, row, column)
+            return _read_patches(path, patchsize, places)
         except InputError as error:
             if path not in reported:
                 reported.add(path)
                 _report_skipped(error)
             if len(reported) == len(paths):
                 raise ValueError("no image can be read")
-            return np.zeros((0, 0, 3), np.float32)
+            return np.zeros((0, patchsize, patchsize, 3), np.float32)
 
     def load(path):
-        row, column = tf.unstack(tf.random.uniform([2], dtype=tf.float64, seed=seed))
-        return tf.numpy_function(read, [path, row, column], tf.float32)
+        places = tf.random.uniform([MOST_PATCHES, 2], dtype=tf.float64, seed=seed)
+        patches = tf.numpy_function(read, [path, places], tf.float32)
+        return tf.ensure_shape(patches, (None, patchsize, patchsize, 3))
 
     dataset = tf.data.Dataset.from_tensor_slices(paths)
     dataset = dataset.shuffle(len(paths), seed=seed).repeat()
     dataset = dataset.map(load, num_parallel_calls=threads)
-    dataset = dataset.filter(lambda patch: tf.size(patch) > 0)
-    dataset = dataset.batch(batchsize).prefetch(8)
-    x = tf.data.make_one_shot_iterator(dataset).get_next()
-    return tf.ensure_shape(x, (batchsize, patchsize, patchsize, 3))
+    dataset = dataset.apply(tf.data.experimental.unbatch())
+    dataset = dataset.shuffle(MOST_PATCHES * batchsize, seed=seed)
+    dataset = dataset.batch(batchsize, drop_remainder=True).prefetch(8)
+    return tf.data.make_one_shot_iterator(dataset).get_next()
 
 
-def _read_patch(path, patchsize, row, column):
-    """The patch whose corner lies at `row`, `column` in [0, 1) of the possible places."""
+MOST_PATCHES = 16
+
+
+def _read_patches(path, patchsize, places):
+    """Patches whose corners lie at `places` in [0, 1) of the possible ones, (n, 2)."""
     image = _open_image_array(path) if path.endswith(".npy") else read_image(path)
-    top = int(row * (image.shape[0] - patchsize + 1))
-    left = int(column * (image.shape[1] - patchsize + 1))
-    patch = image[top : top + patchsize, left : left + patchsize]
-    if patch.dtype == np.uint8:
-        return patch / np.float32(255)
-    if not (patch.min() >= 0 and patch.max() <= 1):  # so that NaN fails too
+    height, width = image.shape[:2]
+    number = height * width // (2 * patchsize) ** 2 if image.dtype == np.uint8 else 1
+    corners = (places * (height - patchsize + 1, width - patchsize + 1)).astype(int)
+    patches = np.array(
+        [
+            image[top : top + patchsize, left : left + patchsize]
+            for top, left in corners[: max(number, 1)]
+        ]
+    )
+    if patches.dtype == np.uint8:
+        return patches / np.float32(255)
+    if not (patches.min() >= 0 and patches.max() <= 1):  # so that NaN fails too
         raise InputError("{}: has values outside of [0, 1], or NaN".format(path))
-    return np.array(patch)
+    return patches
 
 
 def _size(path):

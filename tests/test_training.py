@@ -277,7 +277,8 @@ def test_a_crop_of_an_array_reads_its_rows_alone(tmp_path):
     code = (
         "import resource, sys, numpy as np; sys.path.insert(0, {!r}); import patches;"
         "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
-        "patch = patches._read_patch({!r}, 64, 20000 / (40000 - 63), 0.0);"
+        "places = np.array([[20000 / (40000 - 63), 0.0]]);"
+        "(patch,) = patches._read_patches({!r}, 64, places);"
         "assert patch.shape == (64, 64, 3) and patch[0].min() == 0.5 and patch[1].max() == 0;"
         "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start < 50e3"
     ).format(ROOT, path)
