@@ -46,16 +46,13 @@ def conv_up(x, kernel, winograd=False):
     Args:
       x: (N, h, w, C).
       kernel: (5, 5, C, M).
-      winograd: whether speed matters more than the last bits. Kernels that are no constants, as in
-        training, make no difference of it.
+      winograd: whether speed matters more than the last bits; the kernel has to be a constant then.
 
     Returns:
       (N, 2h, 2w, M).
     """
     if winograd and min(kernel.shape.as_list()[2:]) >= WINOGRAD_CHANNELS:
-        value = tf.get_static_value(kernel)
-        if value is not None:
-            return _Winograd(x.shape.as_list(), value).up(x)
+        return _Winograd(x.shape.as_list(), kernel).up(x)
 
     @tf.custom_gradient
     def convolve(x, kernel):
@@ -160,20 +157,10 @@ class _Winograd:
     def __init__(self, shape, kernel):
         self.shape = shape
         batch, height, width, self.channels = shape
-        self.outputs = kernel.shape[3]
+        self.outputs = kernel.shape.as_list()[3]
         down, across = -(-height // TILE), -(-width // TILE)
         self.tiles = (batch, down, across)
-        a, g, b = (np.kron(m, m) for m in toom_cook(POINTS, TILE))
-        taps = np.stack(
-            [
-                np.pad(_phase(kernel, i, j), [(i, 0), (j, 0), (0, 0), (0, 0)], "constant")
-                for i in (0, 1)
-                for j in (0, 1)
-            ],
-            axis=3,
-        )
-        weights = np.dot(g, taps.reshape(9, -1)).reshape(REACH**2, self.channels, -1)
-        self.a, self.b, self.weights = (tf.constant(m, tf.float32) for m in (a, b, weights))
+        self.a, self.b, self.weights = _winograd_constants(kernel)
 
         n = np.arange(batch)
         # Rows of the padded x, in the order (REACH, REACH, batch, down, across).
@@ -229,6 +216,32 @@ class _Winograd:
             (batch, TILE * self.tiles[1], TILE * self.tiles[2], self.channels),
         )
         return g[:, :height, :width]
+
+
+def _winograd_constants(kernel):
+    """The matrices of two dimensions, and the kernel as that of the 36 products.
+
+    Made once for a kernel, and outside of loops.
+    """
+    cache = tf.get_collection_ref("winograd constants")
+    for of, constants in cache:
+        if of is kernel:
+            return constants
+    a, g, b = (np.kron(m, m) for m in toom_cook(POINTS, TILE))
+    values = tf.get_static_value(kernel)
+    taps = np.stack(
+        [
+            np.pad(_phase(values, i, j), [(i, 0), (j, 0), (0, 0), (0, 0)], "constant")
+            for i in (0, 1)
+            for j in (0, 1)
+        ],
+        axis=3,
+    )
+    weights = np.dot(g, taps.reshape(9, -1)).reshape(REACH**2, values.shape[2], -1)
+    with tf.control_dependencies(None):
+        constants = [tf.constant(m, tf.float32) for m in (a, b, weights)]
+    cache.append((kernel, constants))
+    return constants
 
 
 def _indices(places, shape):

@@ -17,10 +17,13 @@ what they put in for the latents: noisy (`_tilde`) or transmitted (`_hat`) value
 same `hyper_synthesis` and `synthesis`.
 """
 
+import functools
+
 import numpy as np
 
 import entropy_models
 import nn_models
+import pieces
 import rounding
 import utils
 from coding import packed
@@ -36,17 +39,20 @@ class Mbt2018:
       medians: (C,), of p(z), the centre of the grid on which z is coded; None in training.
       tables: `packed.TablesOfLatents` of the range coder; None in training.
       sigma_min: lower bound of sigma, as training and the base codec have it; None: no bound.
+      frozen: whether the weights are constants, which no gradient is asked for: then large images
+        are computed in pieces, and losses by faster ways (`fast_layers.conv_up`).
     """
 
     name = "mbt2018"
     prior_scope = "entropy_bottleneck/"
 
-    def __init__(self, transforms, prior, medians=None, tables=None, sigma_min=None):
+    def __init__(self, transforms, prior, medians=None, tables=None, sigma_min=None, frozen=False):
         self.transforms = transforms
         self.prior = prior
         self.medians = medians
         self.tables = tables
         self.sigma_min = sigma_min
+        self.frozen = frozen
 
     @staticmethod
     def hyper_channels(num_filters):
@@ -63,7 +69,8 @@ class Mbt2018:
 
     def analysis(self, x):
         """Images (N, H, W, 3) in [0, 1] to y (N, ⌈H/16⌉, ⌈W/16⌉, num_filters)."""
-        return nn_models.analysis(x, self.transforms.analysis)
+        transform = functools.partial(nn_models.analysis, layers=self.transforms.analysis)
+        return pieces.analysis(transform, x) if self.frozen else transform(x)
 
     def hyper_analysis(self, y):
         """y to the parameters of z, as a dict of tensors: here z itself."""
@@ -76,12 +83,10 @@ class Mbt2018:
             sigma = tfc.lower_bound(sigma, self.sigma_min)
         return mu, sigma
 
-    def synthesis(self, y, size, winograd=False):
-        """y to images (N, H, W, 3), not clipped to [0, 1]; `size` = (H, W).
-
-        `winograd` is for losses alone (`fast_layers.conv_up`).
-        """
-        return nn_models.synthesis(y, self.transforms.synthesis, size, winograd)
+    def synthesis(self, y, size):
+        """y to images (N, H, W, 3), not clipped to [0, 1]; `size` = (H, W)."""
+        transform = functools.partial(nn_models.synthesis, layers=self.transforms.synthesis)
+        return pieces.synthesis(transform, y, size) if self.frozen else transform(y, size=size)
 
     def p_z(self, z):
         """Likelihood of z, element by element, at least 1e-9."""
@@ -119,8 +124,12 @@ class Mbt2018:
         """
         height, width = _size(x)
         metrics = self.rates(height * width, y=y, **latents)
-        x_tilde = self.synthesis(y, (height, width), winograd=True)
-        mse = 255.0**2 * tf.reduce_mean(tf.math.squared_difference(x, x_tilde), axis=(1, 2, 3))
+        transform = functools.partial(
+            nn_models.synthesis, layers=self.transforms.synthesis, winograd=self.frozen
+        )
+        distortion = pieces.distortion if self.frozen else pieces.distortion_of_whole
+        error, x_tilde = distortion(transform, y, x)
+        mse = 255.0**2 / (3 * height * width) * error
         rd_loss = lmbda * mse + metrics["bpp"]
         metrics.update(rd_loss=rd_loss, mse=mse, x_tilde=x_tilde)
         return tf.reduce_mean(rd_loss), metrics
@@ -253,4 +262,4 @@ def load(model_class, run):
 def build(model_class, weights, **kwargs):
     """A model on constants of the present graph, from what `load` returns."""
     constants = [None if v is None else tf.constant(v) for v in tf.nest.flatten(weights)]
-    return model_class(**tf.nest.pack_sequence_as(weights, constants), **kwargs)
+    return model_class(**tf.nest.pack_sequence_as(weights, constants), frozen=True, **kwargs)

@@ -4,6 +4,8 @@ Yang, Bamler and Mandt, "Improving Inference for Neural Image Compression", Neur
 2006.04240), section 3.2. All functions work element by element on tensors of any shape.
 """
 
+import numpy as np
+
 from quiet_tf import tf
 
 
@@ -51,3 +53,37 @@ def straight_through(v):
 def centred(v, centre):
     """The nearest point to v of the grid of spacing 1 through `centre`."""
     return tf.math.floor(v - centre + 0.5) + centre
+
+
+# --- SGA+ ------------------------------------------------------------------------------------
+
+# Perugachi-Diaz et al. 2024, "Robustly overfitting latents for flexible neural image compression"
+# (arXiv 2401.17789): probabilities of rounding that are functions of the distance alone.
+
+PROBABILITIES = ("linear", "cosine", "ssl")
+PROBABILITY_EPS = 1e-6
+
+
+def log_probability(name, distance, ssl_a):
+    """log of the probability, unnormalised, of rounding by a `distance` in [0, 1].
+
+    linear: 1 - d; cosine: cos²(π d / 2); ssl, the sigmoid-scaled logit: sigmoid(-a logit(d)), of
+    which linear is a = 1.
+    """
+    distance = tf.clip_by_value(distance, PROBABILITY_EPS, 1 - PROBABILITY_EPS)
+    if name == "cosine":
+        return 2 * tf.math.log(tf.math.cos(0.5 * np.pi * distance))
+    a = {"linear": 1.0, "ssl": ssl_a}[name]
+    return tf.math.log_sigmoid(a * (tf.math.log1p(-distance) - tf.math.log(distance)))
+
+
+def gumbel_softmax(log_probabilities, candidates, tau, uniform):
+    """Average of `candidates`, weighted with a relaxed one-hot sample, at temperature τ.
+
+    Args:
+      log_probabilities, candidates: lists of tensors of one shape.
+      uniform: samples in [0, 1), of that shape with the length of the lists as another axis.
+    """
+    gumbel = -tf.math.log(-tf.math.log(tf.clip_by_value(uniform, 1e-30, 1 - 2.0**-24)))
+    logits = tf.stack(log_probabilities, axis=-1) + gumbel
+    return tf.reduce_sum(tf.nn.softmax(logits / tau) * tf.stack(candidates, axis=-1), axis=-1)

@@ -1,0 +1,190 @@
+"""Large images in pieces, so that memory does not grow with them.
+
+The transforms are local: a latent of y depends on the pixels up to 32 rows and columns around its
+own 16 × 16, and those depend on the latents up to 2 places around. A piece is computed with `HALO`
+latents around it, less where the image ends, since there the zeros that the layers pad with are
+part of the model; what the padding spoils elsewhere lies in the halo and is dropped. Pieces are
+equal to the whole but for the last bits.
+
+`transform` stands for a function of `nn_models` with its weights, which have to be constants: no
+gradient with respect to them is made here.
+"""
+
+import collections
+import functools
+import itertools
+
+import numpy as np
+
+from quiet_tf import tf
+
+STRIDE = 16  # pixels along a latent's side
+HALO = 2
+AREA = 64 * 64  # latents of a piece, halo included, of all images of a batch together
+
+Span = collections.namedtuple("Span", "begin size core_begin core_end")
+Span.__doc__ = """Rows (or columns) of latents: those that are computed, and those that are kept."""
+
+
+def spans(length, longest):
+    """Cuts `length` latents into `Span`s of one size, up to `longest`, whose cores are all."""
+    if length <= longest:
+        return [Span(0, length, 0, length)]
+    number = -(-(length - 2 * HALO) // (longest - 2 * HALO))
+    size = -(-(length - 2 * HALO) // number) + 2 * HALO
+    begins = [min(i * (size - 2 * HALO), length - size) for i in range(number)]
+    edges = [0] + [begin + size - HALO for begin in begins[:-1]] + [length]
+    return [Span(begin, size, *core) for begin, *core in zip(begins, edges[:-1], edges[1:])]
+
+
+def _grid(batch, height, width):
+    """The spans of rows and of columns of latents; `height` and `width` in pixels."""
+    longest = max(int((AREA / batch) ** 0.5), 4 * HALO)
+    height, width = -(-height // STRIDE), -(-width // STRIDE)
+    if batch * height * width <= AREA:
+        return [Span(0, height, 0, height)], [Span(0, width, 0, width)]
+    return spans(height, longest), spans(width, longest)
+
+
+def analysis(transform, x):
+    """`transform(x)`: images (N, H, W, 3) to latents (N, ⌈H/16⌉, ⌈W/16⌉, C)."""
+    batch, height, width, _ = x.shape.as_list()
+    rows, columns = _grid(batch, height, width)
+    if len(rows) == len(columns) == 1:
+        return transform(x)
+
+    def extent(span, pixels):  # the last one may end amid a latent, as the image does
+        return min(span.size * STRIDE, pixels - span.begin * STRIDE)
+
+    def size(row, column):
+        return extent(row, height), extent(column, width)
+
+    # Pieces of one size share a loop.
+    pieces = list(itertools.product(rows, columns))
+    results = {}
+    for shape in sorted({size(*piece) for piece in pieces}):
+        group = [piece for piece in pieces if size(*piece) == shape]
+        begins = [[STRIDE * row.begin, STRIDE * column.begin] for row, column in group]
+        outputs = _mapped(
+            lambda begin, shape=shape: transform(_cut(x, begin, shape)), tf.constant(begins)
+        )
+        results.update(zip(group, tf.unstack(outputs)))
+    return _joined(rows, columns, results, 1)
+
+
+def synthesis(transform, y, size):
+    """`transform(y, size=size)`: latents to images (N, H, W, 3)."""
+    rows, columns = _grid(y.shape.as_list()[0], *size)
+    if len(rows) == len(columns) == 1:
+        return transform(y, size=size)
+    pieces = list(itertools.product(rows, columns))
+    shape = (rows[0].size, columns[0].size)
+    begins = tf.constant([[row.begin, column.begin] for row, column in pieces])
+    images = _mapped(
+        lambda begin: transform(_cut(y, begin, shape), size=_pixels(shape)), begins
+    )
+    x_tilde = _joined(rows, columns, dict(zip(pieces, tf.unstack(images))), STRIDE)
+    return x_tilde[:, : size[0], : size[1]]
+
+
+def distortion_of_whole(transform, y, x):
+    """Σ (x - transform(y, size of x))² of each image, (N,), and that of y, (N, H, W, 3)."""
+    x_tilde = transform(y, size=tuple(x.shape.as_list()[1:3]))
+    return _sum(tf.math.squared_difference(x, x_tilde)), x_tilde
+
+
+def distortion(transform, y, x):
+    """The same, with a gradient of the error alone, for `y` alone.
+
+    The gradient is computed piece by piece as well, from `y` alone: no piece's activations are kept
+    for it.
+    """
+    batch, height, width, _ = x.shape.as_list()
+    rows, columns = _grid(batch, height, width)
+    if len(rows) == len(columns) == 1:
+        return distortion_of_whole(transform, y, x)
+    x_tilde = synthesis(transform, y, (height, width))
+    latents = y.shape.as_list()[1:3]
+    shape = (rows[0].size, columns[0].size)
+    below, right = (side - pixels for side, pixels in zip(_pixels(latents), (height, width)))
+    x = tf.pad(x, [[0, 0], [0, below], [0, right], [0, 0]])
+    pieces = list(itertools.product(rows, columns))
+    elements = (
+        tf.constant([[row.begin, column.begin] for row, column in pieces]),
+        tf.constant(np.array([_kept(row, height) for row, _ in pieces])),
+        tf.constant(np.array([_kept(column, width) for _, column in pieces])),
+    )
+
+    def error(y, begin, row_kept, column_kept):
+        kept = row_kept[:, None, None] * column_kept[:, None]
+        piece = _cut(x, STRIDE * begin, _pixels(shape))
+        return _sum(kept * tf.math.squared_difference(piece, transform(y, size=_pixels(shape))))
+
+    def add_error(total, element):
+        return total + error(_cut(y, element[0], shape), *element)
+
+    def add_gradient(total, element):
+        piece = _cut(y, element[0], shape)
+        (gradient,) = tf.gradients(error(piece, *element), piece)
+        before = tf.pad(element[0], [[1, 1]])
+        after = tf.constant([0, *latents, 0]) - before - tf.constant([0, *shape, 0])
+        return total + tf.pad(gradient, tf.stack([before, after], axis=1))
+
+    fold = functools.partial(
+        tf.foldl, elems=elements, parallel_iterations=1, back_prop=False, swap_memory=False
+    )
+
+    @tf.custom_gradient
+    def in_pieces(y):
+        def gradient(g):
+            total = fold(add_gradient, initializer=tf.zeros(y.shape))
+            return tf.reshape(g, (-1, 1, 1, 1)) * total
+
+        return fold(add_error, initializer=tf.zeros(batch)), gradient
+
+    return in_pieces(y), x_tilde
+
+
+def _sum(images):
+    return tf.reduce_sum(images, axis=(1, 2, 3))
+
+
+def _pixels(latents):
+    return tuple(STRIDE * side for side in latents)
+
+
+def _kept(span, pixels):
+    """1 for those of a span's pixels that lie in its core and in the image, else 0."""
+    places = STRIDE * span.begin + np.arange(STRIDE * span.size)
+    end = min(STRIDE * span.core_end, pixels)
+    return ((places >= STRIDE * span.core_begin) & (places < end)).astype(np.float32)
+
+
+def _cut(v, begin, size):
+    """Rows and columns of `v` (N, h, w, C) from `begin` (2,) on."""
+    batch, _, _, channels = v.shape.as_list()
+    return tf.slice(v, tf.pad(begin, [[1, 1]]), (batch, *size, channels))
+
+
+def _mapped(function, begins):
+    """`function` of each of `begins` (n, 2), one after the other, as (n, …)."""
+    return tf.map_fn(function, begins, tf.float32, parallel_iterations=1, back_prop=False)
+
+
+def _joined(rows, columns, results, scale):
+    """The cores of the pieces in `results`, by (row, column), side by side."""
+
+    def core(span):
+        return slice(
+            scale * (span.core_begin - span.begin), scale * (span.core_end - span.begin)
+        )
+
+    return tf.concat(
+        [
+            tf.concat(
+                [results[row, column][:, core(row), core(column)] for column in columns], axis=2
+            )
+            for row in rows
+        ],
+        axis=1,
+    )
