@@ -18,13 +18,15 @@ class BBSGA(inference.BitsBackMethod):
 
     row = "M2"
     flags = {
-        **SGA.flags,
+        **{name: flag for name, flag in SGA.flags.items() if name != "centred"},
         "sga_its": (2000, "iterations of the first stage"),
         "r_its": (2000, "iterations of the second stage"),
         "r_lr": (3e-3, "learning rate of the second stage"),
     }
     rate_flags = ("r_its", "r_lr")
+    presets = SGA.presets
     temperature = SGA.temperature
+    learning_rate = SGA.learning_rate
     relax = SGA.relax
 
     def build(self):
@@ -42,7 +44,7 @@ class BBSGA(inference.BitsBackMethod):
             relaxed,
             rounded,
             self.args.sga_its,
-            self.args.lr,
+            self.learning_rate,
             self.args,
             temperature=self.temperature,
         )

@@ -296,7 +296,9 @@ def gdn(x, beta, gamma, inverse=False):
             if inverse:
                 pulls = [strip * g / root for strip, root, _, g in pieces]
             else:
-                pulls = [-strip * g * scale / tf.math.square(root) for strip, root, scale, g in pieces]
+                pulls = [
+                    -strip * g * scale / tf.math.square(root) for strip, root, scale, g in pieces
+                ]
             dx = tf.concat(
                 [
                     g * scale + strip * tf.matmul(pull, gamma, transpose_b=True)

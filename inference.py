@@ -72,7 +72,8 @@ class Stage:
       start: dict of tensors, the values that the latents start from.
       relaxed: `relaxed(t, **latents)`, the loss to minimise and its metrics.
       rounded: `rounded(**latents)`, the same of the latents as they are transmitted.
-      its, lr: iterations and learning rate.
+      its: iterations.
+      learning_rate: tensor function of t, or one of a number.
       adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`.
       temperature: tensor function of t that is shown and recorded, or None.
       early_stop: an `EarlyStop`, or None.
@@ -90,7 +91,7 @@ class Stage:
         relaxed,
         rounded,
         its,
-        lr,
+        learning_rate,
         adam,
         temperature=None,
         early_stop=None,
@@ -103,7 +104,9 @@ class Stage:
         # One read for the gradient and all that is shown with it, so that they cannot disagree.
         t, before = step.read_value(), _values(variables)
         loss, metrics = relaxed(t, **before)
-        optimizer = tf.train.AdamOptimizer(lr, adam.adam_beta1, adam.adam_beta2, adam.adam_epsilon)
+        optimizer = tf.train.AdamOptimizer(
+            learning_rate(t), adam.adam_beta1, adam.adam_beta2, adam.adam_epsilon
+        )
         gradients = tf.gradients(loss, list(before.values()))
         self.update = optimizer.apply_gradients(
             list(zip(gradients, variables.values())), global_step=step
@@ -217,7 +220,8 @@ class Method:
       sigma_min: lower bound of sigma in p(y|z); None: no bound.
       name_has_lambda: whether result files are named by λ too, which the run's name has already.
       flags: dict of command-line flag name to (default, help) or (default, help, lowest value);
-        numbers without a lowest value have to be positive.
+        numbers without a lowest value have to be positive. A tuple in its place lists all values.
+      presets: dict of names to dicts of flags, defaults that --preset puts in place of the flags'.
       coding_flags: likewise, of how files are written.
       stages: list of `Stage`s, to be run in this order.
       latents: dict of tensors (N, …), what the coder rounds (`coder`) after the stages have run.
@@ -228,6 +232,7 @@ class Method:
     model_class = None
     sigma_min = None
     flags = {}
+    presets = {}
     coding_flags = {}
     coded = ("y", "z")
     name_has_lambda = True
@@ -288,7 +293,8 @@ class Method:
 class BaseMethod(Method):
     """Optimises y and z of the base model from the inference network's prediction.
 
-    A subclass defines `relax`, and where it needs to `centred`, `temperature` or `early_stop`.
+    A subclass defines `relax`, and where it needs to `centred`, `temperature`, `learning_rate` or
+    `early_stop`.
 
     Attributes:
       centred: whether latents are rounded as the base codec does: z to the grid through the medians
@@ -299,6 +305,10 @@ class BaseMethod(Method):
     centred = False
     temperature = None  # or a method: tensor function of t
 
+    def learning_rate(self, t):
+        """Of Adam, at iteration t."""
+        return self.args.lr
+
     def relax(self, v, t, noise):
         """Stand-in for the rounding of a latent in the loss; `noise` is for this v and t alone."""
         raise NotImplementedError
@@ -306,30 +316,40 @@ class BaseMethod(Method):
     def early_stop(self):
         """An `EarlyStop`, or None to run all iterations."""
 
+    @classmethod
+    def is_centred(cls, args):
+        """`centred`, unless it depends on the command line."""
+        return cls.centred
+
+    def relaxed(self, t, y, z):
+        """The latents with their relaxation, around the centres of their grids."""
+        y_noise, z_noise = self.noise.at(t, "y"), self.noise.at(t, "z")
+        if self.centred or not self.is_centred(self.args):
+            return {"y": self.relax(y, t, y_noise), "z": self.relax(z, t, z_noise)}
+        medians = self.model.medians
+        z = self.relax(z - medians, t, z_noise) + medians
+        mu, _ = self.model.hyper_synthesis(z, y)
+        return {"y": self.relax(y - mu, t, y_noise) + mu, "z": z}
+
     def rounded(self, y, z):
         """The latents as they are transmitted, but for the last bits of mu."""
-        if self.centred:
+        if self.is_centred(self.args):
             return self.model.round_centred(y, z)
         return {"y": tf.math.round(y), "z": tf.math.round(z)}
 
     @classmethod
     def coder(cls, run, weights, args):
-        return files.GridWriter(run, container.CENTRED if cls.centred else container.INTEGERS)
+        kind = container.CENTRED if cls.is_centred(args) else container.INTEGERS
+        return files.GridWriter(run, kind)
 
     def build(self):
-        def relaxed(t, y, z):
-            return self.loss(
-                y=self.relax(y, t, self.noise.at(t, "y")),
-                z=self.relax(z, t, self.noise.at(t, "z")),
-            )
-
         y = self.model.analysis(self.x)
         stage = Stage(
             {"y": y, **self.model.hyper_analysis(y)},
-            relaxed,
+            lambda t, y, z: self.loss(**self.relaxed(t, y, z)),
             lambda y, z: self.loss(**self.rounded(y, z)),
             self.args.sga_its,
-            self.args.lr,
+            self.learning_rate,
             self.args,
             temperature=self.temperature,
             early_stop=self.early_stop(),

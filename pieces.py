@@ -80,9 +80,7 @@ def synthesis(transform, y, size):
     pieces = list(itertools.product(rows, columns))
     shape = (rows[0].size, columns[0].size)
     begins = tf.constant([[row.begin, column.begin] for row, column in pieces])
-    images = _mapped(
-        lambda begin: transform(_cut(y, begin, shape), size=_pixels(shape)), begins
-    )
+    images = _mapped(lambda begin: transform(_cut(y, begin, shape), size=_pixels(shape)), begins)
     x_tilde = _joined(rows, columns, dict(zip(pieces, tf.unstack(images))), STRIDE)
     return x_tilde[:, : size[0], : size[1]]
 
@@ -128,7 +126,8 @@ def distortion(transform, y, x):
         (gradient,) = tf.gradients(error(piece, *element), piece)
         before = tf.pad(element[0], [[1, 1]])
         after = tf.constant([0, *latents, 0]) - before - tf.constant([0, *shape, 0])
-        return total + tf.pad(gradient, tf.stack([before, after], axis=1))
+        paddings = tf.stack([before, after], axis=1)
+        return total + tf.ensure_shape(tf.pad(gradient, paddings), y.shape)
 
     fold = functools.partial(
         tf.foldl, elems=elements, parallel_iterations=1, back_prop=False, swap_memory=False
@@ -175,9 +174,7 @@ def _joined(rows, columns, results, scale):
     """The cores of the pieces in `results`, by (row, column), side by side."""
 
     def core(span):
-        return slice(
-            scale * (span.core_begin - span.begin), scale * (span.core_end - span.begin)
-        )
+        return slice(scale * (span.core_begin - span.begin), scale * (span.core_end - span.begin))
 
     return tf.concat(
         [

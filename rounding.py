@@ -22,11 +22,14 @@ def floor_logit(v, tau, atanh_eps):
     distances are clipped to 1 - `atanh_eps`, where atanh is still finite.
     """
 
-    def atanh(distance):  # by a logarithm, which TensorFlow has vectorised, unlike tf.math.atanh
-        distance = tf.clip_by_value(distance, -1 + atanh_eps, 1 - atanh_eps)
-        return 0.5 * tf.math.log((1 + distance) / (1 - distance))
+    down, up = v - tf.math.floor(v), tf.math.ceil(v) - v
+    return (_atanh(up, atanh_eps) - _atanh(down, atanh_eps)) / tau
 
-    return (atanh(tf.math.ceil(v) - v) - atanh(v - tf.math.floor(v))) / tau
+
+def _atanh(distance, eps):
+    """By a logarithm, which TensorFlow has vectorised, unlike its atanh."""
+    distance = tf.clip_by_value(distance, -1 + eps, 1 - eps)
+    return 0.5 * tf.math.log((1 + distance) / (1 - distance))
 
 
 def between(v, floor_weight):
@@ -58,23 +61,38 @@ def centred(v, centre):
 # --- SGA+ ------------------------------------------------------------------------------------
 
 # Perugachi-Diaz et al. 2024, "Robustly overfitting latents for flexible neural image compression"
-# (arXiv 2401.17789): probabilities of rounding that are functions of the distance alone.
+# (arXiv 2401.17789): probabilities of rounding that are functions of the distance, and a third
+# candidate. As in eq. 9 of the paper above, their logarithm is divided by τ here.
 
-PROBABILITIES = ("linear", "cosine", "ssl")
-PROBABILITY_EPS = 1e-6
+PROBABILITIES = ("atanh", "linear", "cosine", "ssl")
+DISTANCE_EPS = 1e-6
 
 
-def log_probability(name, distance, ssl_a):
-    """log of the probability, unnormalised, of rounding by a `distance` in [0, 1].
+def log_probability(name, distance, args):
+    """log of the probability, unnormalised, of rounding by a `distance` ≥ 0.
 
-    linear: 1 - d; cosine: cos²(π d / 2); ssl, the sigmoid-scaled logit: sigmoid(-a logit(d)), of
-    which linear is a = 1.
+    atanh: exp(-atanh(d)), as in the paper above; linear: 1 - d; cosine: cos²(π d / 2); ssl, the
+    sigmoid-scaled logit: sigmoid(-a logit(d)), of which linear is a = 1.
+
+    Args:
+      name: of `PROBABILITIES`.
+      args: has `atanh_eps` and `ssl_a`.
     """
-    distance = tf.clip_by_value(distance, PROBABILITY_EPS, 1 - PROBABILITY_EPS)
+    if name == "atanh":
+        return -_atanh(distance, args.atanh_eps)
+    distance = tf.clip_by_value(distance, DISTANCE_EPS, 1 - DISTANCE_EPS)
     if name == "cosine":
         return 2 * tf.math.log(tf.math.cos(0.5 * np.pi * distance))
-    a = {"linear": 1.0, "ssl": ssl_a}[name]
+    a = {"linear": 1.0, "ssl": args.ssl_a}[name]
     return tf.math.log_sigmoid(a * (tf.math.log1p(-distance) - tf.math.log(distance)))
+
+
+def candidates(v, classes):
+    """The integers that v may be rounded to: 2 that it lies between, or the nearest 3."""
+    if classes == 2:
+        return [tf.math.floor(v), tf.math.floor(v) + 1]
+    nearest = tf.math.round(v)
+    return [nearest - 1, nearest, nearest + 1]
 
 
 def gumbel_softmax(log_probabilities, candidates, tau, uniform):
@@ -82,8 +100,8 @@ def gumbel_softmax(log_probabilities, candidates, tau, uniform):
 
     Args:
       log_probabilities, candidates: lists of tensors of one shape.
-      uniform: samples in [0, 1), of that shape with the length of the lists as another axis.
+      uniform: samples in [0, 1), of that shape and the length of the lists as another axis.
     """
     gumbel = -tf.math.log(-tf.math.log(tf.clip_by_value(uniform, 1e-30, 1 - 2.0**-24)))
-    logits = tf.stack(log_probabilities, axis=-1) + gumbel
-    return tf.reduce_sum(tf.nn.softmax(logits / tau) * tf.stack(candidates, axis=-1), axis=-1)
+    weights = tf.nn.softmax((tf.stack(log_probabilities, axis=-1) + gumbel) / tau)
+    return tf.reduce_sum(weights * tf.stack(candidates, axis=-1), axis=-1)

@@ -7,11 +7,13 @@ becomes the average of its two neighbours under a relaxed one-hot sample,
     l = -atanh(distance of v to ⌊v⌋ and to ⌈v⌉) / τ
     τ(t) = clip(T_max exp(-annealing_rate (t - t0)), T_min, T_max)
 
-(eqs. 9 and 10). What is transmitted is v rounded to the nearest integer.
+(eqs. 9 and 10). What is transmitted is v rounded to the nearest integer. `sga_plus.py` has the
+options that the paper does not.
 """
 
 import inference
 import rounding
+import sga_plus
 import tf_boilerplate
 
 
@@ -26,11 +28,13 @@ class SGA(inference.BaseMethod):
         "t_max": (0.5, "temperature up to t0"),
         "t_min": (1e-8, "lowest temperature"),
         **inference.ATANH_FLAG,
+        **sga_plus.FLAGS,
     }
+    presets = sga_plus.PRESETS
 
     def temperature(self, t):
         return rounding.temperature(
-            t,
+            sga_plus.schedule_time(t, self.args),
             self.args.annealing_rate,
             self.args.t_max,
             self.args.t_min,
@@ -38,8 +42,17 @@ class SGA(inference.BaseMethod):
             t0=self.args.t0,
         )
 
+    @classmethod
+    def is_centred(cls, args):
+        return args.centred
+
+    def learning_rate(self, t):
+        return sga_plus.learning_rate(t, self.args)
+
     def relax(self, v, t, noise):
         tau = self.temperature(t)
+        if self.args.probability != "atanh" or self.args.classes != 2:
+            return sga_plus.relax(v, tau, noise, self.args)
         logit = rounding.floor_logit(v, tau, self.args.atanh_eps)
         return rounding.between(
             v, rounding.gumbel_softmax_floor_weight(logit, tau, noise.uniform(v))

@@ -633,6 +633,9 @@ def parse(script, doc, method_class, training_graph, argv=None):
         "{}:\n{}".format(name, command.format_help()) for name, command in commands.choices.items()
     )
     args, unknown = parser.parse_known_args(argv)
+    if getattr(args, "preset", ""):
+        commands.choices[args.command].set_defaults(**method_class.presets[args.preset])
+        args, unknown = parser.parse_known_args(argv)
     takes_output = getattr(args, "output", "") is None
     if takes_output and len(unknown) == 1 and not unknown[0].startswith("-"):
         args.output = os.path.expanduser(unknown.pop())  # argparse wants it before the flags
@@ -647,11 +650,21 @@ def parse(script, doc, method_class, training_graph, argv=None):
 def _add_flags(parser, flags):
     """Adds flags of numbers and paths: name to (default, help) or (default, help, lowest).
 
-    Numbers without a lowest value have to be positive. Those with the default False take no value.
+    Numbers without a lowest value have to be positive. Those with the default False take no value,
+    and those with a tuple for the lowest one of its values.
     """
     for name, (default, text, *lowest) in flags.items():
         if default is False:
             parser.add_argument("--" + name, action="store_true", help=text)
+            continue
+        if lowest and isinstance(lowest[0], tuple):
+            parser.add_argument(
+                "--" + name,
+                type=type(default),
+                choices=lowest[0],
+                default=default,
+                help="{} ({})".format(text.format(", ".join(map(str, lowest[0]))), default),
+            )
             continue
         is_number = not isinstance(default, str)
         parser.add_argument(
@@ -728,6 +741,17 @@ def _add_compress(commands, method_class):
             **method_class.coding_flags,
         },
     )
+    if method_class.presets:
+        lines = (
+            "{}: {}".format(name, " ".join("--{} {}".format(*item) for item in flags.items()))
+            for name, flags in method_class.presets.items()
+        )
+        parser.add_argument(
+            "--preset",
+            choices=list(method_class.presets),
+            default="",
+            help="other defaults; " + "; ".join(lines),
+        )
     parser.add_argument("--save_reconstruction", action="store_true", help="a PNG by the result")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the result of another input"

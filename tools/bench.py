@@ -174,7 +174,14 @@ def bench_iterations(args):
             rate = gflop / ours * 1e3
             print(
                 "| {} | {} × {} | {:.0f} ms | {:.0f} ms | {:.2f} | {:.1f} | {:.0f} | {:.0%} |".format(
-                    n, width, height, plain, ours, ours / plain, gflop, rate,
+                    n,
+                    width,
+                    height,
+                    plain,
+                    ours,
+                    ours / plain,
+                    gflop,
+                    rate,
                     rate / (2e-6 * MATRIX**3 / product),
                 ),
                 flush=True,
