@@ -292,13 +292,11 @@ def gdn(x, beta, gamma, inverse=False):
         scales = roots if inverse else [1 / root for root in roots]
 
         def gradient(g):
+            # pulls: ±2 ∂loss/∂p
             pieces = list(zip(strips, roots, scales, _strips(g)))
-            if inverse:
-                pulls = [strip * g / root for strip, root, _, g in pieces]
-            else:
-                pulls = [
-                    -strip * g * scale / tf.math.square(root) for strip, root, scale, g in pieces
-                ]
+            pulls = [strip * g / root for strip, root, _, g in pieces]
+            if not inverse:
+                pulls = [-pull * tf.math.square(scale) for pull, scale in zip(pulls, scales)]
             dx = tf.concat(
                 [
                     g * scale + strip * tf.matmul(pull, gamma, transpose_b=True)

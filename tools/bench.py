@@ -172,8 +172,9 @@ def bench_iterations(args):
                 plain, ours, product = take_turns(made, args.turns, 1 if n > 64 else 5)
             gflop = iteration_gflop(n, height, width)
             rate = gflop / ours * 1e3
+            line = "| {} | {} × {} | {:.0f} ms | {:.0f} ms | {:.2f} | {:.1f} | {:.0f} | {:.0%} |"
             print(
-                "| {} | {} × {} | {:.0f} ms | {:.0f} ms | {:.2f} | {:.1f} | {:.0f} | {:.0%} |".format(
+                line.format(
                     n,
                     width,
                     height,

@@ -147,10 +147,10 @@ class SGA:
         weights = tf.nn.softmax((logits + gumbel) / self.tau)
         return tf.reduce_sum(weights * tf.stack([down, up], axis=-1), axis=-1)
 
-    def step(self):
-        """An iteration; the loss before it."""
+    def step(self, feed=()):
+        """An iteration; the loss before it. `feed` may hold the Gumbel `noise`."""
         tau = min(0.5 * np.exp(-1e-3 * (self.t - 700)), 0.5)
-        feed = {**dict(zip(self.latents, self.values)), self.tau: tau}
+        feed = {**dict(feed), **dict(zip(self.latents, self.values)), self.tau: tau}
         loss, gradients = self.session.run([self.loss, self.gradients], feed)
         self.t += 1
         rate = 5e-3 * np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)

@@ -1,0 +1,175 @@
+"""Fast layers and pieces against TensorFlow's own operations, and against the plain graph."""
+
+import os
+
+import numpy as np
+import plain
+import pytest
+from conftest import DEMO, DEMO_DIR
+
+import fast_layers
+import hyperprior
+import pieces
+import sga
+import tf_boilerplate
+import utils
+from quiet_tf import tf
+
+RNG = np.random.RandomState(0)
+
+
+@pytest.fixture(autouse=True)
+def fresh_graph():
+    with tf.Graph().as_default():
+        yield
+
+
+def constant(*shape):
+    return tf.constant(RNG.normal(0, 1, shape), tf.float32)
+
+
+def with_gradients(y, *inputs):
+    """Values of `y` and its gradients, pulled with fixed random numbers."""
+    pull = tf.constant(np.random.RandomState(1).normal(0, 1, y.shape), tf.float32)
+    with tf.Session() as session:
+        return session.run([y, *tf.gradients(y, inputs, pull)])
+
+
+def assert_close(ours, theirs, error):
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a, b, rtol=0, atol=error * np.abs(b).max())
+
+
+def plain_up(x, kernel):
+    n, h, w, _ = x.shape.as_list()
+    shape = (n, 2 * h + 3, 2 * w + 3, int(kernel.shape[3]))
+    kernel = tf.transpose(kernel, (0, 1, 3, 2))
+    up = tf.nn.conv2d_transpose(x, kernel, shape, strides=2, padding="VALID")
+    return up[:, 2 : 2 + 2 * h, 2 : 2 + 2 * w]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 8), (13, 4)])
+@pytest.mark.parametrize("channels", [(3, 20), (20, 3), (17, 18)])
+def test_convolutions(size, channels):
+    """With gradients of inputs and of weights."""
+    x, kernel = constant(2, *size, channels[0]), constant(5, 5, *channels)
+    ours = with_gradients(fast_layers.conv_up(x, kernel), x, kernel)
+    assert_close(ours, with_gradients(plain_up(x, kernel), x, kernel), 2e-6)
+    ours = with_gradients(fast_layers.conv_down(x, kernel), x, kernel)
+    theirs = tf.nn.conv2d(x, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
+    assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 8), (7, 13)])
+def test_winograd(size, monkeypatch):
+    monkeypatch.setattr(fast_layers, "WINOGRAD_CHANNELS", 8)
+    x, kernel = constant(2, *size, 24), constant(5, 5, 24, 9)
+    ours = with_gradients(fast_layers.conv_up(x, kernel, winograd=True), x)
+    theirs = with_gradients(plain_up(x, kernel), x)
+    assert_close(ours, theirs, 1e-5)
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(ours, theirs)), "not Winograd's"
+
+
+@pytest.mark.parametrize("outputs", [2, 4])
+def test_toom_cook(outputs):
+    a, g, b = fast_layers.toom_cook((0, 1, -1, 2, -0.5), outputs)
+    d, taps = RNG.normal(0, 1, 6), RNG.normal(0, 1, 7 - outputs)
+    np.testing.assert_allclose(a @ ((g @ taps) * (b @ d)), np.correlate(d, taps, "valid"))
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("strip", [100, 2**22])
+def test_gdn(inverse, strip, monkeypatch):
+    """Against TensorFlow's own gradients of the formula, in one strip and in many."""
+    monkeypatch.setattr(fast_layers, "STRIP_BYTES", strip)
+    x = constant(2, 5, 3, 7)
+    beta, gamma = 1 + tf.math.abs(constant(7)), tf.math.abs(constant(7, 7))
+    p = tf.math.square(x) @ gamma + beta
+    plain_gdn = x * tf.math.sqrt(p) if inverse else x / tf.math.sqrt(p)
+    ours = with_gradients(fast_layers.gdn(x, beta, gamma, inverse), x, beta, gamma)
+    assert_close(ours, with_gradients(plain_gdn, x, beta, gamma), 2e-6)
+
+
+# --- Pieces ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", range(12, 80, 3))
+def test_spans(length):
+    """Cores are everything, once; halos reach two places into the neighbours."""
+    cut = pieces.spans(length, 11)
+    places = [place for span in cut for place in range(span.core_begin, span.core_end)]
+    assert places == list(range(length)) and len(cut) > 1
+    for span in cut:
+        end = span.begin + span.size
+        assert span.size == cut[0].size <= 11 and span.begin >= 0 and end <= length
+        assert span.begin in (0, *range(span.core_begin - 1)), "halo before"
+        assert end in (length, *range(span.core_end + 2, length)), "halo behind"
+
+
+@pytest.mark.parametrize("size", [(176, 208), (171, 333), (40, 611)])
+def test_pieces_equal_the_whole(size, monkeypatch):
+    """Transforms, loss and gradient, of an image whose sides are any numbers."""
+    run = utils.find_run(DEMO_DIR, DEMO["sga"])
+    weights = hyperprior.load(hyperprior.Mbt2018, run)
+    values = []
+    x = RNG.uniform(0, 1, (2, *size, 3)).astype(np.float32)
+    for area in (pieces.AREA, 2 * 9 * 9):
+        monkeypatch.setattr(pieces, "AREA", area)
+        with tf.Graph().as_default(), tf.Session() as session:
+            model = hyperprior.build(hyperprior.Mbt2018, weights)
+            y = model.analysis(tf.constant(x))
+            z = model.hyper_analysis(y)["z"]
+            loss, metrics = model.rate_distortion(tf.constant(x), 0.01, y=y, z=z)
+            loops = [op for op in session.graph.get_operations() if op.type == "Exit"]
+            assert bool(loops) == (area < 4096)
+            values.append(
+                session.run([y, loss, metrics["x_tilde"], *tf.gradients(metrics["mse"], y)])
+            )
+    assert_close(*values, 1e-5)
+
+
+# --- The plain graph -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+def test_an_iteration_of_sga_equals_the_plain_one(winograd, monkeypatch):
+    """With the same noise: relaxed loss and gradients, and Adam's steps from them."""
+    if winograd:
+        monkeypatch.setattr(fast_layers, "WINOGRAD_CHANNELS", 8)
+    pixels = RNG.randint(0, 256, (75, 53, 3)).astype(np.uint8)
+    run = utils.find_run(DEMO_DIR, DEMO["sga"])
+    args = tf_boilerplate.parse("sga", "", sga.SGA, None, ["compress", run.name, "image"])
+    args.lmbda = run.lmbda
+    weights = hyperprior.load(hyperprior.Mbt2018, run)
+    evaluation = tf_boilerplate.Evaluation(sga.SGA, weights, (1, *pixels.shape), args)
+    evaluation.begin(pixels[None])
+    (stage,) = evaluation.method.stages
+    evaluation.session.run(stage.start)
+
+    theirs = plain.SGA(os.path.join(DEMO_DIR, run.name), pixels)
+    ours_y, ours_z = (stage.latents[name] for name in "yz")
+    for value, latents in zip(theirs.values, evaluation.session.run([ours_y, ours_z])):
+        np.testing.assert_allclose(value, latents, atol=2e-5)
+    starts = [value.copy() for value in theirs.values]
+    for t in range(3):
+        with tf.Graph().as_default(), tf.Session() as session:
+            noise = tf_boilerplate.inference.Noise(
+                tf.constant(utils.image_keys(pixels[None], args.seed))
+            )
+            pairs = zip("yz", theirs.values)
+            uniform = [noise.at(t, name).uniform(tf.zeros(v.shape)) for name, v in pairs]
+            uniform = session.run(uniform)
+        logistic = [np.log(u) - np.log1p(-u) for u in uniform]
+        loss = theirs.step(
+            {
+                gumbel: np.stack([value, np.zeros_like(value)], axis=-1)
+                for gumbel, value in zip(theirs.noise, logistic)
+            }
+        )
+        relaxed = evaluation.session.run([stage.update, stage._relaxed])[1]
+        assert relaxed["rd_loss"] == pytest.approx(loss, rel=1e-5)
+    for start, value, latents in zip(
+        starts, theirs.values, evaluation.session.run([ours_y, ours_z])
+    ):
+        # Adam's first steps are as long where the gradient is next to nothing, and may differ.
+        assert np.abs(value - latents).sum() < 0.01 * np.abs(value - start).sum() != 0
