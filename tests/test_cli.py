@@ -20,6 +20,7 @@ import pytest
 from conftest import BASE, BITS_BACK, ROOT, UNTRAINED, method_class, run_script
 from PIL import Image
 
+import sga_plus
 import tf_boilerplate
 import utils
 
@@ -427,3 +428,20 @@ def test_diverging_is_an_error(capsys, untrained, photo, tmp_path):
     line = refused(capsys, "map", untrained, photo[0], tmp_path / "r", "--lr", 1e30, *SHORT)
     assert "image 0 gives NaN" in line and "--lr" in line
     assert glob.glob(str(tmp_path / "r" / "*")) == []
+
+
+def test_presets(untrained, photo, tmp_path, capsys):
+    """Other defaults, which flags still go before, and which are saved with the result."""
+    preset = sga_plus.PRESETS["fast"]
+    flags = ("--preset", "fast", *SHORT)
+    result = compress("sga", untrained, photo[0], tmp_path / "r", *flags)
+    assert result["sga_its"] == SHORT[1] != preset["sga_its"]
+    for name in set(preset) - {"sga_its"}:
+        assert result[name] == preset[name]
+    assert {"ssl_a", "classes", "centred"} <= set(result)
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", "--preset", "faster")
+    assert "--preset" in line and "fast" in line and "best" in line
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", "--classes", "4")
+    assert "--classes" in line and "2, 3" in line
+    line = refused(capsys, "map", untrained, photo[0], tmp_path / "r", "--preset", "fast")
+    assert "--preset" in line

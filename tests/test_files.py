@@ -99,7 +99,7 @@ def check_round_trip(script, image, folder, *flags, demo=True):
 ALL = [(script, ()) for script in BASE + BITS_BACK] + [("mbt2018", ("--container",))]
 
 
-@pytest.mark.parametrize("script, flags", ALL)
+@pytest.mark.parametrize("script, flags", [*ALL, ("sga", ("--centred",))])
 def test_round_trip_with_the_demo_models(script, flags, tmp_path):
     check_round_trip(script, CHELSEA, tmp_path, *flags)
 

@@ -1,11 +1,13 @@
 """The graph against TFC's own layers, SciPy, finite differences and direct formulas."""
 
 import os
+import types
 
 import numpy as np
 import plain
 import pytest
 import scipy.integrate
+import scipy.special
 import scipy.stats
 import tensorflow_probability as tfp
 from conftest import GOLDEN, needs_golden
@@ -14,6 +16,7 @@ import entropy_models
 import hyperprior
 import nn_models
 import rounding
+import sga_plus
 import utils
 from quiet_tf import tf
 
@@ -246,3 +249,74 @@ def test_centred_rounding_ties_and_halves():
     centred, integers = evaluate(rounding.centred(v, 0.25), tf.round(v))
     np.testing.assert_allclose(centred, [0.25, 1.25, -0.75, 2.25])
     np.testing.assert_array_equal(integers, [0, 1, 0, 2])
+
+
+@pytest.mark.parametrize("name", rounding.PROBABILITIES)
+def test_probabilities_of_rounding(name):
+    """Against their formulas by SciPy; the first three of two neighbours add up to 1."""
+    distance = np.linspace(0.01, 0.99, 50)
+    args = types.SimpleNamespace(ssl_a=1.7, atanh_eps=1e-5)
+    expected = {
+        "atanh": np.exp(-np.arctanh(distance)),
+        "linear": 1 - distance,
+        "cosine": np.cos(np.pi / 2 * distance) ** 2,
+        "ssl": scipy.special.expit(-1.7 * scipy.special.logit(distance)),
+    }[name]
+    (found,) = evaluate(tf.exp(rounding.log_probability(name, tf.constant(distance), args)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    if name != "atanh":
+        np.testing.assert_allclose(found + found[::-1], 1, rtol=1e-6)
+    ends = rounding.log_probability(name, tf.constant([0.0, 1.0, 1.4]), args)
+    assert np.isfinite(evaluate(*[ends, *tf.gradients(ends, ends)])[0]).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_sga_plus_equals_a_direct_computation(classes):
+    """Candidates, distances, noise and softmax, in NumPy; a cold sample is a candidate."""
+    v = RNG.normal(0, 3, (1, 4, 5, 2)).astype(np.float32)
+    args = types.SimpleNamespace(
+        classes=classes, probability="linear", three_r=0.6, three_n=2.0, ssl_a=1.0
+    )
+    uniform = RNG.uniform(0.01, 0.99, (*v.shape, classes)).astype(np.float32)
+    noise = types.SimpleNamespace(uniform=lambda like: tf.constant(uniform))
+    first = np.floor(v) if classes == 2 else np.round(v) - 1
+    candidates = first[..., None] + np.arange(classes)
+    distance = np.abs(v[..., None] - candidates)
+    log_p = np.log1p(-distance) if classes == 2 else 2 * np.log1p(-0.6 * distance)
+    for tau in (0.4, 1e-3):
+        weights = scipy.special.softmax((log_p / tau - np.log(-np.log(uniform))) / tau, axis=-1)
+        (found,) = evaluate(sga_plus.relax(tf.constant(v), tau, noise, args))
+        np.testing.assert_allclose(found, (weights * candidates).sum(-1), atol=2e-4)
+    assert np.mean(np.abs(found - np.round(v)) < 1e-3) > 0.9
+
+
+def test_sga_plus_with_atanh_and_two_classes_is_sga():
+    """The options' general form has SGA as its special case: the same mean over many samples."""
+    v, tau, size = 0.3, 0.5, 200000
+    args = types.SimpleNamespace(
+        classes=2, probability="atanh", atanh_eps=1e-5, three_r=1.0, three_n=1.0
+    )
+    rng = np.random.RandomState(1)
+    noise = types.SimpleNamespace(uniform=lambda like: tf.constant(rng.uniform(size=like.shape)))
+    values = tf.constant(np.full(size, v))
+    weight = rounding.gumbel_softmax_floor_weight(
+        rounding.floor_logit(values, tau, 1e-5), tau, noise.uniform(values)
+    )
+    one, other = evaluate(
+        rounding.between(values, weight), sga_plus.relax(values, tau, noise, args)
+    )
+    for power in (1, 2, 3):
+        assert np.mean(one**power) == pytest.approx(np.mean(other**power), abs=5e-3)
+
+
+def test_fitted_schedules_and_decays():
+    """500 iterations end as cold as 2000 do; the learning rate follows half a cosine."""
+    args = types.SimpleNamespace(fit_schedule=True, sga_its=500, lr=0.2, lr_final=0.1)
+    for t in (0, 100, 175, 400, 500):
+        (time,) = evaluate(sga_plus.schedule_time(tf.constant(t), args))
+        assert time == 4 * t
+        (rate,) = evaluate(sga_plus.learning_rate(tf.constant(t), args))
+        assert rate == pytest.approx(0.11 + 0.09 * np.cos(np.pi * t / 500))
+    plain_args = types.SimpleNamespace(fit_schedule=False, sga_its=500, lr=0.2, lr_final=1.0)
+    assert evaluate(sga_plus.schedule_time(tf.constant(7), plain_args)) == [7]
+    assert sga_plus.learning_rate(7, plain_args) == 0.2
