@@ -288,19 +288,19 @@ def gdn(x, beta, gamma, inverse=False):
     @tf.custom_gradient
     def normalise(x, beta, gamma):
         strips = _strips(x)
-        roots = [_root(strip, beta, gamma) for strip in strips]
-        scales = roots if inverse else [1 / root for root in roots]
+        root = tf.math.sqrt if inverse else tf.math.rsqrt
+        scales = [root(_pool(strip, beta, gamma)) for strip in strips]
 
         def gradient(g):
-            # pulls: ±2 ∂loss/∂p
-            pieces = list(zip(strips, roots, scales, _strips(g)))
-            pulls = [strip * g / root for strip, root, _, g in pieces]
-            if not inverse:
-                pulls = [-pull * tf.math.square(scale) for pull, scale in zip(pulls, scales)]
+            pieces = list(zip(strips, scales, _strips(g)))
+            if inverse:  # pulls: 2 ∂loss/∂p
+                pulls = [strip * g / scale for strip, scale, g in pieces]
+            else:
+                pulls = [-strip * g * scale * tf.math.square(scale) for strip, scale, g in pieces]
             dx = tf.concat(
                 [
                     g * scale + strip * tf.matmul(pull, gamma, transpose_b=True)
-                    for (strip, _, scale, g), pull in zip(pieces, pulls)
+                    for (strip, scale, g), pull in zip(pieces, pulls)
                 ],
                 axis=0,
             )
@@ -324,5 +324,5 @@ def gdn(x, beta, gamma, inverse=False):
     return normalise(x, beta, gamma)
 
 
-def _root(x, beta, gamma):
-    return tf.math.sqrt(tf.nn.bias_add(tf.matmul(tf.math.square(x), gamma), beta))
+def _pool(x, beta, gamma):
+    return tf.nn.bias_add(tf.matmul(tf.math.square(x), gamma), beta)

@@ -129,7 +129,7 @@ class Mbt2018:
         )
         distortion = pieces.distortion if self.frozen else pieces.distortion_of_whole
         error, x_tilde = distortion(transform, y, x)
-        mse = 255.0**2 / (3 * height * width) * error
+        mse = 255.0**2 * error
         rd_loss = lmbda * mse + metrics["bpp"]
         metrics.update(rd_loss=rd_loss, mse=mse, x_tilde=x_tilde)
         return tf.reduce_mean(rd_loss), metrics

@@ -86,9 +86,9 @@ def synthesis(transform, y, size):
 
 
 def distortion_of_whole(transform, y, x):
-    """Σ (x - transform(y, size of x))² of each image, (N,), and that of y, (N, H, W, 3)."""
+    """Mean of (x - x_tilde)² of each image, (N,), and x_tilde = transform(y), (N, H, W, 3)."""
     x_tilde = transform(y, size=tuple(x.shape.as_list()[1:3]))
-    return _sum(tf.math.squared_difference(x, x_tilde)), x_tilde
+    return tf.reduce_mean(tf.math.squared_difference(x, x_tilde), axis=(1, 2, 3)), x_tilde
 
 
 def distortion(transform, y, x):
@@ -116,7 +116,8 @@ def distortion(transform, y, x):
     def error(y, begin, row_kept, column_kept):
         kept = row_kept[:, None, None] * column_kept[:, None]
         piece = _cut(x, STRIDE * begin, _pixels(shape))
-        return _sum(kept * tf.math.squared_difference(piece, transform(y, size=_pixels(shape))))
+        squares = tf.math.squared_difference(piece, transform(y, size=_pixels(shape)))
+        return tf.reduce_sum(kept * squares, axis=(1, 2, 3)) / (3 * height * width)
 
     def add_error(total, element):
         return total + error(_cut(y, element[0], shape), *element)
@@ -142,10 +143,6 @@ def distortion(transform, y, x):
         return fold(add_error, initializer=tf.zeros(batch)), gradient
 
     return in_pieces(y), x_tilde
-
-
-def _sum(images):
-    return tf.reduce_sum(images, axis=(1, 2, 3))
 
 
 def _pixels(latents):

@@ -27,9 +27,7 @@ def floor_logit(v, tau, atanh_eps):
 
 
 def _atanh(distance, eps):
-    """By a logarithm, which TensorFlow has vectorised, unlike its atanh."""
-    distance = tf.clip_by_value(distance, -1 + eps, 1 - eps)
-    return 0.5 * tf.math.log((1 + distance) / (1 - distance))
+    return tf.math.atanh(tf.clip_by_value(distance, -1 + eps, 1 - eps))
 
 
 def between(v, floor_weight):

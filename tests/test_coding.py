@@ -524,7 +524,12 @@ def test_q_is_as_good_as_that_of_tensorflow(bb, bits_back_run):
 
         start = model.hyper_analysis(y)
         stage = inference.Stage(
-            start, relaxed, lambda **q: relaxed(0, **q), settings.its, settings.lr, settings
+            start,
+            relaxed,
+            lambda **q: relaxed(0, **q),
+            settings.its,
+            lambda t: settings.lr,
+            settings,
         )
         session.run(tf.global_variables_initializer())
         stage.run(session, lambda done: None, lambda *figures: None)
