@@ -7,6 +7,7 @@ help:
 	@echo "make test     all tests but the longest"
 	@echo "make parity   the longest: the reference on every input and seed, the order of the methods"
 	@echo "make compare  all nine methods with the demo models: IMAGES='a.png b.png' make compare"
+	@echo "make bench    speed and memory against the plain manner; BENCH=iterations for a part"
 	@echo "make lint     style of the code"
 
 setup:
@@ -29,8 +30,12 @@ IMAGES = samples/*.png
 compare: setup
 	@$(PYTHON) tools/compare.py $(IMAGES) --csv compare/compare.csv
 
+BENCH =
+bench: setup
+	@$(PYTHON) tools/bench.py $(BENCH)
+
 lint: setup-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 
-.PHONY: help setup setup-dev demo test parity compare lint
+.PHONY: help setup setup-dev demo test parity compare bench lint

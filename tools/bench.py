@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -189,16 +190,120 @@ def bench_iterations(args):
             )
 
 
+# --- Training --------------------------------------------------------------------------------
+
+TRAININGS = [(32, 128), (192, 256)]
+PHOTOGRAPHS = 8, 1500, 2000  # number, height, width of the PNGs to train on
+
+
+def large_photographs(folder):
+    """A pattern of large PNGs."""
+    from PIL import Image
+
+    number, height, width = PHOTOGRAPHS
+    for i in range(number):
+        pixels = photograph(height + i, width)[i:]
+        Image.fromarray(pixels).save(os.path.join(folder, "{}.png".format(i)))
+    return os.path.join(folder, "*.png")
+
+
+def training_step(module, n, patch, pattern):
+    """A step of training; without a pattern on one batch that is there already."""
+    import importlib
+
+    import numpy as np
+
+    import patches
+    from quiet_tf import tf
+
+    if pattern:
+        x = patches.batches(patches.find_images(pattern, patch), 8, patch, 16, seed=0)
+        x = tf.ensure_shape(x, (8, patch, patch, 3))
+    else:
+        value = np.random.RandomState(0).uniform(0, 1, (8, patch, patch, 3)).astype(np.float32)
+        x = tf.get_variable("x", initializer=value, trainable=False, use_resource=True).read_value()
+    loss, _, bottleneck = importlib.import_module(module).training_graph(x, n, 0.01)
+    train_op = [tf.train.AdamOptimizer(1e-4).minimize(loss)]
+    train_op += [tf.train.AdamOptimizer(1e-3).minimize(bottleneck.losses[0]), *bottleneck.updates]
+    session = tf.Session()
+    session.run(tf.global_variables_initializer())
+    return session.make_callable(tf.group(*train_op))
+
+
+def bench_training(args):
+    """Steps per second."""
+    print("| N | patch | plain, steps/s | here | ratio | of a step waiting for large PNGs |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        pattern = large_photographs(folder)
+        for n, patch in TRAININGS:
+            with workers(
+                Worker(training_step, "plain", n, patch, "", allocator=False),
+                Worker(training_step, "mbt2018", n, patch, ""),
+                Worker(training_step, "mbt2018", n, patch, pattern),
+            ) as made:
+                plain, ours, fed = take_turns(made, args.turns, 1 if n > 64 else 10)
+            line = "| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.0%} |"
+            print(
+                line.format(
+                    n, patch, 1e3 / plain, 1e3 / ours, plain / ours, max(1 - ours / fed, 0)
+                ),
+                flush=True,
+            )
+
+
+# --- Memory ----------------------------------------------------------------------------------
+
+MEMORY_SIZES = [(256, 256), (512, 768), (1024, 1024), (1536, 2048)]
+
+
+def bench_memory(args):
+    """Peak resident size and time of an iteration, each in a process of its own."""
+    from PIL import Image
+
+    print("| image | peak | bytes per pixel beyond the first | run of 3 iterations |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        run = untrained(folder, 192)
+        first = None
+        for height, width in MEMORY_SIZES + ([(3000, 4000)] if args.large else []):
+            path = os.path.join(folder, "image.png")
+            Image.fromarray(photograph(height, width)).save(path)
+            command = [sys.executable, os.path.join(scripts.ROOT, "sga.py")]
+            command += ["--checkpoint_dir", folder, "compress", run, path]
+            command += ["--sga_its", "3", "--results_dir", ""]
+            begun = time.time()
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                sys.exit(1)  # it has said why
+            peak = usage.ru_maxrss * 1024
+            first = first or (height * width, peak)
+            more = (height * width - first[0]) or float("nan")
+            line = "| {} × {} | {:.2f} GB | {:.0f} | {:.1f} s |"
+            print(
+                line.format(
+                    width, height, peak / 1e9, (peak - first[1]) / more, time.time() - begun
+                ),
+                flush=True,
+            )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="*", choices=[[], *BENCHES], help="default: all")
     parser.add_argument("--turns", type=int, default=10, help="of each process")
+    parser.add_argument("--large", action="store_true", help="memory: 12 megapixels too")
     args = parser.parse_args()
     for name in args.what or BENCHES:
         BENCHES[name](args)
 
 
-BENCHES = {"iterations": bench_iterations}
+BENCHES = {
+    "iterations": bench_iterations,
+    "training": bench_training,
+    "memory": bench_memory,
+}
 
 if __name__ == "__main__":
     main()

@@ -159,3 +159,19 @@ class SGA:
             v += 0.001 * (gradient**2 - v)
             value -= rate * m / (np.sqrt(v) + 1e-8)
         return loss
+
+
+def training_graph(x, num_filters, lmbda):
+    """As `mbt2018.training_graph`, in the plain manner: loss and entropy bottleneck."""
+    height, width = x.shape.as_list()[1:3]
+    model = Plain(num_filters)
+    y = model.analysis(x)
+    z = model.hyper_analysis(y)
+    z_tilde, z_likelihoods = model.bottleneck(z, training=True)
+    mu, log_sigma = tf.split(model.hyper_synthesis(z_tilde), 2, axis=-1)
+    conditional = tfc.GaussianConditional(tf.exp(log_sigma), SCALES, mean=mu)
+    y_tilde, y_likelihoods = conditional(y, training=True)
+    bits = sum(tf.reduce_sum(tf.log(v)) / -np.log(2) for v in (y_likelihoods, z_likelihoods))
+    mse = 255**2 * tf.reduce_mean(tf.squared_difference(x, model.synthesis(y_tilde)))
+    pixels = x.shape.as_list()[0] * height * width
+    return lmbda * mse + bits / pixels, {}, model.bottleneck
