@@ -93,7 +93,12 @@ DETERMINISTIC_CASES = [
 def test_deterministic(script, image, sharp, tmp_path):
     reference, _ = expected(script, image, sharp)
     result = run(script, image, tmp_path, sharp=sharp)
-    check(result, reference, *DETERMINISTIC[script])
+    bpp, psnr, msssim = DETERMINISTIC[script]
+    if sharp and script == "danneal":
+        # Chaotic: a change of last bits moves the rate by 0.3%, and another machine is one. Until
+        # then it follows the reference (test_danneal_follows_the_log).
+        bpp = 1e-2
+    check(result, reference, bpp, psnr, msssim)
     assert result["result_file"] == reference["result_file"]
     if script == "mbt2018":
         # The file's size, and how a batch is counted.
