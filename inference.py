@@ -322,14 +322,11 @@ class BaseMethod(Method):
         return cls.centred
 
     def relaxed(self, t, y, z):
-        """The latents with their relaxation, around the centres of their grids."""
-        y_noise, z_noise = self.noise.at(t, "y"), self.noise.at(t, "z")
-        if self.centred or not self.is_centred(self.args):
-            return {"y": self.relax(y, t, y_noise), "z": self.relax(z, t, z_noise)}
-        medians = self.model.medians
-        z = self.relax(z - medians, t, z_noise) + medians
-        mu, _ = self.model.hyper_synthesis(z, y)
-        return {"y": self.relax(y - mu, t, y_noise) + mu, "z": z}
+        """The latents, relaxed."""
+        return {
+            "y": self.relax(y, t, self.noise.at(t, "y")),
+            "z": self.relax(z, t, self.noise.at(t, "z")),
+        }
 
     def rounded(self, y, z):
         """The latents as they are transmitted, but for the last bits of mu."""

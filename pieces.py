@@ -39,10 +39,11 @@ def spans(length, longest):
 
 def _grid(batch, height, width):
     """The spans of rows and of columns of latents; `height` and `width` in pixels."""
-    longest = max(int((AREA / batch) ** 0.5), 4 * HALO)
     height, width = -(-height // STRIDE), -(-width // STRIDE)
     if batch * height * width <= AREA:
-        return [Span(0, height, 0, height)], [Span(0, width, 0, width)]
+        longest = max(height, width)
+    else:
+        longest = max(int((AREA / batch) ** 0.5), 4 * HALO)
     return spans(height, longest), spans(width, longest)
 
 
@@ -130,9 +131,7 @@ def distortion(transform, y, x):
         paddings = tf.stack([before, after], axis=1)
         return total + tf.ensure_shape(tf.pad(gradient, paddings), y.shape)
 
-    fold = functools.partial(
-        tf.foldl, elems=elements, parallel_iterations=1, back_prop=False, swap_memory=False
-    )
+    fold = functools.partial(tf.foldl, elems=elements, parallel_iterations=1, back_prop=False)
 
     @tf.custom_gradient
     def in_pieces(y):

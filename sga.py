@@ -46,6 +46,14 @@ class SGA(inference.BaseMethod):
     def is_centred(cls, args):
         return args.centred
 
+    def relaxed(self, t, y, z):
+        if not self.args.centred:
+            return super().relaxed(t, y, z)
+        medians = self.model.medians
+        z_tilde = self.relax(z - medians, t, self.noise.at(t, "z")) + medians
+        mu, _ = self.model.hyper_synthesis(z_tilde, y)
+        return {"y": self.relax(y - mu, t, self.noise.at(t, "y")) + mu, "z": z_tilde}
+
     def learning_rate(self, t):
         return sga_plus.learning_rate(t, self.args)
 

@@ -1,7 +1,7 @@
 """Options of SGA that reach a result in fewer iterations, or a better one in the same number.
 
 None of them changes what the defaults compute. The functions of the rounding are those of SGA+
-(`rounding.py`); schedules and presets were found with `make bench`'s curves on Kodak crops.
+(`rounding.py`). The presets are the best of some forty settings on two crops of Kodak images.
 """
 
 import numpy as np

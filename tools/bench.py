@@ -218,7 +218,6 @@ def training_step(module, n, patch, pattern):
 
     if pattern:
         x = patches.batches(patches.find_images(pattern, patch), 8, patch, 16, seed=0)
-        x = tf.ensure_shape(x, (8, patch, patch, 3))
     else:
         value = np.random.RandomState(0).uniform(0, 1, (8, patch, patch, 3)).astype(np.float32)
         x = tf.get_variable("x", initializer=value, trainable=False, use_resource=True).read_value()
