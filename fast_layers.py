@@ -65,8 +65,31 @@ def conv_up(x, kernel, winograd=False):
     return convolve(x, kernel)
 
 
+def flipped(kernel):
+    """With which a correlation is a convolution."""
+    return _folded("flipped", kernel, lambda kernel: kernel[::-1, ::-1])
+
+
 def _transposed(kernel):
-    return tf.transpose(kernel, (0, 1, 3, 2))
+    def transposed(kernel):
+        library = np if isinstance(kernel, np.ndarray) else tf
+        return library.transpose(kernel, (0, 1, 3, 2))
+
+    return _folded("transposed", kernel, transposed)
+
+
+def _folded(name, kernel, function):
+    """`function(kernel)`; of a constant a constant, made in NumPy, once and outside of loops."""
+    if kernel.op.type != "Const":
+        return function(kernel)
+    cache = tf.get_collection_ref("folded constants")
+    for key, of, result in cache:
+        if key == name and of is kernel:
+            return result
+    with tf.control_dependencies(None):
+        result = tf.nest.map_structure(tf.constant, function(tf.get_static_value(kernel)))
+    cache.append((name, kernel, result))
+    return result
 
 
 def _down(x, kernel):
@@ -110,9 +133,13 @@ def _up(x, kernel):
 
 
 def _phase(kernel, a, b):
-    """The taps with which samples (2u + a, 2v + b) are made.
+    return _folded("phase {} {}".format(a, b), kernel, lambda kernel: _taps(kernel, a, b))
 
-    Those of even rows belong to x[u - 1], x[u], x[u + 1], those of odd ones to x[u], x[u + 1].
+
+def _taps(kernel, a, b):
+    """Those with which samples (2u + a, 2v + b) are made.
+
+    Even rows depend on x[u - 1], x[u], x[u + 1], odd ones on x[u], x[u + 1].
     """
     return kernel[TAPS - 1 - a :: -2, TAPS - 1 - b :: -2]
 
@@ -219,29 +246,22 @@ class _Winograd:
 
 
 def _winograd_constants(kernel):
-    """The matrices of two dimensions, and the kernel as that of the 36 products.
+    """The matrices of two dimensions, and the kernel as that of the 36 products."""
 
-    Made once for a kernel, and outside of loops.
-    """
-    cache = tf.get_collection_ref("winograd constants")
-    for of, constants in cache:
-        if of is kernel:
-            return constants
-    a, g, b = (np.kron(m, m) for m in toom_cook(POINTS, TILE))
-    values = tf.get_static_value(kernel)
-    taps = np.stack(
-        [
-            np.pad(_phase(values, i, j), [(i, 0), (j, 0), (0, 0), (0, 0)], "constant")
-            for i in (0, 1)
-            for j in (0, 1)
-        ],
-        axis=3,
-    )
-    weights = np.dot(g, taps.reshape(9, -1)).reshape(REACH**2, values.shape[2], -1)
-    with tf.control_dependencies(None):
-        constants = [tf.constant(m, tf.float32) for m in (a, b, weights)]
-    cache.append((kernel, constants))
-    return constants
+    def constants(kernel):
+        a, g, b = (np.kron(m, m) for m in toom_cook(POINTS, TILE))
+        taps = np.stack(
+            [
+                np.pad(_taps(kernel, i, j), [(i, 0), (j, 0), (0, 0), (0, 0)], "constant")
+                for i in (0, 1)
+                for j in (0, 1)
+            ],
+            axis=3,
+        )
+        weights = np.dot(g, taps.reshape(9, -1)).reshape(REACH**2, kernel.shape[2], -1)
+        return [m.astype(np.float32) for m in (a, b, weights)]
+
+    return _folded("Winograd", kernel, constants)
 
 
 def _indices(places, shape):

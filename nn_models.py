@@ -70,8 +70,7 @@ def hyper_synthesis(z, layers, size):
     """h_s: hyper-latents z to (mu, sigma) of p(y|z), each (N, h, w, C); `size` = (h, w) of y."""
     for layer in layers[:2]:
         z = tf.nn.relu(_biased(fast_layers.conv_up(z, layer.kernel), layer))
-    # A convolution is a correlation with the flipped kernel.
-    z = _biased(_conv(z, layers[2].kernel[::-1, ::-1]), layers[2])
+    z = _biased(_conv(z, fast_layers.flipped(layers[2].kernel)), layers[2])
     mu, log_sigma = tf.split(_cropped(z, size), 2, axis=-1)
     return mu, tf.math.exp(log_sigma)
 

@@ -198,7 +198,7 @@ class Evaluation:
             self._build_measurement(model, x, keys)
             initialiser = tf.global_variables_initializer()
             self.graph.finalize()
-        self.session = tf.Session(graph=self.graph)
+        self.session = tf.Session(graph=self.graph, config=_session_config())
         self.session.run(initialiser)
 
     def _build_measurement(self, model, x, keys):
@@ -210,7 +210,7 @@ class Evaluation:
         self.x_tilde = model.synthesis(self.coded["y"], (height, width))
         self.decoded = tf.placeholder(tf.float32, (1, height, width, 3))
         self.reconstruction = utils.to_uint8(self.decoded)[0]
-        metrics = {**utils.quality(x, self.decoded), **utils.ms_ssim(x, self.decoded)}
+        metrics = utils.quality(x, self.decoded)
         rates = self.method.rates(height * width, inference.Noise(keys), self.coded)
         metrics.update({"est_" + key: value for key, value in rates.items()})
         metrics["est_rd_loss"] = self.args.lmbda * metrics["mse"] + metrics["est_bpp"]
@@ -282,6 +282,14 @@ class Evaluation:
         metrics["latents_sha256"] = digests.digest(coded.latents)
         metrics.update(encode_seconds=coded.encode_seconds, decode_seconds=decode_seconds)
         return metrics, coded.record, reconstruction
+
+
+def _session_config():
+    """Without Grappler, which copies the constants of large models several times for each set of
+    fetches. That takes seconds, and makes no iteration faster."""
+    config = tf.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    return config
 
 
 @contextlib.contextmanager
@@ -425,6 +433,7 @@ def _run_batches(method_class, weights, writer, images, path, args):
             check_finite(images, number, values.values(), hint)
             with naming("{}: image {}".format(images.path, number)):
                 figures, record, reconstruction = evaluation.code(index, values, writer)
+            figures.update(utils.ms_ssim(pixels[index], reconstruction))
             check_finite(images, number, [figures[key] for key in ("mse", "est_bpp")], hint)
             metrics.append(figures)
             coding_records.append(record)

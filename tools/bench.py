@@ -17,9 +17,6 @@ import time
 
 import scripts
 
-sys.path.insert(0, scripts.ROOT)
-
-
 # --- Processes that take turns ---------------------------------------------------------------
 
 
@@ -97,16 +94,16 @@ def iteration_gflop(n, height, width):
     return sum(2 * 2 * a * taps * c * m for a, taps, c, m in convolutions) / 1e9
 
 
-def untrained(folder, n):
+def untrained(folder, n, model="mbt2018"):
     """A run folder of N = n with random weights."""
     from PIL import Image
 
-    run = "mbt2018-num_filters={}-lmbda=0.01".format(n)
+    run = "{}-num_filters={}-lmbda=0.01".format(model, n)
     if not os.path.isdir(os.path.join(folder, run)):
         image = os.path.join(folder, "black.png")
         Image.new("RGB", (64, 64)).save(image)
         flags = ("--train_glob", image, "--patchsize", 64, "--last_step", 0, "--logdir", "")
-        scripts.run("mbt2018", "--checkpoint_dir", folder, "--num_filters", n, "train", *flags)
+        scripts.run(model, "--checkpoint_dir", folder, "--num_filters", n, "train", *flags)
     return run
 
 
@@ -121,7 +118,7 @@ def photograph(height, width):
 
 
 def our_iteration(folder, run, height, width):
-    """An iteration of sga.py."""
+    """An iteration of sga.py with a model in `folder`."""
     import hyperprior
     import sga
     import utils
@@ -251,33 +248,76 @@ def bench_training(args):
             )
 
 
+# --- Start-up --------------------------------------------------------------------------------
+
+STARTS = [32, 192]
+FEW = 3  # iterations of the runs
+ITERATIONS = ("--sga_its", str(FEW))
+FLAGS = {"mbt2018": (), "bb_plain": (), "bb_sga": (*ITERATIONS, "--r_its", str(FEW))}  # of scripts
+
+
+def bench_startup(args):
+    """Seconds of a run of sga.py that are not its iterations, the first of which is slower."""
+    print("| N | run of {} iterations | an iteration | beyond the iterations |".format(FEW))
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        image = saved_photograph(folder, 512, 768)
+        for n in STARTS:
+            run = untrained(folder, n)
+            with workers(Worker(our_iteration, folder, run, 512, 768)) as made:
+                records = [measured_run("sga", folder, run, image) for _ in range(args.turns)]
+                iteration = take_turns(made, args.turns, 3)[0] / 1e3
+            wall = statistics.median(seconds for seconds, _ in records)
+            line = "| {} | {:.1f} s | {:.2f} s | {:.1f} s |"
+            print(line.format(n, wall, iteration, wall - FEW * iteration), flush=True)
+
+
+def saved_photograph(folder, height, width):
+    """Path of a PNG."""
+    from PIL import Image
+
+    path = os.path.join(folder, "image.png")
+    Image.fromarray(photograph(height, width)).save(path)
+    return path
+
+
+def measured_run(script, folder, run, image):
+    """Seconds and peak bytes of a script with few iterations."""
+    command = [sys.executable, os.path.join(scripts.ROOT, script + ".py")]
+    command += ["--checkpoint_dir", folder, "compress", run, image, "--results_dir", ""]
+    command += FLAGS.get(script, ITERATIONS)
+    begun = time.time()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(1)  # it has said why
+    return time.time() - begun, usage.ru_maxrss * 1024
+
+
 # --- Memory ----------------------------------------------------------------------------------
 
 MEMORY_SIZES = [(256, 256), (512, 768), (1024, 1024), (1536, 2048)]
+LARGE = (3000, 4000)
+METHODS = {
+    "mbt2018": ("mbt2018", "ste", "unoise", "map", "danneal", "sga"),
+    "mbt2018_bb": ("bb_plain", "bb_no_sga", "bb_sga"),
+}
 
 
 def bench_memory(args):
     """Peak resident size and seconds of runs of a few iterations."""
-    from PIL import Image
-
-    print("| image | peak | run of 3 iterations |")
-    print("|---|---|---|")
+    print("| script | image | peak | run of {} iterations |".format(FEW))
+    print("|---|---|---|---|")
+    cases = [("mbt2018", "sga", *size) for size in MEMORY_SIZES]
+    if args.large:
+        cases += [(model, script, *LARGE) for model in METHODS for script in METHODS[model]]
     with tempfile.TemporaryDirectory() as folder:
-        run = untrained(folder, 192)
-        for height, width in MEMORY_SIZES + ([(3000, 4000)] if args.large else []):
-            path = os.path.join(folder, "image.png")
-            Image.fromarray(photograph(height, width)).save(path)
-            command = [sys.executable, os.path.join(scripts.ROOT, "sga.py")]
-            command += ["--checkpoint_dir", folder, "compress", run, path]
-            command += ["--sga_its", "3", "--results_dir", ""]
-            begun = time.time()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            if status:
-                sys.exit(1)  # it has said why
-            peak = usage.ru_maxrss * 1024
-            line = "| {} × {} | {:.2f} GB | {:.1f} s |"
-            print(line.format(width, height, peak / 1e9, time.time() - begun), flush=True)
+        for model, script, height, width in cases:
+            image = saved_photograph(folder, height, width)
+            run = untrained(folder, 192, model)
+            seconds, peak = measured_run(script, folder, run, image)
+            line = "| {}.py | {} × {} | {:.2f} GB | {:.1f} s |"
+            print(line.format(script, width, height, peak / 1e9, seconds), flush=True)
 
 
 def main():
@@ -293,6 +333,7 @@ def main():
 BENCHES = {
     "iterations": bench_iterations,
     "training": bench_training,
+    "startup": bench_startup,
     "memory": bench_memory,
 }
 

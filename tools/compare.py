@@ -14,14 +14,12 @@ import sys
 import numpy as np
 import scripts
 
-sys.path.insert(0, scripts.ROOT)
-
-import utils  # noqa: E402
-from coding import container  # noqa: E402
+import utils
+from coding import container
 
 RUNS = {
-    "mbt2018-num_filters=32-lmbda=0.01": ["mbt2018", "ste", "unoise", "map", "danneal", "sga"],
-    "mbt2018_bb-num_filters=32-lmbda=0.01": ["bb_plain", "bb_no_sga", "bb_sga"],
+    scripts.demo_run("mbt2018"): ["mbt2018", "ste", "unoise", "map", "danneal", "sga"],
+    scripts.demo_run("mbt2018_bb"): ["bb_plain", "bb_no_sga", "bb_sga"],
 }
 COLUMNS = ["est_bpp", "actual_bpp", "psnr", "msssim", "mse", "est_rd_loss", "seconds"]
 
@@ -34,10 +32,9 @@ def main():
     parser.add_argument("--csv", default="", help="file for one row per image and method")
     args = parser.parse_args()
     os.makedirs(args.output, exist_ok=True)
-    paths = sorted(path for pattern in args.images for path in glob.glob(pattern))
-    width, height = (int(side) for side in args.crop.split("x"))
+    paths = scripts.photographs(args.images)
     crops = os.path.join(args.output, "crops.npy")
-    pixels = np.stack([centre_crop(utils.read_image(path), height, width) for path in paths])
+    pixels = scripts.centre_crops(args.images, args.crop)
     with utils.atomic_write(crops) as file:
         np.save(file, pixels)
 
@@ -51,20 +48,12 @@ def main():
                 values = ["{:.6g}".format(result[column][index]) for column in COLUMNS]
                 rows.append([name, script, result["table_row"], *values])
     print_table(table)
-    print_sizes(table, args.output, width * height)
+    print_sizes(table, args.output, pixels.shape[1] * pixels.shape[2])
     if args.csv:
         with open(args.csv, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "script", "table_row", *COLUMNS])
             writer.writerows(rows)
-
-
-def centre_crop(image, height, width):
-    """The middle of uint8 (H, W, 3), turned where it is upright."""
-    if image.shape[0] > image.shape[1]:
-        image = np.rot90(image)
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
 
 
 def measure(script, run, crops, output):

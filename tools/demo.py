@@ -12,7 +12,7 @@ import numpy as np
 import scripts
 from PIL import Image, ImageDraw
 
-RUN = "mbt2018-num_filters=32-lmbda=0.01"
+RUN = scripts.demo_run("mbt2018")
 
 
 def main():
