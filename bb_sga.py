@@ -8,6 +8,7 @@
 """
 
 import inference
+import sga_plus
 import tf_boilerplate
 from quiet_tf import tf
 from sga import SGA
@@ -24,7 +25,7 @@ class BBSGA(inference.BitsBackMethod):
         "r_lr": (3e-3, "learning rate of the second stage"),
     }
     rate_flags = ("r_its", "r_lr")
-    presets = SGA.presets
+    presets = sga_plus.BITS_BACK_PRESETS
     temperature = SGA.temperature
     learning_rate = SGA.learning_rate
     relax = SGA.relax

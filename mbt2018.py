@@ -55,13 +55,17 @@ def training_graph(x, num_filters, lmbda):
         entropy_models.density(num_filters, lambda name, *_: variables[Mbt2018.prior_scope + name]),
         sigma_min=entropy_models.SIGMA_MIN,
     )
-    y = model.analysis(x)
-    latents = {"y": y, **model.hyper_analysis(y)}
-    noisy = {
-        name: value + tf.random.uniform(tf.shape(value), -0.5, 0.5)
-        for name, value in latents.items()
-    }
-    return model.rate_distortion(x, lmbda, **noisy) + (bottleneck,)
+
+    def loss(x):
+        y = model.analysis(x)
+        latents = {"y": y, **model.hyper_analysis(y)}
+        noisy = {
+            name: value + tf.random.uniform(tf.shape(value), -0.5, 0.5)
+            for name, value in latents.items()
+        }
+        return model.rate_distortion(x, lmbda, **noisy)
+
+    return tf_boilerplate.by_cores(loss, x) + (bottleneck,)
 
 
 if __name__ == "__main__":

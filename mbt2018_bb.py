@@ -30,11 +30,15 @@ def training_graph(x, num_filters, lmbda):
         sigma_min=entropy_models.SIGMA_MIN,
         q_sigma_max=10**0.5,
     )
-    y = model.analysis(x)
-    y_tilde = y + tf.random.uniform(tf.shape(y), -0.5, 0.5)
-    q = model.hyper_analysis(y)
-    latents = model.sample(normal=tf.random.normal(tf.shape(q["z_mean"])), **q)
-    return model.rate_distortion(x, lmbda, y_tilde, **latents) + (None,)
+
+    def loss(x):
+        y = model.analysis(x)
+        y_tilde = y + tf.random.uniform(tf.shape(y), -0.5, 0.5)
+        q = model.hyper_analysis(y)
+        latents = model.sample(normal=tf.random.normal(tf.shape(q["z_mean"])), **q)
+        return model.rate_distortion(x, lmbda, y_tilde, **latents)
+
+    return tf_boilerplate.by_cores(loss, x) + (None,)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,12 @@ PRESETS = {
     },
 }
 
+# Those of bb_sga.py, whose second stage needs fewer iterations too.
+BITS_BACK_PRESETS = {
+    "fast": {**PRESETS["fast"], "r_its": 100, "r_lr": 0.03},
+    "best": {**PRESETS["best"], "r_its": 500, "r_lr": 0.01},
+}
+
 
 def schedule_time(t, args):
     """Iteration `t` on the scale of the paper's schedule, float32."""

@@ -301,3 +301,24 @@ def test_patches_are_parts_of_the_images(photos):
     assert len({patch.tobytes() for patch in batch}) == 4
     with pytest.raises(InputError):
         patches.find_images(str(photos / "nothing*"), 16)
+
+
+def test_parts_of_a_batch_are_the_whole(monkeypatch):
+    x = np.random.RandomState(0).uniform(size=(6, 4, 4, 3)).astype(np.float32)
+    results = []
+    for cores in (1, 4):  # of which 3 are used, as 6 is divided by that
+        monkeypatch.setattr(tf_boilerplate, "_cores", lambda cores=cores: cores)
+        with tf.Graph().as_default(), tf.Session(config=tf_boilerplate.cores_config(6)) as session:
+            weights = tf.constant([1.0, 2.0, 3.0])
+            parts = []
+
+            def loss(x, parts=parts, weights=weights):
+                parts.append(x.shape.as_list()[0])
+                each = tf.reduce_sum((x * weights) ** 3, axis=(1, 2, 3))
+                return tf.reduce_mean(each), {"each": each}
+
+            total, metrics = tf_boilerplate.by_cores(loss, tf.constant(x))
+            results.append(session.run([total, metrics["each"], tf.gradients(total, weights)[0]]))
+        assert parts == ([6] if cores == 1 else [2, 2, 2])
+    for whole, joined in zip(*results):
+        np.testing.assert_allclose(joined, whole, rtol=1e-6)

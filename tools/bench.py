@@ -211,6 +211,7 @@ def training_step(module, n, patch, pattern):
     import numpy as np
 
     import patches
+    import tf_boilerplate
     from quiet_tf import tf
 
     if pattern:
@@ -221,7 +222,7 @@ def training_step(module, n, patch, pattern):
     loss, _, bottleneck = importlib.import_module(module).training_graph(x, n, 0.01)
     train_op = [tf.train.AdamOptimizer(1e-4).minimize(loss)]
     train_op += [tf.train.AdamOptimizer(1e-3).minimize(bottleneck.losses[0]), *bottleneck.updates]
-    session = tf.Session()
+    session = tf.Session(config=None if module == "plain" else tf_boilerplate.cores_config(8))
     session.run(tf.global_variables_initializer())
     return session.make_callable(tf.group(*train_op))
 
