@@ -91,7 +91,7 @@ def train(script, training_graph, args):
             checkpoint_dir=folder,
             scaffold=scaffold,
             hooks=hooks,
-            config=cores_config(args.batchsize),
+            config=cores_config(batch_parts(args.batchsize)),
             save_checkpoint_secs=None,
             save_summaries_steps=None,
             log_step_count_steps=None,
@@ -124,39 +124,32 @@ def train(script, training_graph, args):
 
 
 def by_cores(loss, x):
-    """`loss(x)`, a core at each part of the batch, in a session with `cores_config`.
+    """`loss(x)` from parts of the batch, at which the cores work side by side (`cores_config`).
 
-    That is faster than all cores at each of the many small operations of training.
+    That is faster than all cores at each of the many small operations, one after the other.
 
     Args:
       loss: function of patches (N, H, W, 3) that returns their mean loss and a dict of metrics,
         tensors (N, …).
       x: the batch.
     """
-    parts = _parts(x.shape.as_list()[0])
+    parts = batch_parts(x.shape.as_list()[0])
     losses, metrics = zip(*map(loss, tf.split(x, parts)))
     joined = {key: tf.concat([values[key] for values in metrics], 0) for key in metrics[0]}
     return tf.add_n(losses) / parts, joined
 
 
-def cores_config(batchsize):
-    """Configuration of a session for `by_cores`: many operations at once, of few threads each."""
+def cores_config(parts):
+    """Configuration of a session in which the cores work at so many parts side by side."""
     return tf.ConfigProto(
-        intra_op_parallelism_threads=-(-_cores() // _parts(batchsize)),
-        inter_op_parallelism_threads=_cores(),
+        intra_op_parallelism_threads=-(-utils.cores() // parts),
+        inter_op_parallelism_threads=utils.cores(),
     )
 
 
-def _parts(batchsize):
-    """Into how many parts of equal size a batch is cut."""
-    if tf.config.experimental.list_physical_devices("GPU"):
-        return 1
-    return max(n for n in range(1, _cores() + 1) if batchsize % n == 0)
-
-
-def _cores():
-    """Number of those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def batch_parts(batchsize):
+    """Into how many parts of equal size a batch is cut in training."""
+    return max(n for n in range(1, utils.cores() + 1) if batchsize % n == 0)
 
 
 def record_settings(folder, args):
@@ -235,7 +228,11 @@ class Evaluation:
             self._build_measurement(model, x, keys)
             initialiser = tf.global_variables_initializer()
             self.graph.finalize()
-        self.session = tf.Session(graph=self.graph, config=_session_config())
+        config = tf.ConfigProto()
+        # Grappler copies the constants of large models several times for each set of fetches.
+        # That takes seconds, and makes no iteration faster.
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+        self.session = tf.Session(graph=self.graph, config=config)
         self.session.run(initialiser)
 
     def _build_measurement(self, model, x, keys):
@@ -319,14 +316,6 @@ class Evaluation:
         metrics["latents_sha256"] = digests.digest(coded.latents)
         metrics.update(encode_seconds=coded.encode_seconds, decode_seconds=decode_seconds)
         return metrics, coded.record, reconstruction
-
-
-def _session_config():
-    """Without Grappler, which copies the constants of large models several times for each set of
-    fetches. That takes seconds, and makes no iteration faster."""
-    config = tf.ConfigProto()
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
-    return config
 
 
 @contextlib.contextmanager

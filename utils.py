@@ -233,6 +233,13 @@ def open_array(path):
     return array
 
 
+def cores():
+    """Number of those that this process may use; 1 where a GPU has the work."""
+    if tf.config.experimental.list_physical_devices("GPU"):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def file_sha256(path):
     """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()

@@ -34,6 +34,7 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, make, args), daemon=True)
         self.process.start()
+        theirs.close()  # so that `recv` fails if the process does
         self.pipe.recv()
 
     def turn(self, repetitions=1):
@@ -222,7 +223,8 @@ def training_step(module, n, patch, pattern):
     loss, _, bottleneck = importlib.import_module(module).training_graph(x, n, 0.01)
     train_op = [tf.train.AdamOptimizer(1e-4).minimize(loss)]
     train_op += [tf.train.AdamOptimizer(1e-3).minimize(bottleneck.losses[0]), *bottleneck.updates]
-    session = tf.Session(config=None if module == "plain" else tf_boilerplate.cores_config(8))
+    config = tf_boilerplate.cores_config(tf_boilerplate.batch_parts(8))
+    session = tf.Session(config=None if module == "plain" else config)
     session.run(tf.global_variables_initializer())
     return session.make_callable(tf.group(*train_op))
 
