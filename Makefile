@@ -8,6 +8,7 @@ help:
 	@echo "make parity   the longest: the reference on every input and seed, the order of the methods"
 	@echo "make compare  all nine methods with the demo models: IMAGES='a.png b.png' make compare"
 	@echo "make bench    speed and memory against the plain manner; BENCH=iterations for a part"
+	@echo "make sweep    what options and presets of SGA reach: SWEEP=budgets or presets, IMAGES='...'"
 	@echo "make lint     style of the code"
 
 setup:
@@ -34,8 +35,12 @@ BENCH =
 bench: setup
 	@$(PYTHON) tools/bench.py $(BENCH)
 
+SWEEP = budgets presets
+sweep: setup-dev
+	@for what in $(SWEEP); do $(PYTHON) tools/sweep.py $$what $(IMAGES) --report sweep || exit; done
+
 lint: setup-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 
-.PHONY: help setup setup-dev demo test parity compare bench lint
+.PHONY: help setup setup-dev demo test parity compare bench sweep lint

@@ -7,6 +7,7 @@ import numpy as np
 import plain
 import pytest
 import scipy.integrate
+import scipy.ndimage
 import scipy.special
 import scipy.stats
 import tensorflow_probability as tfp
@@ -321,3 +322,18 @@ def test_fitted_schedules_and_decays():
     plain_args = types.SimpleNamespace(fit_schedule=False, sga_its=500, lr=0.2, lr_final=1.0)
     assert evaluate(sga_plus.schedule_time(tf.constant(7), plain_args)) == [7]
     assert sga_plus.learning_rate(7, plain_args) == 0.2
+
+
+@pytest.mark.parametrize("size, noise", [((192, 256), 8), ((161, 205), 40), ((177, 161), 300)])
+def test_ms_ssim_equals_that_of_tensorflow(size, noise):
+    random = np.random.RandomState(1)
+    smooth = scipy.ndimage.gaussian_filter(random.normal(size=(*size, 3)), (3, 3, 0))
+    image = np.clip(128 + 400 * smooth, 0, 255).astype(np.uint8)
+    decoded = np.clip(image + random.normal(0, noise, image.shape), 0, 255).astype(np.uint8)
+    with tf.Graph().as_default(), tf.Session() as session:
+        pair = [tf.constant(v[None], tf.float32) for v in (image, decoded)]
+        (expected,) = session.run(tf.image.ssim_multiscale(*pair, 255))
+    result = utils.ms_ssim(image, decoded)
+    assert 0 <= expected < 0.99
+    np.testing.assert_allclose(result["msssim"], expected, rtol=0, atol=1e-5)
+    assert utils.ms_ssim(image, image)["msssim_db"] == np.inf
