@@ -309,6 +309,7 @@ def ms_ssim(image, decoded):
 
 MSSSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales
 MSSSIM_WINDOW = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+MSSSIM_WINDOW /= MSSSIM_WINDOW.sum()
 
 
 def _ms_ssim(x, y):
@@ -329,10 +330,9 @@ def _ms_ssim(x, y):
 
 def _blurred(plane):
     """Filtered with the window; the margin, where the window does not fit, is left out."""
-    window = MSSSIM_WINDOW / MSSSIM_WINDOW.sum()
     for axis in (0, 1):
-        plane = ndimage.correlate1d(plane, window, axis, mode="constant")
-    margin = len(window) // 2
+        plane = ndimage.correlate1d(plane, MSSSIM_WINDOW, axis, mode="constant")
+    margin = len(MSSSIM_WINDOW) // 2
     return plane[margin:-margin, margin:-margin]
 
 
