@@ -1,0 +1,10 @@
+"""Studies of many images, models and methods, and the figures of what comes out.
+
+    python -m study.run            methods × models × images, on the cores of a machine or a cluster
+    python -m study.report         tables, BD-rate and rate-distortion curves of results
+    python -m study.traces         the course of the optimisation, method against method
+    python -m study.look           an image as two methods code it, and where its bits went
+    python -m study.sga_landscape  the loss over two latents, and the way of SGA through it
+
+Needs the packages of `requirements-study.txt`; `--help` of each says more.
+"""

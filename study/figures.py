@@ -1,0 +1,40 @@
+"""What all figures have in common."""
+
+import os
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+import utils
+
+plt.switch_backend("Agg")
+
+# Of Okabe and Ito, which the colour-blind tell apart too; the yellow is left out, as it is pale.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
+MARKERS = "osD^vP*X"
+FORMATS = ("png", "svg")
+STYLE = {
+    "figure.dpi": 120,
+    "figure.constrained_layout.use": True,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "svg.hashsalt": "study",  # so that a figure drawn again is the same file
+}
+
+
+def subplots(*args, **kwargs):
+    """`plt.subplots` in the style of all figures."""
+    with plt.rc_context(STYLE):
+        return plt.subplots(*args, **kwargs)
+
+
+def save(figure, path):
+    """Writes a figure, in the format that the ending of `path` names, and closes it."""
+    suffix = os.path.splitext(path)[1][1:].lower()
+    if suffix not in FORMATS:
+        raise utils.InputError("{}: the name of a figure ends in .png or .svg".format(path))
+    metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+    with plt.rc_context(STYLE), utils.atomic_write(path) as file:
+        figure.savefig(file, format=suffix, metadata=metadata)
+    plt.close(figure)
