@@ -34,14 +34,15 @@ class BBSGA(inference.BitsBackMethod):
         def relaxed(t, y, z_mean, z_logvar):
             y_tilde = self.relax(y, t, self.noise.at(t, "y"))
             normal = self.noise.at(t, "z").normal(z_mean)
-            return self.loss(y=y_tilde, **self.model.sample(z_mean, z_logvar, normal))
+            return {"y": y_tilde, **self.model.sample(z_mean, z_logvar, normal)}
 
         def rounded(y, z_mean, z_logvar):
-            return self.loss(**self.sent(self.noise, tf.math.round(y), z_mean, z_logvar))
+            return self.sent(self.noise, tf.math.round(y), z_mean, z_logvar)
 
         y = self.model.analysis(self.x)
         stage = inference.Stage(
             {"y": y, **self.model.hyper_analysis(y)},
+            self.loss,
             relaxed,
             rounded,
             self.args.sga_its,

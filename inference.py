@@ -70,8 +70,9 @@ class Stage:
 
     Args:
       start: dict of tensors, the values that the latents start from.
-      relaxed: `relaxed(t, **latents)`, the loss to minimise and its metrics.
-      rounded: `rounded(**latents)`, the same of the latents as they are transmitted.
+      loss: `loss(**latents)`, a loss and its metrics.
+      relaxed: `relaxed(t, **latents)`, the latents whose loss is minimised.
+      rounded: `rounded(**latents)`, the latents as they are transmitted, y among them.
       its: iterations.
       learning_rate: tensor function of t, or one of a number.
       adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`.
@@ -88,6 +89,7 @@ class Stage:
     def __init__(
         self,
         start,
+        loss,
         relaxed,
         rounded,
         its,
@@ -100,25 +102,32 @@ class Stage:
         step = _variable(tf.zeros((), tf.int64))
         variables = _variables(start)
         remembered = _variables(start)
+        start_hat = rounded(**start)["y"]
+        first = _variable(start_hat)
 
         # One read for the gradient and all that is shown with it, so that they cannot disagree.
         t, before = step.read_value(), _values(variables)
-        loss, metrics = relaxed(t, **before)
+        objective, metrics = loss(**relaxed(t, **before))
         optimizer = tf.train.AdamOptimizer(
             learning_rate(t), adam.adam_beta1, adam.adam_beta2, adam.adam_epsilon
         )
-        gradients = tf.gradients(loss, list(before.values()))
+        gradients = tf.gradients(objective, list(before.values()))
         self.update = optimizer.apply_gradients(
             list(zip(gradients, variables.values())), global_step=step
         )
-        self._relaxed = _shown(loss, metrics)
+        self._relaxed = _shown(objective, metrics)
         if temperature is not None:
             self._relaxed["T"] = temperature(t)
         self.latents = _values(variables)
-        self._rounded = _shown(*rounded(**self.latents))
+        transmitted = rounded(**self.latents)
+        self._rounded = _shown(*loss(**transmitted))
+        # By more than half a step: around mu, the grid itself moves a little.
+        moved = tf.math.abs(transmitted["y"] - first.read_value()) > 0.5
+        self._rounded["y_changed"] = tf.reduce_mean(tf.cast(moved, tf.float32))
         self.start = tf.group(
             tf.variables_initializer(optimizer.variables() + [step]),
             _assign(variables, start),
+            first.assign(start_hat),
         )
         self._remember = _assign(remembered, self.latents)
         self._go_back = _assign(variables, _values(remembered))
@@ -133,8 +142,10 @@ class Stage:
             last, with dicts of the figures that the update of t saw, and of those after it.
 
         Returns:
-          dict of lists: `its`, `rd_loss`, `rd_loss_after_rounding`, and where there is one `T`,
-          every `RECORD_EVERY` iterations and at the last.
+          dict of lists, one value for every `RECORD_EVERY` iterations and the last: `its`, `T`
+          where there is one, `rd_loss`, `its_bpp` and `its_psnr`, the same three with
+          `_after_rounding`, and `its_y_changed_after_rounding`, the fraction of y that is
+          transmitted as another value than at the start.
         """
         session.run(self.start)
         update = session.make_callable(self.update)
@@ -158,14 +169,29 @@ class Stage:
             step(t + 1)
             if stops or final or t % RECORD_EVERY == 0:
                 show(t, relaxed, rounded)
-                record["its"].append(t)
-                record["rd_loss"].append(relaxed["rd_loss"])
-                if "T" in relaxed:
-                    record["T"].append(relaxed["T"])
-                record["rd_loss_after_rounding"].append(rounded["rd_loss"])
+                for key, value in _recorded(t, relaxed, rounded).items():
+                    record[key].append(value)
             if stops:
                 break
         return dict(record)
+
+
+RECORDED = {
+    "T": "T",
+    "rd_loss": "rd_loss",
+    "bpp": "its_bpp",  # "psnr" is a metric of the result
+    "psnr": "its_psnr",
+    "y_changed": "its_y_changed",
+}
+
+
+def _recorded(t, relaxed, rounded):
+    """What a result keeps of iteration t (see `Stage.run`)."""
+    return {
+        "its": t,
+        **{name: relaxed[key] for key, name in RECORDED.items() if key in relaxed},
+        **{n + "_after_rounding": rounded[key] for key, n in RECORDED.items() if key in rounded},
+    }
 
 
 def _variable(value):
@@ -343,8 +369,9 @@ class BaseMethod(Method):
         y = self.model.analysis(self.x)
         stage = Stage(
             {"y": y, **self.model.hyper_analysis(y)},
-            lambda t, y, z: self.loss(**self.relaxed(t, y, z)),
-            lambda y, z: self.loss(**self.rounded(y, z)),
+            self.loss,
+            self.relaxed,
+            self.rounded,
             self.args.sga_its,
             self.learning_rate,
             self.args,

@@ -517,16 +517,19 @@ def test_q_is_as_good_as_that_of_tensorflow(bb, bits_back_run):
         y = tf.constant(session.run(y))
         noise = inference.Noise(tf.constant([1], tf.int64))
 
-        def relaxed(t, z_mean, z_logvar):
+        def loss(**latents):
+            return tf.reduce_mean(model.rates(num_pixels, **latents)["bpp"]), {}
+
+        def sampled(t, z_mean, z_logvar):
             normal = noise.at(t, "z").normal(z_mean)
-            rates = model.rates(num_pixels, y, **model.sample(z_mean, z_logvar, normal))
-            return tf.reduce_mean(rates["bpp"]), {}
+            return {"y": y, **model.sample(z_mean, z_logvar, normal)}
 
         start = model.hyper_analysis(y)
         stage = inference.Stage(
             start,
-            relaxed,
-            lambda **q: relaxed(0, **q),
+            loss,
+            sampled,
+            lambda **q: sampled(0, **q),
             settings.its,
             lambda t: settings.lr,
             settings,
@@ -537,7 +540,7 @@ def test_q_is_as_good_as_that_of_tensorflow(bb, bits_back_run):
             bb, session.run(y)[0].astype(np.float64), num_pixels, settings, 0, no_step
         )
         q = {key: tf.placeholder(tf.float32, value.shape) for key, value in start.items()}
-        rate, _ = relaxed(tf.placeholder_with_default(0, (), "t"), **q)
+        rate, _ = loss(**sampled(tf.placeholder_with_default(0, (), "t"), **q))
         means = []
         for values in (
             session.run(start),

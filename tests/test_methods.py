@@ -106,11 +106,28 @@ def test_records_of_batches_that_stop_at_different_iterations(tmp_path, monkeypa
     both = results("map", PIXELS[:2], tmp_path, *flags)
     for index in range(2):
         alone = results("map", PIXELS[index : index + 1], tmp_path, *flags)
-        for key in ("rd_loss", "rd_loss_after_rounding"):
+        for key in ("rd_loss", "rd_loss_after_rounding", "its_psnr", "its_bpp_after_rounding"):
             row = dict(zip(both["its"], both[key][index]))
             assert {t: v for t, v in row.items() if np.isfinite(v)} == dict(
                 zip(alone["its"], alone[key])
             )
+
+
+@pytest.mark.parametrize("script", ["sga", "map", "bb_sga"])
+def test_record_agrees_with_itself_and_with_the_result(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "RECORD_EVERY", 10)
+    flags = ("--lambda", 0.02, "--sga_its", 31, "--save_reconstruction")
+    flags += ("--r_its", 2) if script == "bb_sga" else ()
+    result = results(script, PIXELS[:1], tmp_path, *flags)
+    for suffix in ("", "_after_rounding"):
+        mse = (result["rd_loss" + suffix] - result["its_bpp" + suffix]) / 0.02
+        # That of the loss is not in 8 bits.
+        psnr = 10 * np.log10(255**2 / mse)
+        np.testing.assert_allclose(result["its_psnr" + suffix], psnr, atol=0.05)
+    changed = result["its_y_changed_after_rounding"]
+    assert changed[0] < 0.05 < changed[-1] < 0.9 and (np.diff(changed) > 0).all()
+    start = results(script, PIXELS[:1], tmp_path, *flags[:2], "--sga_its", 1)
+    assert start["its_bpp"][0] == result["its_bpp"][0]
 
 
 def test_map_goes_back_to_the_best_check(tmp_path, monkeypatch):
