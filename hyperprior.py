@@ -213,6 +213,11 @@ def _size(images):
     return images.shape.as_list()[1:3]
 
 
+def is_of(model_class, run):
+    """Whether the checkpoint of a `utils.Run` is one of a model, `Mbt2018` or `Mbt2018BB`."""
+    return model_class.prior_scope + "matrix_0" in utils.read_checkpoint(run.checkpoint)[0]
+
+
 def load(model_class, run):
     """Reads a model's weights from a checkpoint and computes what depends on them alone.
 
@@ -227,7 +232,7 @@ def load(model_class, run):
       utils.InputError: the checkpoint is damaged or of another model.
     """
     reader = tf.train.load_checkpoint(run.checkpoint)
-    if not reader.has_tensor(model_class.prior_scope + "matrix_0"):
+    if not is_of(model_class, run):
         raise utils.InputError(
             "{}: this is no model of {}.py, which this script needs".format(
                 run.checkpoint, model_class.name

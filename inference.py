@@ -7,6 +7,8 @@ hyper-parameters; a method of your own subclasses either.
 """
 
 import collections
+import importlib
+import os
 import sys
 import zlib
 
@@ -314,6 +316,21 @@ class Method:
         loss, metrics = self.model.rate_distortion(self.x, self.args.lmbda, **latents)
         psnr = utils.quality(self.x, metrics["x_tilde"])["psnr"]
         return loss, {"mse": metrics["mse"], "bpp": metrics["bpp"], "psnr": psnr}
+
+
+def find_method(script):
+    """The method that `<script>.py` defines.
+
+    Raises:
+      utils.InputError: no such script of this project, or it defines none.
+    """
+    folder = os.path.dirname(os.path.abspath(__file__))
+    if script.isidentifier() and os.path.isfile(os.path.join(folder, script + ".py")):
+        for value in vars(importlib.import_module(script)).values():
+            is_method = isinstance(value, type) and issubclass(value, Method)
+            if is_method and value.__module__ == script:
+                return value
+    raise utils.InputError("{}: no script of that name is a method".format(script))
 
 
 class BaseMethod(Method):

@@ -363,9 +363,7 @@ def compress(method_class, args):
 
     run = utils.find_run(args.checkpoint_dir, args.runname, args.num_filters)
     if args.lmbda < 0:
-        if run.lmbda is None:
-            raise InputError("{}: this run name has no lmbda=…; give --lambda".format(run.name))
-        args.lmbda = run.lmbda
+        args.lmbda = run_lambda(run)
     images = utils.Images(args.eval_imgs, note)
     with naming(args.eval_imgs):
         container.check_size(*images.shape[:3])
@@ -401,7 +399,6 @@ def compress(method_class, args):
         sha256 = results["latents_sha256"] if writer.verify_elsewhere else None
         write_file(args, content, run, sha256)
     if path:
-        flags = ("lmbda", "seed", *method_class.flags, *method_class.coding_flags)
         provenance = {
             "script": method_class.script(),
             "table_row": method_class.row,
@@ -412,13 +409,26 @@ def compress(method_class, args):
             "input_sha256": images.sha256,
             "eval_batch_size": args.eval_batch_size,
         }
-        settings = {flag: getattr(args, flag) for flag in flags}
-        utils.write_result(path, {**provenance, **settings, **merge_records(records), **results})
+        values = {**provenance, **settings(method_class, args)}
+        utils.write_result(path, {**values, **merge_records(records), **results})
     for key in METRICS:
         if key in results:
             print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
     for written in filter(None, (path, args.output)):
         print("wrote {}".format(written))
+
+
+def run_lambda(run):
+    """λ of a run (`utils.Run`), where the command line does not give one."""
+    if run.lmbda is None:
+        raise InputError("{}: this run name has no lmbda=…; give --lambda".format(run.name))
+    return run.lmbda
+
+
+def settings(method_class, args):
+    """All numbers of the command line that a result depends on, by name."""
+    flags = ("lmbda", "seed", *method_class.flags, *method_class.coding_flags)
+    return {flag: getattr(args, flag) for flag in flags}
 
 
 METRICS = (

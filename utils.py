@@ -419,6 +419,14 @@ def newest_checkpoint(folder):
     return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
 
 
+def checkpoint_sha256(checkpoint):
+    """SHA-256 of the files of a checkpoint, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted(glob.glob(glob.escape(checkpoint) + ".*")):
+        digest.update(file_sha256(path).encode())
+    return digest.hexdigest()
+
+
 def unreadable_checkpoint(checkpoint, error):
     """The `InputError` for what TensorFlow said of a checkpoint."""
     return InputError(

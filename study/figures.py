@@ -3,6 +3,7 @@
 import os
 
 import matplotlib
+import matplotlib.lines
 import matplotlib.pyplot as plt
 
 import utils
@@ -27,6 +28,33 @@ def subplots(*args, **kwargs):
     """`plt.subplots` in the style of all figures."""
     with plt.rc_context(STYLE):
         return plt.subplots(*args, **kwargs)
+
+
+def looks(names):
+    """Keyword arguments of `plot` for lines that can be told apart, by name."""
+    number = len(COLOURS)
+    return {
+        name: {
+            "color": COLOURS[i % number],
+            "marker": MARKERS[(i + i // number) % len(MARKERS)],
+            "linestyle": ("-", "--", "-.")[i // number % 3],
+            "markersize": 5,
+        }
+        for i, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def line(label, **look):
+    """An entry for a legend."""
+    return matplotlib.lines.Line2D([], [], label=label, **look)
+
+
+def save_all(figure, stem):
+    """Writes a figure in all `FORMATS`; returns the paths, `stem` and the endings."""
+    paths = ["{}.{}".format(stem, suffix) for suffix in FORMATS]
+    for path in paths:
+        save(figure, path)
+    return paths
 
 
 def save(figure, path):

@@ -37,16 +37,7 @@ needs_golden = pytest.mark.skipif(
 )
 
 
-def method_class(script):
-    """The method that a script defines."""
-    module = importlib.import_module(script)
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, inference.Method)
-        and value.__module__ == script
-    )
+method_class = inference.find_method
 
 
 def compress(script, run, image, results_dir, *flags, checkpoint_dir, top=(), output=()):
@@ -54,7 +45,7 @@ def compress(script, run, image, results_dir, *flags, checkpoint_dir, top=(), ou
 
     `script` is the name of one, or a method class; None is returned where no result is written.
     """
-    method = method_class(script) if isinstance(script, str) else script
+    method = inference.find_method(script) if isinstance(script, str) else script
     argv = ["--checkpoint_dir", checkpoint_dir, *top, "compress", run, image, *output]
     argv += ["--results_dir", results_dir, *flags]
     tf_boilerplate.main(method, argv=[str(arg) for arg in argv])

@@ -1,0 +1,221 @@
+"""Rate-distortion curves, and the Bjøntegaard delta of one against another."""
+
+import collections
+import csv
+import glob
+import io
+import os
+import warnings
+
+import bjontegaard
+import numpy as np
+
+from study import tables
+from utils import InputError
+
+BD_POINTS = 4  # that a curve needs: a polynomial of degree 3 has as many coefficients
+INTERPOLATIONS = ("cubic", "pchip", "akima")
+PUBLISHED = "-psnr.csv"  # ends the names of files of published points
+
+Curve = collections.namedtuple("Curve", "dataset method points")
+Curve.__doc__ = """A method's means on a data set, by rising rate.
+
+points: list of dicts with `rate` (bits per pixel), `psnr` (dB), and what else is known.
+"""
+
+
+# --- Input -----------------------------------------------------------------------------------
+
+
+def read(paths, dataset):
+    """Rows and published curves of files and folders.
+
+    Args:
+      paths: tables by image (`tables.read_csv`), result files, files of published points, folders
+        of these.
+      dataset: what to call the data set of files that do not say.
+
+    Returns:
+      rows: list of dicts (`tables.COLUMNS`).
+      curves: list of `Curve`, of the published points.
+
+    Raises:
+      InputError: no such file, none in a folder, or one that is something else.
+    """
+    rows, curves = [], []
+    for path in paths:
+        if os.path.isdir(path):
+            inside = sorted(
+                name
+                for pattern in ("images.csv", "*.npz", "*" + PUBLISHED)
+                for name in glob.glob(os.path.join(glob.escape(path), pattern))
+            )
+            if not inside:
+                raise InputError(
+                    "{}: no images.csv, .npz or …{} in this folder".format(path, PUBLISHED)
+                )
+        else:
+            inside = [path]
+        for name in inside:
+            if name.endswith(".npz"):
+                rows += tables.rows_of_result(name, dataset)
+            elif name.endswith(PUBLISHED):
+                curves.append(read_published(name))
+            else:
+                rows += tables.read_csv(name, dataset)
+    return rows, curves
+
+
+def read_published(path):
+    """The `Curve` of a file of points: rate and PSNR, one row for each model, no header.
+
+    It is called by the names of file and folder: `kodak/sga-psnr.csv` is sga on kodak.
+    """
+    points = []
+    for number, cells in enumerate(csv.reader(io.StringIO(tables.read_text(path))), 1):
+        try:
+            rate, psnr = (float(cell) for cell in cells)
+        except ValueError:
+            raise InputError(
+                "{}: line {}: not two numbers, est_bpp and PSNR: {}".format(
+                    path, number, ",".join(cells)
+                )
+            )
+        points.append({"rate": rate, "psnr": psnr})
+    folder, name = os.path.split(os.path.abspath(path))
+    method = name[: -len(PUBLISHED)] if name.endswith(PUBLISHED) else os.path.splitext(name)[0]
+    return _curve("{}, published".format(os.path.basename(folder)), method, points, path)
+
+
+def of_rows(rows, rate):
+    """The `Curve`s of means over the images, in the order of `rows`.
+
+    Args:
+      rows: as `read` returns them.
+      rate: column for the rate.
+
+    Raises:
+      InputError: NaN; rows that do not make one point for each λ; means over different images.
+    """
+    points = collections.OrderedDict()
+    for mean in tables.means(rows):
+        where = "{}, {}, λ = {:g}".format(mean["dataset"], mean["method"], mean["lambda"])
+        if mean[rate] == "":
+            raise InputError("{}: not every image has {}".format(where, rate))
+        curve = points.setdefault((mean["dataset"], mean["method"]), [])
+        for other in curve:
+            if other["lambda"] == mean["lambda"]:
+                raise InputError(
+                    "{}: two models, {} and {}; --models picks one".format(
+                        where, other["model"], mean["model"]
+                    )
+                )
+        curve.append({**mean, "rate": mean[rate]})
+    _check_same_images(rows)
+    return [_curve(*key, curve, "{}, {}".format(*key)) for key, curve in points.items()]
+
+
+def _check_same_images(rows):
+    """Raises `InputError` unless all points of a data set are means over the same images."""
+    sets = collections.OrderedDict()
+    for row in rows:
+        key = (row["dataset"], row["method"], row["lambda"])
+        images = sets.setdefault(key, set())
+        if row["image"] in images:
+            raise InputError("{}, {}, λ = {:g}: {} twice".format(*key, row["image"]))
+        images.add(row["image"])
+    first = {}
+    for key, images in sets.items():
+        reference, expected = first.setdefault(key[0], (key, images))
+        if images != expected:
+            raise InputError(
+                "{}, {}, λ = {:g}: not the images of {}, λ = {:g} (one of them has no {}); means "
+                "over different images cannot be compared: --common takes those that all "
+                "have".format(*key, *reference[1:], min(images ^ expected))
+            )
+
+
+def in_common(rows):
+    """The rows of those images that all methods and λ of their data set have."""
+    sets = collections.defaultdict(lambda: collections.defaultdict(set))
+    for row in rows:
+        sets[row["dataset"]][row["method"], row["lambda"]].add(row["image"])
+    common = {name: set.intersection(*groups.values()) for name, groups in sets.items()}
+    for name, images in common.items():
+        if not images:
+            raise InputError("{}: no image that all methods and λ have".format(name))
+    return [row for row in rows if row["image"] in common[row["dataset"]]]
+
+
+def _curve(dataset, method, points, where):
+    for point in points:
+        if not (np.isfinite(point["psnr"]) and np.isfinite(point["rate"]) and point["rate"] > 0):
+            raise InputError(
+                "{}: a point of {} bits per pixel and {} dB".format(
+                    where, point["rate"], point["psnr"]
+                )
+            )
+    return Curve(dataset, method, sorted(points, key=lambda point: point["rate"]))
+
+
+# --- Bjøntegaard delta -----------------------------------------------------------------------
+
+Delta = collections.namedtuple("Delta", "bd_rate bd_psnr bd_rate_msssim overlap reason")
+Delta.__doc__ = """A curve against an anchor.
+
+bd_rate: percent of the rate, at equal PSNR; bd_psnr: dB, at equal rate; bd_rate_msssim: percent of
+the rate, at equal MS-SSIM in dB; overlap: fraction of the PSNR that either curve covers which both
+cover. None for what there is not, and in `reason` why.
+"""
+
+
+def delta(anchor, curve, interpolation):
+    """The `Delta` of one `Curve` against another, by one of `INTERPOLATIONS`."""
+    for one in (curve, anchor):
+        reason = _unfit(one, "psnr")
+        if reason:
+            return Delta(None, None, None, None, "{} has {}".format(one.method, reason))
+    low, high = zip(*(_range(one, "psnr") for one in (anchor, curve)))
+    overlap = max(min(high) - max(low), 0) / (max(high) - min(low))
+    if not overlap:
+        reason = "the curves share no PSNR: {:.2f} to {:.2f} dB, and {:.2f} to {:.2f} dB"
+        ranges = (*_range(anchor, "psnr"), *_range(curve, "psnr"))
+        return Delta(None, None, None, 0.0, reason.format(*ranges))
+    bd_rate = _bd(bjontegaard.bd_rate, anchor, curve, "psnr", interpolation)
+    bd_psnr = _bd(bjontegaard.bd_psnr, anchor, curve, "psnr", interpolation)
+    bd_rate_msssim = None
+    if not any(_unfit(one, "msssim_db") for one in (anchor, curve)):
+        bd_rate_msssim = _bd(bjontegaard.bd_rate, anchor, curve, "msssim_db", interpolation)
+    reason = "" if bd_psnr is not None else "the curves share no rate"
+    return Delta(bd_rate, bd_psnr, bd_rate_msssim, overlap, reason)
+
+
+def _unfit(curve, quality):
+    """Why a curve has no Bjøntegaard delta; None where it has."""
+    values = [point.get(quality, "") for point in curve.points]
+    if len(values) < BD_POINTS:
+        return "{} of the {} points that it takes".format(len(values), BD_POINTS)
+    if "" in values or not np.isfinite(values).all():
+        return "points without {}".format(quality)
+    rates = [point["rate"] for point in curve.points]
+    if not (np.diff(values) > 0).all() or not (np.diff(rates) > 0).all():
+        return "a {} that does not rise with the rate".format(quality)
+    return None
+
+
+def _range(curve, quality):
+    values = [point[quality] for point in curve.points]
+    return min(values), max(values)
+
+
+def _bd(function, anchor, curve, quality, interpolation):
+    """None where the curves do not overlap."""
+    columns = [
+        np.array([point[key] for point in one.points])
+        for one in (anchor, curve)
+        for key in ("rate", quality)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the overlap is reported
+        value = function(*columns, method=interpolation, require_matching_points=False)
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,289 @@
+"""Means, Bjøntegaard deltas and rate-distortion figures of results.
+
+    python -m study.report results/mine --output results/mine
+
+reads tables by image (`images.csv` of `study.run`, or any CSV with the columns image, method,
+lambda, est_bpp and psnr), result files of the scripts (`.npz`), published points
+(`<method>-psnr.csv`: rate and PSNR, a row for each model, no header), and folders of these. It
+prints the means over the images, and the BD-rate and BD-PSNR of each method against the anchor. The
+output folder gets both as text (report.txt), CSV (points.csv, bd.csv) and JSON (report.json), and
+figures as PNG and SVG.
+
+BD-rate is the mean difference of the logarithm of the rate at equal quality, BD-PSNR that of the
+quality at equal logarithm of the rate, between curves through the points of two methods. With
+`--interpolation cubic` these are polynomials of degree 3 (least squares; Bjøntegaard 2001,
+VCEG-M33), with pchip and akima piecewise ones through all points.
+"""
+
+import fnmatch
+import json
+import os
+
+import numpy as np
+
+import utils
+from study import command, curves, figures, tables
+from utils import InputError
+
+RATES = ("est_bpp", "net_bpp", "actual_bpp")
+LEAST_OVERLAP = 0.75  # below which a note says that a delta speaks for a part of the curves only
+
+POINT_COLUMNS = ("dataset", "method", "rate", *tables.MEANS[2:])
+DELTA_COLUMNS = ("dataset", "method", "anchor", *curves.Delta._fields)
+
+
+def main(argv=None):
+    args = parse(argv)
+    rows, found = curves.read(args.inputs, args.dataset)
+    rows = [row for row in rows if _wanted(row, args)]
+    if args.common:
+        rows = curves.in_common(rows)
+    found = curves.of_rows(rows, args.rate) + [c for c in found if c.method in args.methods]
+    if not found:
+        raise InputError("{}: nothing there for this report".format(" ".join(args.inputs)))
+    beside = [] if not args.published else curves.read(args.published, "")[1]
+    names = ["report.txt", "points.csv", "bd.csv", "report.json"]
+    paths = [os.path.join(args.output, name) for name in names]
+    for path in paths:
+        utils.check_writable(path)
+
+    points = [
+        {"dataset": curve.dataset, "method": curve.method, **point}
+        for curve in found
+        for point in curve.points
+    ]
+    deltas = compare(found, args)
+    text = "{}\n{}".format(means_text(points, args.rate), deltas_text(deltas, args))
+    report = {
+        "rate": args.rate,
+        "anchor": args.anchor,
+        "interpolation": args.interpolation,
+        "points": [{key: value for key, value in p.items() if value != ""} for p in points],
+        "deltas": deltas,
+    }
+    print(text)
+    contents = (
+        text.encode() + b"\n",
+        tables.to_csv([{**dict.fromkeys(POINT_COLUMNS, ""), **p} for p in points], POINT_COLUMNS),
+        tables.to_csv(
+            [{k: "" if v is None else v for k, v in d.items()} for d in deltas], DELTA_COLUMNS
+        ),
+        json.dumps(report, indent=1, ensure_ascii=False).encode() + b"\n",
+    )
+    for path, content in zip(paths, contents):
+        utils.write_bytes(path, content)
+    paths += draw_all(rows, found, beside, args)
+    print("wrote {} to {}".format(", ".join(map(os.path.basename, paths)), args.output))
+
+
+def parse(argv):
+    parser = command.parser("study.report", __doc__)
+    add = parser.add_argument
+    add("inputs", nargs="+", help="tables, result files, published points, folders")
+    add("--anchor", default="mbt2018", metavar="METHOD", help="to compare with (mbt2018)")
+    add("--methods", nargs="+", default=_All(), metavar="METHOD", help="to report (all)")
+    add("--models", nargs="+", default=["*"], metavar="RUNNAME", help="and patterns of them (all)")
+    add("--rate", choices=RATES, default="est_bpp", help="bits per pixel to compare (est_bpp)")
+    add(
+        "--interpolation",
+        choices=curves.INTERPOLATIONS,
+        default="cubic",
+        help="of the curves for the deltas (cubic)",
+    )
+    add("--common", action="store_true", help="only the images that all methods and λ have")
+    add(
+        "--published",
+        nargs="+",
+        metavar="PATH",
+        help="published points to draw beside, such as results/kodak",
+    )
+    add("--dataset", default="images", help="name of a data set that has none (images)")
+    add("--output", default="./report", metavar="DIR", help="(./report)")
+    return parser.parse_args(argv)
+
+
+class _All:
+    def __contains__(self, method):
+        return True
+
+
+def _wanted(row, args):
+    model = row.get("model", "")
+    return row["method"] in args.methods and any(fnmatch.fnmatch(model, p) for p in args.models)
+
+
+# --- Tables ----------------------------------------------------------------------------------
+
+
+def compare(found, args):
+    """The deltas of all curves against the anchor of their data set: dicts (`DELTA_COLUMNS`)."""
+    anchors = {curve.dataset: curve for curve in found if curve.method == args.anchor}
+    deltas = []
+    for curve in found:
+        if curve.method == args.anchor:
+            continue
+        if curve.dataset not in anchors:
+            raise InputError(
+                "--anchor: {} has no {}, but {}".format(
+                    curve.dataset,
+                    args.anchor,
+                    ", ".join(c.method for c in found if c.dataset == curve.dataset),
+                )
+            )
+        value = curves.delta(anchors[curve.dataset], curve, args.interpolation)
+        names = {"dataset": curve.dataset, "method": curve.method, "anchor": args.anchor}
+        deltas.append({**names, **value._asdict()})
+    return deltas
+
+
+def means_text(points, rate):
+    """The points as a table."""
+    header = ["data set", "method", "λ", "images", rate, "PSNR", "MS-SSIM", "λ·MSE+bpp", "seconds"]
+    keys = ["dataset", "method", "lambda", "images", "rate", "psnr", "msssim", "est_rd_loss"]
+    keys.append("seconds")
+    formats = ["{}", "{}", "{:g}", "{}", "{:.4f}", "{:.3f}", "{:.4f}", "{:.4f}", "{:.1f}"]
+    return _aligned(header, [_cells(keys, formats, point) for point in points])
+
+
+def deltas_text(deltas, args):
+    """The deltas as a table, and what has to be said of them."""
+    header = ["data set", "method", "BD-rate", "BD-PSNR", "BD-rate (MS-SSIM)", "overlap"]
+    formats = ["{}", "{}", "{:+.2f}%", "{:+.3f} dB", "{:+.2f}%", "{:.0%}"]
+    keys = ["dataset", "method", "bd_rate", "bd_psnr", "bd_rate_msssim", "overlap"]
+    lines = [_aligned(header, [_cells(keys, formats, delta) for delta in deltas])]
+    if not deltas:
+        lines = []
+    else:
+        lines.append("Against {}; {} interpolation.".format(args.anchor, args.interpolation))
+    for delta in deltas:
+        name = "{}, {}: ".format(delta["dataset"], delta["method"])
+        if delta["reason"]:
+            lines.append(name + "no delta: " + delta["reason"])
+        elif delta["overlap"] < LEAST_OVERLAP:
+            lines.append(
+                name
+                + "speaks for the {:.0%} of the curves' PSNR that both have".format(
+                    delta["overlap"]
+                )
+            )
+    return "\n".join(lines)
+
+
+def _cells(keys, formats, values):
+    """Texts of some of `values`; a dash for what is not there."""
+    cells = (values.get(key, "") for key in keys)
+    return ["–" if c in ("", None) else f.format(c) for f, c in zip(formats, cells)]
+
+
+def _aligned(header, lines):
+    """A table as text: two columns of names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *lines)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in [header, *lines]
+    )
+
+
+# --- Figures ---------------------------------------------------------------------------------
+
+QUALITIES = {"psnr": "PSNR, dB", "msssim_db": "MS-SSIM, dB (−10 log₁₀(1 − MS-SSIM))"}
+
+
+def draw_all(rows, found, beside, args):
+    """Draws the figures of all data sets; returns their paths."""
+    methods = [args.anchor, *(curve.method for curve in found + beside)]
+    looks = figures.looks(methods)  # the same in all figures
+    paths = []
+    for dataset in dict.fromkeys(curve.dataset for curve in found):
+        of_set = [curve for curve in found if curve.dataset == dataset]
+        drawn = {}
+        for quality in QUALITIES:
+            if all(_has(curve, quality) for curve in of_set):
+                others = [curve for curve in beside if _has(curve, quality)]
+                name = quality.replace("_db", "")
+                drawn[name] = draw_curves(of_set, others, quality, args.rate, looks)
+        gains = gains_by_image([row for row in rows if row["dataset"] == dataset], args.anchor)
+        if gains:
+            drawn["gain"] = draw_gains(gains, args.anchor, looks)
+        for name, figure in drawn.items():
+            stem = "{}-{}".format(dataset.replace(", ", "-"), name)
+            paths += figures.save_all(figure, os.path.join(args.output, stem))
+    return paths
+
+
+def _has(curve, quality):
+    values = [point.get(quality, "") for point in curve.points]
+    return "" not in values and np.isfinite(values).all()
+
+
+def draw_curves(found, beside, quality, rate, looks):
+    """Rate-distortion curves of one data set; those `beside` are drawn in pale."""
+    figure, axes = figures.subplots(figsize=(8, 5.5))
+    for curve in beside:
+        label = "{} ({})".format(curve.method, curve.dataset)
+        look = {**looks[curve.method], "linestyle": ":", "alpha": 0.5}
+        axes.plot(*_columns(curve, quality), **look, label=label)
+    for curve in found:
+        axes.plot(*_columns(curve, quality), **looks[curve.method], label=curve.method)
+    axes.set_xlabel("rate, bits per pixel ({})".format(rate))
+    axes.set_ylabel(QUALITIES[quality])
+    axes.set_title(found[0].dataset)
+    axes.legend(loc="lower right", fontsize="small")
+    return figure
+
+
+def _columns(curve, quality):
+    return zip(*((point["rate"], point[quality]) for point in curve.points))
+
+
+def gains_by_image(rows, anchor):
+    """By how much the loss λ·MSE + bpp lies below the anchor's.
+
+    Returns:
+      dict of method to a dict of image to percent, the mean over all λ; empty where rows have no
+      loss.
+    """
+    losses = {(r["method"], r["lambda"], r["image"]): r.get("est_rd_loss", "") for r in rows}
+    if "" in losses.values():
+        return {}
+    gains = {}
+    for (method, lmbda, image), loss in losses.items():
+        base = losses.get((anchor, lmbda, image))
+        if method != anchor and base is not None:
+            gain = 100 * (1 - loss / base)
+            gains.setdefault(method, {}).setdefault(image, []).append(gain)
+    return {
+        method: {image: float(np.mean(values)) for image, values in by_image.items()}
+        for method, by_image in gains.items()
+    }
+
+
+MOST_NAMES = 40  # of images that fit below an axis
+
+
+def draw_gains(gains, anchor, looks):
+    """The gain of each method on each image, images by that of the method with the largest."""
+    best = max(gains, key=lambda method: np.mean(list(gains[method].values())))
+    images = sorted(gains[best], key=gains[best].get)
+    figure, axes = figures.subplots(figsize=(max(8, min(16, 0.35 * len(images))), 5))
+    axes.axhline(0, color="0.5", linewidth=1)
+    for method, by_image in gains.items():
+        values = [by_image.get(image, np.nan) for image in images]
+        mean = np.mean(list(by_image.values()))
+        label = "{} (mean {:.2f}%)".format(method, mean)
+        axes.plot(range(len(images)), values, **{**looks[method], "linestyle": ""}, label=label)
+    axes.set_ylabel("fall of λ·MSE + bpp below that of {}, %".format(anchor))
+    if len(images) <= MOST_NAMES:
+        axes.set_xticks(range(len(images)))
+        axes.set_xticklabels(images, rotation=45, ha="right")
+    else:
+        axes.set_xlabel("{} images, by the gain of {}".format(len(images), best))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize="small")
+    return figure
+
+
+if __name__ == "__main__":
+    command.run("study.report", main)

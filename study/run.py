@@ -1,0 +1,204 @@
+"""Runs methods × models × images: each image with each method and each model that it is for.
+
+    python -m study.run kodak/ --models 'mbt2018*-num_filters=32-*' --output results/mine
+
+writes a result file for each task, a table by image (`images.csv`) and one of means (`means.csv`)
+into the output folder. Tasks run side by side on the cores of this machine, or on the workers of a
+Dask cluster. What is done already, of the same pixels, settings and checkpoint, is not done again:
+after an interruption, whatever its kind, the same command goes on.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+
+import distributed
+import numpy as np
+
+import utils
+from study import command, tables, tasks
+from utils import InputError
+
+METHODS = (
+    "mbt2018",
+    "ste",
+    "unoise",
+    "map",
+    "danneal",
+    "sga",
+    "bb_plain",
+    "bb_no_sga",
+    "bb_sga",
+)
+
+
+def main(argv=None):
+    args = parse(argv)
+    images = tasks.find_images(args.images, args.crop)
+    models = tasks.find_models(args.checkpoint_dir, args.models)
+    methods = list(dict.fromkeys(args.methods))
+    wanted = tasks.make_tasks(images, methods, models)
+    images_csv, means_csv = (
+        os.path.join(args.output, name) for name in ("images.csv", "means.csv")
+    )
+    for path in (images_csv, means_csv):
+        utils.check_writable(path)
+    missing = [task for task in wanted if not is_done(args.output, task)]
+    line = "{} tasks ({} images, {} methods, {} models), of which {} are done already"
+    numbers = (len(images), len(methods), len(models), len(wanted) - len(missing))
+    print(line.format(len(wanted), *numbers), flush=True)
+    failures = compute(missing, args) if missing else {}
+    rows = [
+        row
+        for task in wanted
+        if task.key not in failures
+        for row in tables.rows_of_result(result_path(args.output, task), args.dataset)
+    ]
+    utils.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
+    utils.write_bytes(means_csv, tables.to_csv(tables.means(rows), tables.MEANS))
+    print("wrote {} and {}".format(images_csv, means_csv))
+    if failures:
+        print("{} of {} tasks failed, and are not in them".format(len(failures), len(wanted)))
+    return 1 if failures else 0
+
+
+def parse(argv):
+    parser = command.parser("study.run", __doc__)
+    add = parser.add_argument
+    add("images", nargs="+", help="folders, patterns, image files, uint8 .npy (n, H, W, 3)")
+    add(
+        "--methods",
+        nargs="+",
+        default=METHODS,
+        metavar="METHOD",
+        help="scripts, with flags of their own in quotes: sga 'sga --preset fast' (all nine)",
+    )
+    add(
+        "--models",
+        nargs="+",
+        default=["*"],
+        metavar="RUNNAME",
+        help="run folders in --checkpoint_dir, or patterns of them (all)",
+    )
+    add("--checkpoint_dir", default="./checkpoints", metavar="DIR", help="(./checkpoints)")
+    add("--output", default="./results/study", metavar="DIR", help="(./results/study)")
+    add("--dataset", default="images", help="what the tables call these images (images)")
+    add("--crop", type=_size, metavar="WxH", help="take the middle of each image, WxH or HxW")
+    add("--workers", type=_positive, metavar="N", help="tasks at a time (one for each core)")
+    add(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="of a task (cores / workers, on a cluster 1)",
+    )
+    add("--scheduler", metavar="ADDRESS", help="of a Dask cluster to run on, tcp://host:port")
+    add("--retries", type=int, default=2, help="of a task that fails (2)")
+    args = parser.parse_args(argv)
+    if args.scheduler and args.workers:
+        parser.error("--workers: a cluster (--scheduler) has its own")
+    return args
+
+
+def _size(text):
+    try:
+        width, height = (_positive(side) for side in text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError("{!r} is not <width>x<height>".format(text))
+    return width, height
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def title(task):
+    """What messages call a task."""
+    return "{}, {}, {}".format(task.image.name, task.method, task.run.name)
+
+
+def result_path(output, task):
+    """Where the result of a task goes."""
+    name = "{}-{}.npz".format(task.image.name, task.key)
+    return os.path.join(output, "tasks", task.method.split()[0], task.run.name, name)
+
+
+def is_done(output, task):
+    """Whether a whole result of a task is there."""
+    path = result_path(output, task)
+    try:
+        with np.load(path, allow_pickle=False) as result:
+            # Reading all of it checks that nothing of it is damaged.
+            return str({key: result[key] for key in result.files}["task"]) == task.key
+    except Exception:  # not there, or damaged: zipfile, zlib and a dozen more
+        return False
+
+
+# --- Dask ------------------------------------------------------------------------------------
+
+
+def compute(missing, args):
+    """Runs tasks, and writes their results as they come.
+
+    Returns:
+      dict from the keys of the tasks that failed to the reasons.
+    """
+    failures = {}
+    with _client(args, len(missing)) as (client, threads), utils.Progress(
+        len(missing), title="tasks"
+    ) as progress:
+        futures = {
+            client.submit(
+                tasks.run_task,
+                task,
+                threads,
+                key="{} {}".format(title(task), task.key),
+                retries=args.retries,
+            ): task
+            for task in missing
+        }
+        for number, future in enumerate(distributed.as_completed(futures), 1):
+            task = futures[future]
+            try:
+                content = future.result()
+            except Exception as error:  # of the task; a worker that died; a cluster that is gone
+                failures[task.key] = error
+                print("failed: {}: {}".format(title(task), error), file=sys.stderr, flush=True)
+            else:
+                utils.write_bytes(result_path(args.output, task), content)
+            future.release()
+            (progress.show if progress.due() else progress.advance)(number)
+    return failures
+
+
+@contextlib.contextmanager
+def _client(args, number):
+    """A Dask client for so many tasks, and the threads that each may use."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if args.scheduler:
+        try:
+            client = distributed.Client(args.scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            raise InputError("--scheduler: {}: {}".format(args.scheduler, error))
+        with client:
+            yield client, args.threads or 1
+        return
+    cores = utils.cores()
+    workers = args.workers or max(1, min(number, cores // (args.threads or 1)))
+    threads = args.threads or max(1, cores // workers)
+    with distributed.LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        memory_limit=0,  # of Dask; the processes of the tasks are not counted there
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
+    ) as cluster, distributed.Client(cluster) as client:
+        yield client, threads
+
+
+if __name__ == "__main__":
+    command.run("study.run", main)

@@ -1,0 +1,160 @@
+"""Results of studies as tables: from result files to rows by image, and to means."""
+
+import collections
+import csv
+import io
+import os
+
+import numpy as np
+
+import utils
+from utils import InputError
+
+# Of a row that stands for one image, one method and one model.
+IDENTITY = ("dataset", "image", "method", "script", "table_row", "model", "lambda")
+SETTINGS = ("height", "width", "seed", "iterations", "checkpoint_step", "checkpoint_sha256")
+METRICS = (
+    "mse",
+    "psnr",
+    "msssim",
+    "msssim_db",
+    "est_bpp",
+    "est_y_bpp",
+    "est_z_bpp",
+    "est_bpp_back",
+    "est_bpp_coded",
+    "net_bpp",
+    "actual_bpp",
+    "est_rd_loss",
+)
+SECONDS = ("seconds", "encode_seconds", "decode_seconds")
+COLUMNS = IDENTITY + SETTINGS + METRICS + SECONDS
+NEEDED = ("image", "method", "lambda", "est_bpp", "psnr")  # of a table that somebody else made
+
+
+def rows_of_result(path, dataset, name=None):
+    """Rows of a result file of a script or a study, one for each image.
+
+    Args:
+      path: an `.npz`.
+      dataset: name of the data set, for the rows.
+      name: of the image; None: the name of its file, with a number where it holds several.
+
+    Returns:
+      list of dicts with the keys `COLUMNS`; '' for what the result does not have.
+
+    Raises:
+      InputError: not a readable result file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as result:
+            values = {key: result[key] for key in result.files}
+        number = len(values["est_bpp"])
+        constant = {
+            "dataset": dataset,
+            "method": str(values.get("method", values["script"])),
+            "script": str(values["script"]),
+            "table_row": str(values["table_row"]),
+            "model": str(values["runname"]),
+            "lambda": float(values["lmbda"]),
+            "iterations": int(values["sga_its"]) if "sga_its" in values else "",
+            "seed": int(values["seed"]),
+            "checkpoint_step": int(values["checkpoint_step"]),
+        }
+        name = name or str(values.get("image", os.path.splitext(str(values["input"]))[0]))
+        rows = []
+        for index in range(number):
+            row = dict.fromkeys(COLUMNS, "")
+            row.update({key: values[key].item() for key in SETTINGS if key in values})
+            row.update(constant, image=name if number == 1 else "{}-{}".format(name, index))
+            for key in METRICS + SECONDS:
+                if key in values:
+                    row[key] = float(values[key][index])
+            rows.append(row)
+        return rows
+    except FileNotFoundError:
+        raise InputError("{}: no such file".format(path))
+    except KeyError as error:
+        raise InputError("{}: not a result of these scripts: {} is missing".format(path, error))
+    except Exception as error:  # NumPy raises a dozen types, of zipfile and zlib too
+        raise InputError("{}: not a readable .npz file ({})".format(path, error))
+
+
+def read_csv(path, dataset):
+    """Rows of a table by image, as `to_csv` writes them.
+
+    Args:
+      path: of the file. It may have any columns besides those of `NEEDED`.
+      dataset: name of the data set, where the table has no such column.
+
+    Raises:
+      InputError: unreadable, a column of `NEEDED` missing, or something else where a number has
+        to be.
+    """
+    lines = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    columns = lines[0].keys() if lines else ()
+    for column in NEEDED:
+        if column not in columns:
+            raise InputError(
+                "{}: the column {} is missing; there have to be {}".format(
+                    path, column, ", ".join(NEEDED)
+                )
+            )
+    rows = []
+    for number, line in enumerate(lines, 2):
+        row = {"dataset": dataset, **line}
+        for column in ("lambda", *METRICS, *SECONDS):
+            text = row.get(column) or ""
+            try:
+                row[column] = float(text) if text or column in NEEDED else ""
+            except ValueError:
+                raise InputError(
+                    "{}: line {}: {} is {!r}, not a number".format(path, number, column, text)
+                )
+        rows.append(row)
+    return rows
+
+
+def read_text(path):
+    """A file's text; `InputError` if it has none."""
+    try:
+        return utils.read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError("{}: not a text file".format(path))
+
+
+def to_csv(rows, columns):
+    """Dicts as a table, in bytes; numbers with nine digits, which hold a float32."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row[column]) for column in columns])
+    return text.getvalue().encode()
+
+
+def _cell(value):
+    return "{:.9g}".format(value) if isinstance(value, float) else value
+
+
+MEANS = ("dataset", "method", "model", "lambda", "images", *METRICS, *SECONDS)
+
+
+def means(rows):
+    """Means over the images, for each data set, method, model and λ, in their order.
+
+    Returns:
+      list of dicts with the keys `MEANS`; '' for what not every image has.
+    """
+    groups = collections.OrderedDict()
+    for row in rows:
+        key = (row["dataset"], row["method"], row.get("model", ""), row["lambda"])
+        groups.setdefault(key, []).append(row)
+    table = []
+    for key, group in groups.items():
+        mean = dict(zip(MEANS, key), images=len(group))
+        for column in METRICS + SECONDS:
+            values = [row.get(column, "") for row in group]
+            mean[column] = "" if "" in values else float(np.mean(values))
+        table.append(mean)
+    return table

@@ -1,0 +1,280 @@
+"""What a study consists of: tasks, each one image with one method and one model.
+
+A task runs in a process of its own, by the command line of its script. So a method that fails,
+or whose memory runs out, takes nothing else with it, and a script that was added a minute ago
+needs to be known nowhere.
+"""
+
+import collections
+import ctypes
+import glob
+import hashlib
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+import hyperprior
+import inference
+import tf_boilerplate
+import utils
+from utils import InputError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# --- Images ----------------------------------------------------------------------------------
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp", ".npy")
+
+Image = collections.namedtuple("Image", "name path index crop sha256 height width")
+Image.__doc__ = """An image of a study.
+
+name: by which results call it; path: absolute, of its file; index: in an `.npy`, else None; crop:
+(width, height) of the part in the middle that is taken, or None; sha256: of the pixels; height,
+width: of what is taken.
+"""
+
+
+def find_images(patterns, crop=None):
+    """The images of folders (not of those within), of patterns, and of files.
+
+    Args:
+      patterns: list of str.
+      crop: (width, height) of the centre crops to take, turned where an image is upright; or None.
+
+    Returns:
+      list of `Image`, by name.
+
+    Raises:
+      InputError: nothing there, or something that is not an image, or one smaller than `crop`.
+    """
+    paths = []
+    for pattern in patterns:
+        pattern = os.path.expanduser(pattern)
+        if os.path.isdir(pattern):
+            pattern = os.path.join(glob.escape(pattern), "*")
+        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+        found = [path for path in found if path.lower().endswith(SUFFIXES)]
+        if not found:
+            raise InputError(
+                "{}: no image there; an image ends in {}".format(pattern, " ".join(SUFFIXES))
+            )
+        paths += found
+    paths = sorted({os.path.abspath(path) for path in paths})
+    images = []
+    for name, path in zip(_names(paths), paths):
+        if path.endswith(".npy"):
+            indices = range(utils.Images(path).shape[0])
+            images += [
+                _image("{}-{:0{}}".format(name, i, len(str(len(indices) - 1))), path, i, crop)
+                for i in indices
+            ]
+        else:
+            images.append(_image(name, path, None, crop))
+    return sorted(images)
+
+
+def _names(paths):
+    """Short names of files, all different."""
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
+    relative = [os.path.relpath(path, common).replace(os.sep, "_") for path in paths]
+    for names in (
+        [os.path.basename(os.path.splitext(path)[0]) for path in paths],
+        [os.path.splitext(path)[0] for path in relative],
+    ):
+        if len(set(names)) == len(names):
+            return names
+    return relative
+
+
+def _image(name, path, index, crop):
+    image = Image(name, path, index, crop, "", 0, 0)
+    pixels = read(image)
+    digest = hashlib.sha256("{} ".format(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    return image._replace(sha256=digest, height=pixels.shape[0], width=pixels.shape[1])
+
+
+def read(image):
+    """The pixels of an `Image`, uint8 (H, W, 3)."""
+    if image.index is None:
+        pixels = utils.read_image(image.path)
+    else:
+        pixels = np.array(utils.open_array(image.path)[image.index])
+    if image.crop is None:
+        return pixels
+    height, width = pixels.shape[:2]
+    crop_width, crop_height = image.crop if width >= height else image.crop[::-1]
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    if top < 0 or left < 0:
+        raise InputError(
+            "{}: {} x {} pixels, less than --crop {}x{}".format(
+                image.path, width, height, *image.crop
+            )
+        )
+    return pixels[top : top + crop_height, left : left + crop_width]
+
+
+# --- Tasks -----------------------------------------------------------------------------------
+
+Task = collections.namedtuple("Task", "image method run settings key")
+Task.__doc__ = """One image with one method and one model.
+
+image: an `Image`; method: the script's name and flags, as the user wrote them; run: `Model`;
+settings: dict of all settings of the method, defaults too; key: digest of all that the result
+depends on.
+"""
+
+Model = collections.namedtuple("Model", "folder name step sha256 lmbda kind")
+Model.__doc__ = """A trained model: its checkpoint folder (absolute), run name, step and SHA-256, and λ.
+
+kind: the script that trains it.
+"""
+
+
+def find_models(checkpoint_dir, patterns):
+    """The `Model`s of run names and patterns of run names in a checkpoint folder.
+
+    Raises:
+      InputError: no such run, or one without a checkpoint.
+    """
+    folder = os.path.abspath(checkpoint_dir)
+    names = []
+    for pattern in patterns:
+        there = sorted(glob.glob(os.path.join(glob.escape(folder), pattern, "checkpoint")))
+        found = [os.path.basename(os.path.dirname(path)) for path in there]
+        names += found or [pattern]  # of which `find_run` says what is wrong
+    models = []
+    for name in dict.fromkeys(names):
+        run = utils.find_run(folder, name)
+        kinds = (hyperprior.Mbt2018, hyperprior.Mbt2018BB)
+        kinds = [kind.name for kind in kinds if hyperprior.is_of(kind, run)]
+        if not kinds:
+            raise InputError("{}: not a checkpoint of these models".format(run.checkpoint))
+        digest = utils.checkpoint_sha256(run.checkpoint)
+        models.append(Model(folder, run.name, run.step, digest, run.lmbda, kinds[0]))
+    return models
+
+
+def make_tasks(images, methods, models):
+    """All `Task`s, image after image, so that the time left can be told from those done.
+
+    Args:
+      images: list of `Image`.
+      methods: list of str, the names of scripts with flags if there are any, such as
+        "sga --preset fast". Each runs with the models that it is for.
+      models: list of `Model`.
+
+    Raises:
+      InputError: no such script, or no model for one.
+      SystemExit: a flag that a script does not know (argparse has said so).
+    """
+    pairs = []
+    for method in methods:
+        script, *flags = shlex.split(method)
+        method_class = inference.find_method(script)
+        fitting = [model for model in models if model.kind == method_class.model_class.name]
+        if not fitting:
+            raise InputError(
+                "{}: --models has no run of {}.py, which this script needs".format(
+                    script, method_class.model_class.name
+                )
+            )
+        for model in fitting:
+            argv = ["compress", model.name, "image", "--results_dir", "", *flags]
+            args = tf_boilerplate.parse(script, "", method_class, None, argv)
+            if args.output or args.results_dir or args.eval_imgs != "image":
+                raise InputError("{}: a study names files and folders itself".format(method))
+            if args.lmbda < 0:
+                args.lmbda = tf_boilerplate.run_lambda(model)
+            pairs.append((method, model, tf_boilerplate.settings(method_class, args)))
+    return [
+        Task(image, method, model, settings, _key(image, method, model, settings))
+        for image in images
+        for method, model, settings in pairs
+    ]
+
+
+def _key(image, method, model, settings):
+    identity = [method.split()[0], model.name, model.sha256, image.sha256, settings]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_task(task, threads):
+    """Runs a task, in whatever process and machine this is called.
+
+    Args:
+      task: `Task`.
+      threads: that its process may use.
+
+    Returns:
+      The result file's content, bytes.
+
+    Raises:
+      InputError: the checkpoint is another than it was.
+      RuntimeError: the script failed; the text is the last line that it wrote.
+    """
+    run = utils.find_run(task.run.folder, task.run.name)
+    if utils.checkpoint_sha256(run.checkpoint) != task.run.sha256:
+        raise InputError("{}: is not as it was when the study began".format(run.checkpoint))
+    script, *flags = shlex.split(task.method)
+    number = str(threads)
+    environment = {
+        **os.environ,
+        "TF_NUM_INTRAOP_THREADS": number,
+        "TF_NUM_INTEROP_THREADS": number,
+        "OMP_NUM_THREADS": number,
+        "OPENBLAS_NUM_THREADS": number,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        image = os.path.join(folder, task.image.name + ".npy")
+        np.save(image, read(task.image)[None])
+        command = [sys.executable, os.path.join(ROOT, script + ".py")]
+        command += ["--checkpoint_dir", task.run.folder, "compress", task.run.name, image]
+        process = subprocess.run(
+            [*command, "--results_dir", folder, *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+            preexec_fn=_die_with_parent,
+        )
+        if process.returncode:
+            lines = process.stderr.decode(errors="replace").strip().splitlines()
+            raise RuntimeError(
+                lines[-1] if lines else "ended with exit code {}".format(process.returncode)
+            )
+        (path,) = glob.glob(os.path.join(glob.escape(folder), "rd-*.npz"))
+        return _with_provenance(path, task)
+
+
+_LIBC = ctypes.CDLL(None)
+
+
+def _die_with_parent():
+    """So that a worker that is killed leaves no process behind (Linux alone has this)."""
+    if sys.platform == "linux":
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _with_provenance(path, task):
+    """Content of a result file, with what only the study knows."""
+    with np.load(path, allow_pickle=False) as result:
+        values = dict(result)
+    values.update(
+        input=os.path.basename(task.image.path),
+        image=task.image.name,
+        image_sha256=task.image.sha256,
+        height=task.image.height,
+        width=task.image.width,
+        method=task.method,
+        checkpoint_sha256=task.run.sha256,
+        task=task.key,
+    )
+    content = io.BytesIO()
+    np.savez(content, **values)
+    return content.getvalue()

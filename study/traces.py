@@ -1,0 +1,114 @@
+"""The course of the optimisation: methods against each other on one image.
+
+    python -m study.traces results/rd-sga-*.npz results/rd-map-*.npz --output traces.png
+
+draws, by iteration, the loss λ·MSE + bpp, the rate, the PSNR, the temperature, and the fraction of
+y that is transmitted as another value than the network's prediction, from the records in result
+files: faint where the latents are relaxed, as the gradient sees them, and full after rounding.
+"""
+
+import numpy as np
+
+import utils
+from study import command, figures
+from utils import InputError
+
+PANELS = {  # key of the record, less `_after_rounding`
+    "rd_loss": "λ·MSE + bpp",
+    "its_bpp": "rate, bits per pixel",
+    "its_psnr": "PSNR, dB",
+    "T": "temperature",
+    "its_y_changed": "share of y that has changed, %",
+}
+ROUNDED = "_after_rounding"
+
+
+def main(argv=None):
+    args = parse(argv)
+    utils.check_writable(args.output)
+    traces = {}
+    for path in args.results:
+        trace = read(path, args.image)
+        if trace["label"] in traces:
+            raise InputError("{}: a second result of {}".format(path, trace["label"]))
+        traces[trace["label"]] = trace
+    first = next(iter(traces.values()))
+    for trace in traces.values():
+        if trace["what"] != first["what"]:
+            raise InputError(
+                "{}: of {}, but {} of {}; a figure is of one image and λ".format(
+                    trace["path"], trace["what"], first["path"], first["what"]
+                )
+            )
+    figures.save(draw(traces, first["what"]), args.output)
+    print("wrote {}".format(args.output))
+
+
+def parse(argv):
+    parser = command.parser("study.traces", __doc__)
+    add = parser.add_argument
+    add("results", nargs="+", help="result files of one image, one for each method")
+    add("--image", type=int, default=0, help="number of the image in result files of several (0)")
+    add("--output", default="./traces.png", metavar="FILE", help=".png or .svg (./traces.png)")
+    return parser.parse_args(argv)
+
+
+def read(path, index):
+    """The record of one image in a result file.
+
+    Returns:
+      dict of its arrays (iterations,), and `label` (the method), `what` (image and λ) and `path`.
+
+    Raises:
+      InputError: no readable result, no such image, or a method that optimises nothing.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as result:
+            values = {key: result[key] for key in result.files}
+        number = len(values["psnr"])
+        label = str(values.get("method", values["script"]))
+        what = "{}, λ = {:g}".format(values.get("image", values["input"]), values["lmbda"])
+    except FileNotFoundError:
+        raise InputError("{}: no such file".format(path))
+    except Exception as error:  # NumPy raises a dozen types, of zipfile and zlib too
+        raise InputError("{}: not a readable result file ({})".format(path, error))
+    if not 0 <= index < number:
+        raise InputError("{}: has {} images, and no number {}".format(path, number, index))
+    if "its" not in values or "its_bpp" not in values:
+        raise InputError("{}: has no record, or an old one, of an optimisation".format(path))
+    if number > 1:
+        what += ", image {}".format(index)
+    trace = {"label": label, "what": what, "path": path, "its": values["its"]}
+    for key in PANELS:
+        for key in (key, key + ROUNDED):
+            if key in values:
+                record = values[key]
+                if record.ndim == 2:  # of several images; one alone where they went together
+                    record = record[index if len(record) == number else 0]
+                trace[key] = record
+    return trace
+
+
+def draw(traces, title):
+    """The figure: dict of label to trace (`read`)."""
+    figure, axes = figures.subplots(len(PANELS), 1, figsize=(8, 12), sharex=True)
+    looks = figures.looks(traces)
+    for panel, (key, text) in zip(axes, PANELS.items()):
+        scale = 100 if text.endswith("%") else 1
+        for label, trace in traces.items():
+            look = {**looks[label], "markersize": 3}
+            for name, alpha in ((key, 0.35), (key + ROUNDED, 1)):
+                if name in trace:
+                    style = {"alpha": alpha, "linestyle": ":" if alpha < 1 else look["linestyle"]}
+                    panel.plot(trace["its"], scale * trace[name], **{**look, **style})
+        panel.set_ylabel(text)
+    axes[0].set_title(title)
+    axes[-1].set_xlabel("iteration")
+    handles = [figures.line(label, **looks[label]) for label in traces]
+    handles.append(figures.line("relaxed, as the gradient sees it", color="0.5", linestyle=":"))
+    axes[0].legend(handles=handles, loc="upper right", fontsize="small")
+    return figure
+
+
+if __name__ == "__main__":
+    command.run("study.traces", main)
