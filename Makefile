@@ -9,10 +9,14 @@ help:
 	@echo "make compare  all nine methods with the demo models: IMAGES='a.png b.png' make compare"
 	@echo "make bench    speed and memory against the plain manner; BENCH=iterations for a part"
 	@echo "make sweep    what options and presets of SGA reach: SWEEP=budgets or presets, IMAGES='...'"
+	@echo "make study-setup  packages for studies and figures (python -m study.…)"
 	@echo "make lint     style of the code"
 
 setup:
 	@tools/venv.sh $(VENV) requirements.txt
+
+study-setup:
+	@tools/venv.sh $(VENV) requirements-study.txt
 
 setup-dev:
 	@tools/venv.sh $(VENV) requirements-dev.txt
@@ -36,11 +40,11 @@ bench: setup
 	@$(PYTHON) tools/bench.py $(BENCH)
 
 SWEEP = budgets presets
-sweep: setup-dev
+sweep: study-setup
 	@for what in $(SWEEP); do $(PYTHON) tools/sweep.py $$what $(IMAGES) --report sweep || exit; done
 
 lint: setup-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 
-.PHONY: help setup setup-dev demo test parity compare bench sweep lint
+.PHONY: help setup study-setup setup-dev demo test parity compare bench sweep lint

@@ -50,12 +50,11 @@ def main(argv=None):
     numbers = (len(images), len(methods), len(models), len(wanted) - len(missing))
     print(line.format(len(wanted), *numbers), flush=True)
     failures = compute(missing, args) if missing else {}
-    rows = [
-        row
-        for task in wanted
-        if task.key not in failures
-        for row in tables.rows_of_result(result_path(args.output, task), args.dataset)
-    ]
+    rows = []
+    for task in wanted:
+        if title(task) not in failures:
+            (row,) = tables.rows_of_result(result_path(args.output, task), args.dataset)
+            rows.append({**row, "method": task.method})  # which may be said in several ways
     utils.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
     utils.write_bytes(means_csv, tables.to_csv(tables.means(rows), tables.MEANS))
     print("wrote {} and {}".format(images_csv, means_csv))
@@ -145,7 +144,7 @@ def compute(missing, args):
     """Runs tasks, and writes their results as they come.
 
     Returns:
-      dict from the keys of the tasks that failed to the reasons.
+      dict from the titles of the tasks that failed to the reasons.
     """
     failures = {}
     with _client(args, len(missing)) as (client, threads), utils.Progress(
@@ -156,7 +155,7 @@ def compute(missing, args):
                 tasks.run_task,
                 task,
                 threads,
-                key="{} {}".format(title(task), task.key),
+                key="{}, {}".format(title(task), task.key),
                 retries=args.retries,
             ): task
             for task in missing
@@ -166,7 +165,7 @@ def compute(missing, args):
             try:
                 content = future.result()
             except Exception as error:  # of the task; a worker that died; a cluster that is gone
-                failures[task.key] = error
+                failures[title(task)] = error
                 print("failed: {}: {}".format(title(task), error), file=sys.stderr, flush=True)
             else:
                 utils.write_bytes(result_path(args.output, task), content)

@@ -32,13 +32,12 @@ COLUMNS = IDENTITY + SETTINGS + METRICS + SECONDS
 NEEDED = ("image", "method", "lambda", "est_bpp", "psnr")  # of a table that somebody else made
 
 
-def rows_of_result(path, dataset, name=None):
+def rows_of_result(path, dataset):
     """Rows of a result file of a script or a study, one for each image.
 
     Args:
       path: an `.npz`.
       dataset: name of the data set, for the rows.
-      name: of the image; None: the name of its file, with a number where it holds several.
 
     Returns:
       list of dicts with the keys `COLUMNS`; '' for what the result does not have.
@@ -61,7 +60,7 @@ def rows_of_result(path, dataset, name=None):
             "seed": int(values["seed"]),
             "checkpoint_step": int(values["checkpoint_step"]),
         }
-        name = name or str(values.get("image", os.path.splitext(str(values["input"]))[0]))
+        name = str(values.get("image", os.path.splitext(str(values["input"]))[0]))
         rows = []
         for index in range(number):
             row = dict.fromkeys(COLUMNS, "")

@@ -131,9 +131,10 @@ depends on.
 """
 
 Model = collections.namedtuple("Model", "folder name step sha256 lmbda kind")
-Model.__doc__ = """A trained model: its checkpoint folder (absolute), run name, step and SHA-256, and λ.
+Model.__doc__ = """A trained model.
 
-kind: the script that trains it.
+folder: that holds its run folder, absolute; sha256: of the checkpoint; kind: the script that
+trains it; name, step, lmbda: as in `utils.Run`.
 """
 
 

@@ -4,7 +4,7 @@
 
 draws, by iteration, the loss λ·MSE + bpp, the rate, the PSNR, the temperature, and the fraction of
 y that is transmitted as another value than the network's prediction, from the records in result
-files: faint where the latents are relaxed, as the gradient sees them, and full after rounding.
+files: dotted where the latents are relaxed, as the gradient sees them, and full after rounding.
 """
 
 import numpy as np
@@ -79,13 +79,12 @@ def read(path, index):
     if number > 1:
         what += ", image {}".format(index)
     trace = {"label": label, "what": what, "path": path, "its": values["its"]}
-    for key in PANELS:
-        for key in (key, key + ROUNDED):
-            if key in values:
-                record = values[key]
-                if record.ndim == 2:  # of several images; one alone where they went together
-                    record = record[index if len(record) == number else 0]
-                trace[key] = record
+    for key in (*PANELS, *(key + ROUNDED for key in PANELS)):
+        if key in values:
+            record = values[key]
+            if record.ndim == 2:  # of several images; one alone where they went together
+                record = record[index if len(record) == number else 0]
+            trace[key] = record
     return trace
 
 
@@ -97,11 +96,12 @@ def draw(traces, title):
         scale = 100 if text.endswith("%") else 1
         for label, trace in traces.items():
             look = {**looks[label], "markersize": 3}
-            for name, alpha in ((key, 0.35), (key + ROUNDED, 1)):
+            relaxed = {**look, "linestyle": ":", "alpha": 0.4} if key != "T" else look
+            for name, style in ((key, relaxed), (key + ROUNDED, look)):
                 if name in trace:
-                    style = {"alpha": alpha, "linestyle": ":" if alpha < 1 else look["linestyle"]}
-                    panel.plot(trace["its"], scale * trace[name], **{**look, **style})
+                    panel.plot(trace["its"], scale * trace[name], **style)
         panel.set_ylabel(text)
+    figure.align_ylabels()
     axes[0].set_title(title)
     axes[-1].set_xlabel("iteration")
     handles = [figures.line(label, **looks[label]) for label in traces]

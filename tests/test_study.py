@@ -1,0 +1,464 @@
+"""Studies: what they run, that they survive, and what reports make of their results."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, UNTRAINED
+from PIL import Image
+
+import utils
+from study import curves, report, run, tables, tasks, traces
+
+RNG = np.random.RandomState(0)
+PUBLISHED = os.path.join(ROOT, "results")
+
+
+def write_images(folder, *sizes):
+    """PNGs 0.png, 1.png, … of (width, height)."""
+    for index, (width, height) in enumerate(sizes):
+        pixels = RNG.randint(0, 256, (height, width, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(os.path.join(str(folder), "{}.png".format(index)))
+    return str(folder)
+
+
+# --- Images and tasks ------------------------------------------------------------------------
+
+
+def test_images_of_folders_patterns_and_arrays(tmp_path):
+    write_images(tmp_path, (40, 30), (30, 40))
+    (tmp_path / "notes.txt").write_text("not an image")
+    np.save(str(tmp_path / "more.npy"), RNG.randint(0, 256, (12, 16, 24, 3)).astype(np.uint8))
+    images = tasks.find_images([str(tmp_path), str(tmp_path / "*.png")])
+    assert [image.name for image in images[:3]] == ["0", "1", "more-00"] and len(images) == 14
+    assert images[-1].name == "more-11" and tasks.read(images[-1]).shape == (16, 24, 3)
+    assert [(image.width, image.height) for image in images[:2]] == [(40, 30), (30, 40)]
+    assert len({image.sha256 for image in images}) == 14
+
+
+def test_crops_are_the_middle_and_turn_with_the_image(tmp_path):
+    write_images(tmp_path, (41, 30), (30, 40))
+    wide, high = tasks.find_images([str(tmp_path)], (20, 10))
+    whole = utils.read_image(wide.path)
+    np.testing.assert_array_equal(tasks.read(wide), whole[10:20, 10:30])
+    assert tasks.read(high).shape == (20, 10, 3)
+
+
+def test_images_of_one_name_get_longer_ones(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_images(tmp_path / folder, (20, 20))
+    images = tasks.find_images([str(tmp_path / "*" / "*.png")])
+    assert [image.name for image in images] == ["a_0", "b_0"]
+    Image.open(images[0].path).save(str(tmp_path / "a" / "0.bmp"))
+    names = [image.name for image in tasks.find_images([str(tmp_path / "*" / "*")])]
+    assert names == ["a_0.bmp", "a_0.png", "b_0.png"]
+
+
+def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained):
+    (tmp_path / "images").mkdir()
+    images = tasks.find_images([write_images(tmp_path / "images", (20, 20), (20, 20))])
+    shutil.copytree(str(untrained), str(tmp_path / "models"))
+
+    def keys(*methods):
+        models = tasks.find_models(str(tmp_path / "models"), ["mbt2018-*"])
+        return [task.key for task in tasks.make_tasks(images, methods, models)]
+
+    plain = keys("sga")
+    assert plain == keys("sga --lr 0.005") == keys("sga --lambda 0.01")
+    others = keys("sga --seed 1", "sga --lr 0.006", "sga --preset fast", "unoise", "map")
+    assert len({*plain, *others}) == 12
+    # Another checkpoint under the same name and step.
+    name = os.path.join("mbt2018-num_filters=4-lmbda=0.01", "model.ckpt-0.data-00000-of-00001")
+    path = tmp_path / "models" / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert not {*keys("sga")} & {*plain}
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["nowhere"], "nowhere: no image there"),
+        (["{images}", "--methods", "sgaa"], "sgaa: no script of that name is a method"),
+        (["{images}", "--methods", "utils"], "utils: no script of that name is a method"),
+        (["{images}", "--methods", "sga --sga_it 3"], "not known to this command: --sga_it"),
+        (["{images}", "--methods", "sga --lr 0"], "--lr: 0 is not above 0"),
+        (["{images}", "--methods", "sga out.tfci"], "a study names files and folders itself"),
+        (["{images}", "--models", "nothing"], "no such run folder"),
+        (["{images}", "--models", "mbt2018_bb-*", "--methods", "sga"], "--models has no run of"),
+        (["{images}", "--crop", "64x64"], "40 x 30 pixels, less than --crop 64x64"),
+        (["{images}", "--crop", "64"], "--crop: '64' is not <width>x<height>"),
+        (["{images}", "--threads", "0"], "--threads"),
+        (["{images}", "--scheduler", "tcp://127.0.0.1:9"], "--scheduler: tcp://127.0.0.1:9"),
+        (["{broken}"], "broken.png: not a readable image"),
+        (["{empty}"], "empty/*: no image there"),
+    ],
+)
+def test_wrong_input_of_a_study(argv, message, untrained, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "empty").mkdir()
+    write_images(tmp_path / "images", (40, 30))
+    content = (tmp_path / "images" / "0.png").read_bytes()
+    (tmp_path / "broken.png").write_bytes(content[: len(content) // 2])
+    places = {name: str(tmp_path / name) for name in ("images", "empty")}
+    argv = [text.format(broken=tmp_path / "broken.png", **places) for text in argv]
+    argv += ["--checkpoint_dir", str(untrained), "--output", str(tmp_path / "out")]
+    with pytest.raises((utils.InputError, SystemExit)) as error:
+        run.main(argv)
+    if error.type is SystemExit:  # argparse has said why
+        assert error.value.code == 2 and message in capsys.readouterr().err
+    else:
+        assert message in str(error.value)
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_wrong_input_ends_a_command_with_one_line(tmp_path):
+    process = start("study.run", tmp_path, stderr=subprocess.PIPE)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 2 and not stdout
+    (line,) = stderr.splitlines()
+    assert line.startswith("study.run: error: {}".format(tmp_path)) and "no image there" in line
+
+
+# --- Runs ------------------------------------------------------------------------------------
+
+
+def start(module, *argv, **kwargs):
+    """A process of `python -m module`, in a process group of its own."""
+    command = [sys.executable, "-m", module, *(str(arg) for arg in argv)]
+    kwargs = {"stdout": subprocess.PIPE, "start_new_session": True, "text": True, **kwargs}
+    return subprocess.Popen(command, cwd=ROOT, **kwargs)
+
+
+def study_argv(untrained, folder, output, *flags):
+    """The smallest study: two images, three methods, both models."""
+    methods = ["--methods", "mbt2018", "map --sga_its 3", "bb_plain"]
+    where = ["--checkpoint_dir", str(untrained), "--output", str(output)]
+    return [str(folder), *methods, *where, *flags]
+
+
+def without_times(path):
+    """Rows of a table, less what two runs do not have in common."""
+    with open(str(path), newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: row[key] for key in row if key not in tables.SECONDS} for row in rows]
+
+
+def wait_for(condition, process, seconds=300):
+    """Waits until `condition()`, or until the process has ended."""
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline and process.poll() is None
+        time.sleep(0.02)
+
+
+def results(output):
+    return sorted(output.glob("tasks/*/*/*.npz"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(untrained, tmp_path_factory):
+    """Folders of the images and the output of a study."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "images").mkdir()
+    write_images(folder / "images", (36, 30), (20, 50))
+    process = start("study.run", *study_argv(untrained, folder / "images", folder / "out"))
+    stdout, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and "6 tasks" in stdout
+    return folder / "images", folder / "out"
+
+
+def test_a_study_has_the_results_of_the_scripts(uninterrupted, untrained, tmp_path):
+    images, output = uninterrupted
+    rows = without_times(output / "images.csv")
+    assert [(row["image"], row["method"]) for row in rows] == [
+        (image, method) for image in "01" for method in ("mbt2018", "map --sga_its 3", "bb_plain")
+    ]
+    flags = ["--results_dir", str(tmp_path), "--sga_its", "3"]
+    run_name = UNTRAINED["map"]
+    command = [sys.executable, os.path.join(ROOT, "map.py"), "--checkpoint_dir", str(untrained)]
+    command += ["compress", run_name, str(images / "1.png"), *flags]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (path,) = tmp_path.glob("*.npz")
+    with np.load(str(path)) as alone:
+        for key in ("est_bpp", "mse", "actual_bpp", "est_rd_loss"):
+            assert float(rows[4][key]) == pytest.approx(alone[key][0], rel=1e-4)
+    assert rows[4]["iterations"] == "3" and rows[4]["width"] == "20" and rows[4]["seed"] == "0"
+    checkpoint = os.path.join(str(untrained), run_name, "model.ckpt-0")
+    assert rows[4]["checkpoint_sha256"] == utils.checkpoint_sha256(checkpoint)
+    with open(str(output / "means.csv"), newline="") as file:
+        means = list(csv.DictReader(file))
+    expected = np.mean([float(row["psnr"]) for row in rows if row["method"] == "mbt2018"])
+    assert float(means[0]["psnr"]) == pytest.approx(expected) and means[0]["images"] == "2"
+
+
+def test_a_study_that_is_killed_goes_on_where_it_was(uninterrupted, untrained, tmp_path):
+    images, expected = uninterrupted
+    output = tmp_path / "out"
+    argv = study_argv(untrained, images, output, "--workers", 1)
+    for number in (1, 3):
+        process = start("study.run", *argv)
+        wait_for(lambda number=number: len(results(output)) >= number, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and not (output / "images.csv").exists()
+    # One is damaged besides: that is noticed.
+    kept = {path: path.stat().st_mtime_ns for path in results(output)[1:]}
+    damaged = results(output)[0]
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    process = start("study.run", *argv)
+    stdout, _ = process.communicate(timeout=300)
+    assert "of which {} are done already".format(len(kept)) in stdout
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    for name in ("images.csv", "means.csv"):
+        assert without_times(output / name) == without_times(expected / name)
+
+
+def test_a_study_on_a_cluster_of_which_a_worker_dies(uninterrupted, untrained, tmp_path):
+    images, expected = uninterrupted
+    output = tmp_path / "out"
+    info = tmp_path / "scheduler.json"
+    flags = ["--no-dashboard", "--scheduler-file", info]
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    others = [start("distributed.cli.dask_scheduler", "--port", 0, *flags, **quiet)]
+    try:
+        wait_for(info.exists, others[0])
+        for _ in range(2):
+            flags = ["--scheduler-file", info, "--nthreads", 1, "--no-dashboard"]
+            flags += ["--local-directory", tmp_path]
+            others.append(start("distributed.cli.dask_worker", *flags, **quiet))
+        address = json.loads(info.read_text())["address"]
+        argv = study_argv(untrained, images, output, "--scheduler", address)
+        process = start("study.run", *argv)
+        wait_for(lambda: results(output), process)
+        os.killpg(others[1].pid, signal.SIGKILL)
+        process.communicate(timeout=300)
+        assert process.returncode == 0
+        assert others[0].poll() is None and others[2].poll() is None
+        assert without_times(output / "images.csv") == without_times(expected / "images.csv")
+    finally:
+        for other in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(other.pid, signal.SIGKILL)
+            other.wait()
+
+
+def test_a_task_that_fails_does_not_stop_the_others(uninterrupted, untrained, tmp_path, capfd):
+    """A learning rate that makes NaN."""
+    images, _ = uninterrupted
+    argv = [str(images / "0.png"), "--checkpoint_dir", str(untrained), "--output", str(tmp_path)]
+    argv += ["--methods", "sga --lr 1e30 --sga_its 3", "mbt2018", "--retries", "0"]
+    assert run.main(argv) == 1
+    output = capfd.readouterr()
+    assert "1 of 2 tasks failed" in output.out
+    (line,) = output.err.strip().splitlines()
+    assert line.startswith(
+        "failed: 0, sga --lr 1e30 --sga_its 3, mbt2018-num_filters=4-lmbda=0.01: "
+    )
+    assert "try a lower --lr" in line
+    (row,) = without_times(tmp_path / "images.csv")
+    assert row["method"] == "mbt2018"
+
+
+# --- Reports ---------------------------------------------------------------------------------
+
+LAMBDAS = (0.003, 0.01, 0.03, 0.1)
+
+
+def made_rows(method="mbt2018", rate=1.0, more=0.0, images="ab", lambdas=LAMBDAS, **values):
+    """Rows with a plausible curve; rates times `rate`, PSNR plus `more`."""
+    return [
+        {
+            "dataset": "made",
+            "image": image,
+            "method": method,
+            "model": "m-{}".format(lmbda),
+            "lambda": lmbda,
+            "est_bpp": rate * (0.2 + index) * (1 + 0.1 * number),
+            "psnr": more + 28 + 3 * np.log2(1 + index) + number,
+            "est_rd_loss": 2.0 * rate,
+            **values,
+        }
+        for number, image in enumerate(images)
+        for index, lmbda in enumerate(lambdas)
+    ]
+
+
+def write_rows(path, rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "name, method, expected",
+    [
+        ("kodak", "sga", -15.2),
+        ("tecnick", "sga", -18.7),
+        ("kodak", "bb_sga", -16.8),
+        ("tecnick", "bb_sga", -20.3),
+    ],
+)
+@pytest.mark.parametrize("interpolation", curves.INTERPOLATIONS)
+def test_deltas_of_the_published_points(name, method, expected, interpolation):
+    """The paper's savings, which others have computed from the same points."""
+    anchor, curve = (
+        curves.read_published(os.path.join(PUBLISHED, name, "{}-psnr.csv".format(one)))
+        for one in ("mbt2018", method)
+    )
+    assert curves.delta(anchor, curve, interpolation).bd_rate == pytest.approx(expected, abs=0.3)
+
+
+@pytest.mark.parametrize("interpolation", curves.INTERPOLATIONS)
+def test_deltas_that_are_known(interpolation):
+    """A tenth less rate is -10%; a curve that is 0.2 dB higher everywhere is +0.2 dB."""
+    rows = made_rows() + made_rows("less", rate=0.9) + made_rows("more", more=0.2)
+    anchor, less, more = curves.of_rows(rows, "est_bpp")
+    assert curves.delta(anchor, less, interpolation).bd_rate == pytest.approx(-10, abs=1e-6)
+    assert curves.delta(anchor, more, interpolation).bd_psnr == pytest.approx(0.2, abs=1e-6)
+    overlap = curves.delta(anchor, more, interpolation).overlap
+    low, high = 28.5, 28.5 + 3 * np.log2(4)
+    assert overlap == pytest.approx((high - low - 0.2) / (high - low + 0.2))
+
+
+@pytest.mark.parametrize(
+    "rows, reason",
+    [
+        (made_rows("x", lambdas=LAMBDAS[:3]), "x has 3 of the 4 points"),
+        (made_rows("x", more=20), "the curves share no PSNR: 28.50 to 34.50 dB"),
+        (made_rows("x", rate=100), "the curves share no rate"),
+        (
+            [{**row, "psnr": 60 - row["psnr"]} for row in made_rows("x")],
+            "x has a psnr that does not rise",
+        ),
+    ],
+)
+def test_deltas_that_there_are_not(rows, reason):
+    anchor, curve = curves.of_rows(made_rows() + rows, "est_bpp")
+    value = curves.delta(anchor, curve, "cubic")
+    assert reason in value.reason and value.bd_psnr is None
+
+
+def test_report_writes_what_it_prints(tmp_path, capsys):
+    rows = made_rows(msssim_db=10.0, seconds=2.0) + made_rows("sga", rate=0.9)
+    path = write_rows(
+        tmp_path / "images.csv", [{"msssim_db": "", "seconds": "", **r} for r in rows]
+    )
+    output = tmp_path / "report"
+    report.main([path, "--output", str(output), "--published", os.path.join(PUBLISHED, "kodak")])
+    printed = capsys.readouterr().out
+    assert printed.startswith((output / "report.txt").read_text())
+    assert "made      sga     -10.00%" in printed
+    written = json.loads((output / "report.json").read_text())
+    assert written["deltas"][0]["bd_rate"] == pytest.approx(-10)
+    with open(str(output / "points.csv"), newline="") as file:
+        points = list(csv.DictReader(file))
+    assert len(points) == 8 and float(points[0]["rate"]) == pytest.approx(0.21)
+    for name in ("made-psnr", "made-gain"):
+        with Image.open(str(output / (name + ".png"))) as figure:
+            assert np.asarray(figure).std() > 10
+        assert "<svg" in (output / (name + ".svg")).read_text()
+    gains = report.gains_by_image(rows, "mbt2018")
+    assert gains == {"sga": {image: pytest.approx(10) for image in "ab"}}
+
+
+def test_report_of_result_files(uninterrupted, tmp_path, capsys):
+    """The very files of a study, without its table; each model has one point only."""
+    _, output = uninterrupted
+    paths = [str(path) for path in results(output)]
+    report.main([*paths, "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    rows = without_times(output / "images.csv")
+    mean = np.mean([float(row["est_bpp"]) for row in rows if row["method"] == "bb_plain"])
+    assert "{:.4f}".format(mean) in printed and "has 1 of the 4 points" in printed
+
+
+@pytest.mark.parametrize(
+    "rows, flags, message",
+    [
+        (made_rows(psnr=np.nan), (), "a point of"),
+        (made_rows(est_bpp=""), (), "line 2: est_bpp is '', not a number"),
+        (made_rows(psnr="high"), (), "line 2: psnr is 'high', not a number"),
+        ([{k: v for k, v in r.items() if k != "psnr"} for r in made_rows()], (), "column psnr"),
+        (made_rows() + made_rows("sga", images="ac"), (), "has no b); means"),
+        (made_rows() + made_rows(), (), "a twice"),
+        (made_rows() + made_rows(model="other"), (), "two models, m-0.003 and other"),
+        (made_rows("sga"), (), "--anchor: made has no mbt2018, but sga"),
+        (made_rows(), ("--methods", "sga"), "nothing there for this report"),
+        (made_rows(), ("--rate", "actual_bpp"), "not every image has actual_bpp"),
+    ],
+)
+def test_wrong_input_of_a_report(rows, flags, message, tmp_path):
+    path = write_rows(tmp_path / "images.csv", rows)
+    with pytest.raises(utils.InputError) as error:
+        report.main([path, "--output", str(tmp_path / "out"), *flags])
+    assert message in str(error.value)
+    assert not (tmp_path / "out" / "report.txt").exists()
+
+
+def test_common_images_can_be_compared(tmp_path, capsys):
+    path = write_rows(
+        tmp_path / "images.csv", made_rows() + made_rows("sga", rate=0.9, images="ac")
+    )
+    report.main([path, "--common", "--output", str(tmp_path / "out")])
+    assert "made      sga     -10.00%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("empty", None, "empty: no images.csv, .npz or …-psnr.csv in this folder"),
+        ("missing.csv", None, "missing.csv: "),
+        ("cut.npz", b"PK\3\4 cut", "cut.npz: not a readable .npz file"),
+        ("other.csv", b"\xff\xfe\0", "other.csv: not a text file"),
+        ("x-psnr.csv", b"0.1,27\n0.2\n", "x-psnr.csv: line 2: not two numbers"),
+        ("x-psnr.csv", b"0.1,nan\n", "x-psnr.csv: a point of 0.1 bits per pixel and nan dB"),
+    ],
+)
+def test_files_that_are_no_results(name, content, message, tmp_path):
+    path = tmp_path / name
+    if content is None and "." not in name:
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(utils.InputError) as error:
+        report.main([str(path), "--output", str(tmp_path / "out")])
+    assert message in str(error.value)
+
+
+# --- Traces ----------------------------------------------------------------------------------
+
+
+def test_traces_of_result_files(uninterrupted, tmp_path, capsys):
+    _, output = uninterrupted
+    paths = [str(path) for path in results(output)]
+    map_of_0, map_of_1 = (path for path in paths if os.sep + "map" + os.sep in path)
+    figure = tmp_path / "traces.svg"
+    traces.main([map_of_0, "--output", str(figure)])
+    text = figure.read_text()
+    assert "<svg" in text
+    trace = traces.read(map_of_0, 0)
+    assert list(trace["its"]) == [0, 2] and trace["what"] == "0, λ = 0.01"
+    for argv, message in [
+        ([map_of_0, map_of_0], "a second result of map"),
+        ([path for path in paths if "mbt2018" + os.sep in path][:1], "has no record"),
+        ([map_of_1, "--image", "1"], "has 1 images, and no number 1"),
+        ([str(tmp_path / "none.npz")], "no such file"),
+        ([map_of_0, "--output", "traces.jpg"], "ends in .png or .svg"),
+    ]:
+        with pytest.raises(utils.InputError) as error:
+            traces.main([*argv, *([] if "--output" in argv else ["--output", str(figure)])])
+        assert message in str(error.value)
