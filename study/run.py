@@ -165,8 +165,10 @@ def compute(missing, args):
             try:
                 content = future.result()
             except Exception as error:  # of the task; a worker that died; a cluster that is gone
-                failures[title(task)] = error
-                print("failed: {}: {}".format(title(task), error), file=sys.stderr, flush=True)
+                hint = " (workers have to be started in this folder)"
+                reason = "{}{}".format(error, hint if isinstance(error, ImportError) else "")
+                failures[title(task)] = reason
+                print("failed: {}: {}".format(title(task), reason), file=sys.stderr, flush=True)
             else:
                 utils.write_bytes(result_path(args.output, task), content)
             future.release()
