@@ -5,7 +5,8 @@
 writes a result file for each task, a table by image (`images.csv`) and one of means (`means.csv`)
 into the output folder. Tasks run side by side on the cores of this machine, or on the workers of a
 Dask cluster. What is done already, of the same pixels, settings and checkpoint, is not done again:
-after an interruption, whatever its kind, the same command goes on.
+after an interruption, whatever its kind, the same command goes on. Rows that the table had of other
+images, methods and models stay in it.
 """
 
 import argparse
@@ -21,18 +22,6 @@ import utils
 from study import command, tables, tasks
 from utils import InputError
 
-METHODS = (
-    "mbt2018",
-    "ste",
-    "unoise",
-    "map",
-    "danneal",
-    "sga",
-    "bb_plain",
-    "bb_no_sga",
-    "bb_sga",
-)
-
 
 def main(argv=None):
     args = parse(argv)
@@ -45,22 +34,42 @@ def main(argv=None):
     )
     for path in (images_csv, means_csv):
         utils.check_writable(path)
-    missing = [task for task in wanted if not is_done(args.output, task)]
+    old = tables.read_csv(images_csv, args.dataset) if os.path.exists(images_csv) else []
+    known = {row.get("task"): row for row in old}
+    missing = [t for t in wanted if t.key not in known and not is_done(args.output, t)]
     line = "{} tasks ({} images, {} methods, {} models), of which {} are done already"
     numbers = (len(images), len(methods), len(models), len(wanted) - len(missing))
     print(line.format(len(wanted), *numbers), flush=True)
     failures = compute(missing, args) if missing else {}
-    rows = []
-    for task in wanted:
-        if title(task) not in failures:
-            (row,) = tables.rows_of_result(result_path(args.output, task), args.dataset)
-            rows.append({**row, "method": task.method})  # which may be said in several ways
+    done = [task for task in wanted if title(task) not in failures]
+    rows = merged(old, [row_of(task, known.get(task.key), args) for task in done])
     utils.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
-    utils.write_bytes(means_csv, tables.to_csv(tables.means(rows), tables.MEANS))
+    # Of the numbers as the table has them, so that they do not depend on who computed them.
+    means = tables.means(tables.read_csv(images_csv, args.dataset))
+    utils.write_bytes(means_csv, tables.to_csv(means, tables.MEANS))
     print("wrote {} and {}".format(images_csv, means_csv))
     if failures:
         print("{} of {} tasks failed, and are not in them".format(len(failures), len(wanted)))
     return 1 if failures else 0
+
+
+def row_of(task, known, args):
+    """The row of a task that is done: `known`, or of its result file."""
+    if known is None:
+        (known,) = tables.rows_of_result(result_path(args.output, task), args.dataset)
+    names = {"dataset": args.dataset, "image": task.image.name, "method": task.method}
+    return {**known, **names}  # the same pixels and settings may go by several
+
+
+def merged(old, new):
+    """All rows in order; new ones take the place of old ones of the same identity."""
+
+    def identity(row):
+        return tuple(row.get(key, "") for key in tables.IDENTITY)
+
+    rows = {identity(row): row for row in [*old, *new]}
+    blank = dict.fromkeys(tables.COLUMNS, "")
+    return tables.in_order({**blank, **row} for row in rows.values())
 
 
 def parse(argv):
@@ -70,7 +79,7 @@ def parse(argv):
     add(
         "--methods",
         nargs="+",
-        default=METHODS,
+        default=tables.METHODS,
         metavar="METHOD",
         help="scripts, with flags of their own in quotes: sga 'sga --preset fast' (all nine)",
     )
@@ -117,7 +126,8 @@ def _positive(text):
 
 def title(task):
     """What messages call a task."""
-    return "{}, {}, {}".format(task.image.name, task.method, task.run.name)
+    words = (task.image.name, task.method, task.run.name, task.settings["lmbda"])
+    return "{}, {}, {}, λ = {:g}".format(*words)
 
 
 def result_path(output, task):

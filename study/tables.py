@@ -10,9 +10,29 @@ import numpy as np
 import utils
 from utils import InputError
 
-# Of a row that stands for one image, one method and one model.
-IDENTITY = ("dataset", "image", "method", "script", "table_row", "model", "lambda")
-SETTINGS = ("height", "width", "seed", "iterations", "checkpoint_step", "checkpoint_sha256")
+METHODS = (
+    "mbt2018",
+    "ste",
+    "unoise",
+    "map",
+    "danneal",
+    "sga",
+    "bb_plain",
+    "bb_no_sga",
+    "bb_sga",
+)
+IDENTITY = ("dataset", "image", "method", "model", "lambda")  # of a row
+SETTINGS = (
+    "script",
+    "table_row",
+    "height",
+    "width",
+    "seed",
+    "iterations",
+    "checkpoint_step",
+    "checkpoint_sha256",
+    "task",
+)
 METRICS = (
     "mse",
     "psnr",
@@ -52,13 +72,9 @@ def rows_of_result(path, dataset):
         constant = {
             "dataset": dataset,
             "method": str(values.get("method", values["script"])),
-            "script": str(values["script"]),
-            "table_row": str(values["table_row"]),
             "model": str(values["runname"]),
             "lambda": float(values["lmbda"]),
             "iterations": int(values["sga_its"]) if "sga_its" in values else "",
-            "seed": int(values["seed"]),
-            "checkpoint_step": int(values["checkpoint_step"]),
         }
         name = str(values.get("image", os.path.splitext(str(values["input"]))[0]))
         rows = []
@@ -90,10 +106,9 @@ def read_csv(path, dataset):
       InputError: unreadable, a column of `NEEDED` missing, or something else where a number has
         to be.
     """
-    lines = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
-    columns = lines[0].keys() if lines else ()
+    lines = csv.DictReader(io.StringIO(read_text(path), newline=""))
     for column in NEEDED:
-        if column not in columns:
+        if column not in (lines.fieldnames or ()):
             raise InputError(
                 "{}: the column {} is missing; there have to be {}".format(
                     path, column, ", ".join(NEEDED)
@@ -120,6 +135,17 @@ def read_text(path):
         return utils.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError("{}: not a text file".format(path))
+
+
+def in_order(rows):
+    """Rows by data set and image, and then the methods as in the paper's Table 1, others last."""
+
+    def place(row):
+        script = row["method"].split()[0]
+        known = METHODS.index(script) if script in METHODS else len(METHODS)
+        return row["dataset"], row["image"], known, row["method"], row["lambda"], row["model"]
+
+    return sorted(rows, key=place)
 
 
 def to_csv(rows, columns):

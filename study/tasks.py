@@ -5,6 +5,7 @@ or whose memory runs out, takes nothing else with it, and a script that was adde
 needs to be known nowhere.
 """
 
+import argparse
 import collections
 import ctypes
 import glob
@@ -125,9 +126,9 @@ def read(image):
 Task = collections.namedtuple("Task", "image method run settings key")
 Task.__doc__ = """One image with one method and one model.
 
-image: an `Image`; method: the script's name and flags, as the user wrote them; run: `Model`;
-settings: dict of all settings of the method, defaults too; key: digest of all that the result
-depends on.
+image: an `Image`; method: the script's name and flags, as the user wrote them, less --lambda; run:
+`Model`; settings: dict of all settings of the method, defaults and λ too; key: digest of all that
+the result depends on.
 """
 
 Model = collections.namedtuple("Model", "folder name step sha256 lmbda kind")
@@ -193,12 +194,20 @@ def make_tasks(images, methods, models):
                 raise InputError("{}: a study names files and folders itself".format(method))
             if args.lmbda < 0:
                 args.lmbda = tf_boilerplate.run_lambda(model)
-            pairs.append((method, model, tf_boilerplate.settings(method_class, args)))
+            # λ has a column of its own: a method at several λ is one method.
+            label = " ".join(map(shlex.quote, [script, *_without_lambda(flags)]))
+            pairs.append((label, model, tf_boilerplate.settings(method_class, args)))
     return [
         Task(image, method, model, settings, _key(image, method, model, settings))
         for image in images
         for method, model, settings in pairs
     ]
+
+
+def _without_lambda(flags):
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--lambda")
+    return parser.parse_known_args(flags)[1]
 
 
 def _key(image, method, model, settings):
@@ -224,6 +233,7 @@ def run_task(task, threads):
     if utils.checkpoint_sha256(run.checkpoint) != task.run.sha256:
         raise InputError("{}: is not as it was when the study began".format(run.checkpoint))
     script, *flags = shlex.split(task.method)
+    flags += ["--lambda", repr(task.settings["lmbda"])]
     number = str(threads)
     environment = {
         **os.environ,

@@ -71,12 +71,15 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained):
 
     def keys(*methods):
         models = tasks.find_models(str(tmp_path / "models"), ["mbt2018-*"])
-        return [task.key for task in tasks.make_tasks(images, methods, models)]
+        made = tasks.make_tasks(images, methods, models)
+        assert not any("--lambda" in task.method for task in made)
+        return [task.key for task in made]
 
     plain = keys("sga")
     assert plain == keys("sga --lr 0.005") == keys("sga --lambda 0.01")
     others = keys("sga --seed 1", "sga --lr 0.006", "sga --preset fast", "unoise", "map")
-    assert len({*plain, *others}) == 12
+    others += keys("sga --lambda 0.02", "sga --seed 1 --lambda=0.02")
+    assert len({*plain, *others}) == 16
     # Another checkpoint under the same name and step.
     name = os.path.join("mbt2018-num_filters=4-lmbda=0.01", "model.ckpt-0.data-00000-of-00001")
     path = tmp_path / "models" / name
@@ -222,6 +225,22 @@ def test_a_study_that_is_killed_goes_on_where_it_was(uninterrupted, untrained, t
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     for name in ("images.csv", "means.csv"):
         assert without_times(output / name) == without_times(expected / name)
+
+
+def test_the_table_alone_says_what_is_done(uninterrupted, untrained, tmp_path, capsys):
+    """The rows stand for the result files; those of other methods, as of other people, stay."""
+    images, expected = uninterrupted
+    shutil.copy(str(expected / "images.csv"), str(tmp_path / "images.csv"))
+    before = (tmp_path / "images.csv").read_text()
+    argv = [str(images), "--checkpoint_dir", str(untrained), "--output", str(tmp_path)]
+    assert run.main([*argv, "--methods", "bb_plain", "map --sga_its 3"]) == 0
+    assert "of which 4 are done already" in capsys.readouterr().out
+    assert (tmp_path / "images.csv").read_text() == before
+    assert (tmp_path / "means.csv").read_text() == (expected / "means.csv").read_text()
+    assert run.main([*argv, "--methods", "ste --sga_its 1", "--dataset", "more"]) == 0
+    with open(str(tmp_path / "images.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8 and sum(row["dataset"] == "more" for row in rows) == 2
 
 
 def test_a_study_on_a_cluster_of_which_a_worker_dies(uninterrupted, untrained, tmp_path):
