@@ -610,21 +610,14 @@ def main(method_class, training_graph=None, argv=None):
     module = sys.modules[(method_class or training_graph).__module__]
     script = utils.script_name(module)
     args = parse(script, module.__doc__, method_class, training_graph, argv)
-    try:
-        with utils.sigterm_as_interrupt():
-            if args.command == "train":
-                args.num_filters = args.num_filters or 192
-                train(script, training_graph, args)
-            elif args.command == "compress":
-                compress(method_class, args)
-            else:
-                decompress(method_class, args)
-    except InputError as error:
-        print("{}: error: {}".format(script, error), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("{}: interrupted".format(script), file=sys.stderr)
-        sys.exit(130)
+    with utils.command(script):
+        if args.command == "train":
+            args.num_filters = args.num_filters or 192
+            train(script, training_graph, args)
+        elif args.command == "compress":
+            compress(method_class, args)
+        else:
+            decompress(method_class, args)
 
 
 def parse(script, doc, method_class, training_graph, argv=None):

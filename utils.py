@@ -528,6 +528,20 @@ def sigterm_as_interrupt():
 
 
 @contextlib.contextmanager
+def command(name):
+    """Around what a command does: wrong input ends it with one line and exit code 2."""
+    try:
+        with sigterm_as_interrupt():
+            yield
+    except InputError as error:
+        print("{}: error: {}".format(name, error), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("{}: interrupted".format(name), file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
 def stop_signals():
     """Within, SIGINT and SIGTERM append to the list that this yields, instead of ending us.
 
