@@ -362,10 +362,7 @@ def compress(method_class, args):
         print("note: " + text, file=sys.stderr)
 
     run = utils.find_run(args.checkpoint_dir, args.runname, args.num_filters)
-    if args.lmbda < 0:
-        if run.lmbda is None:
-            raise InputError("{}: this run name has no lmbda=…; give --lambda".format(run.name))
-        args.lmbda = run.lmbda
+    args.lmbda = lambda_of(args, run)
     images = utils.Images(args.eval_imgs, note)
     with naming(args.eval_imgs):
         container.check_size(*images.shape[:3])
@@ -419,6 +416,15 @@ def compress(method_class, args):
             print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
     for written in filter(None, (path, args.output)):
         print("wrote {}".format(written))
+
+
+def lambda_of(args, run):
+    """λ as --lambda says, or the name of the run."""
+    if args.lmbda >= 0:
+        return args.lmbda
+    if run.lmbda is None:
+        raise InputError("{}: this run name has no lmbda=…; give --lambda".format(run.name))
+    return run.lmbda
 
 
 METRICS = (
