@@ -42,14 +42,14 @@ def photographs(patterns):
     return sorted(path for pattern in patterns for path in glob.glob(pattern))
 
 
-def compress(script, runname, image, results_dir, *flags):
+def compress(script, runname, image, results_dir, *flags, checkpoint_dir=CHECKPOINTS):
     """Runs `<script>.py compress`; ends this process as it did, if it failed.
 
     Returns:
       Path of the result file that it wrote.
     """
     flags = ("--results_dir", results_dir, "--overwrite", *flags)
-    output = run(script, "--checkpoint_dir", CHECKPOINTS, "compress", runname, image, *flags)
+    output = run(script, "--checkpoint_dir", checkpoint_dir, "compress", runname, image, *flags)
     line, *_ = (line for line in output.splitlines() if line.startswith("wrote "))
     return line[len("wrote ") :]
 
