@@ -88,6 +88,12 @@ class Mbt2018:
         transform = functools.partial(nn_models.synthesis, layers=self.transforms.synthesis)
         return pieces.synthesis(transform, y, size) if self.frozen else transform(y, size=size)
 
+    def p_y(self, y, z):
+        """Likelihood of y given z, element by element, at least 1e-9."""
+        return entropy_models.bound_likelihood(
+            entropy_models.gaussian_mass(y, *self.hyper_synthesis(z, y))
+        )
+
     def p_z(self, z):
         """Likelihood of z, element by element, at least 1e-9."""
         return entropy_models.bound_likelihood(entropy_models.density_mass(z, self.prior))
@@ -102,10 +108,7 @@ class Mbt2018:
         Returns:
           dict of (N,) tensors: `bpp` in all, `y_bpp` and `z_bpp`.
         """
-        p_y = entropy_models.bound_likelihood(
-            entropy_models.gaussian_mass(y, *self.hyper_synthesis(z, y))
-        )
-        y_bpp = information(p_y) / num_pixels
+        y_bpp = information(self.p_y(y, z)) / num_pixels
         z_bpp = information(self.p_z(z)) / num_pixels
         return {"bpp": y_bpp + z_bpp, "y_bpp": y_bpp, "z_bpp": z_bpp}
 

@@ -362,8 +362,7 @@ def compress(method_class, args):
         print("note: " + text, file=sys.stderr)
 
     run = utils.find_run(args.checkpoint_dir, args.runname, args.num_filters)
-    if args.lmbda < 0:
-        args.lmbda = run_lambda(run)
+    args.lmbda = lambda_of(args, run)
     images = utils.Images(args.eval_imgs, note)
     with naming(args.eval_imgs):
         container.check_size(*images.shape[:3])
@@ -418,8 +417,10 @@ def compress(method_class, args):
         print("wrote {}".format(written))
 
 
-def run_lambda(run):
-    """λ of a run (`utils.Run`), where the command line does not give one."""
+def lambda_of(args, run):
+    """λ as --lambda says, or the name of the run."""
+    if args.lmbda >= 0:
+        return args.lmbda
     if run.lmbda is None:
         raise InputError("{}: this run name has no lmbda=…; give --lambda".format(run.name))
     return run.lmbda
@@ -620,21 +621,14 @@ def main(method_class, training_graph=None, argv=None):
     module = sys.modules[(method_class or training_graph).__module__]
     script = utils.script_name(module)
     args = parse(script, module.__doc__, method_class, training_graph, argv)
-    try:
-        with utils.sigterm_as_interrupt():
-            if args.command == "train":
-                args.num_filters = args.num_filters or 192
-                train(script, training_graph, args)
-            elif args.command == "compress":
-                compress(method_class, args)
-            else:
-                decompress(method_class, args)
-    except InputError as error:
-        print("{}: error: {}".format(script, error), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("{}: interrupted".format(script), file=sys.stderr)
-        sys.exit(130)
+    with utils.command(script):
+        if args.command == "train":
+            args.num_filters = args.num_filters or 192
+            train(script, training_graph, args)
+        elif args.command == "compress":
+            compress(method_class, args)
+        else:
+            decompress(method_class, args)
 
 
 def parse(script, doc, method_class, training_graph, argv=None):

@@ -123,6 +123,19 @@ def _is_16_bit_png(path):
     return header[24:] == b"\x10"
 
 
+def centre_crop(pixels, size):
+    """The middle of an image (H, W, …), `size` = (width, height).
+
+    Raises:
+      InputError: the image is smaller.
+    """
+    height, width = pixels.shape[:2]
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    if left < 0 or top < 0:
+        raise InputError("{} x {} pixels, less than {} x {}".format(width, height, *size))
+    return pixels[top : top + size[1], left : left + size[0]]
+
+
 def write_png(path, pixels):
     """Writes uint8 (H, W, 3) as a PNG."""
     with atomic_write(path) as file:
@@ -533,6 +546,20 @@ def sigterm_as_interrupt():
         yield
     finally:
         signal.signal(signal.SIGTERM, old)
+
+
+@contextlib.contextmanager
+def command(name):
+    """Around what a command does: wrong input ends it with one line and exit code 2."""
+    try:
+        with sigterm_as_interrupt():
+            yield
+    except InputError as error:
+        print("{}: error: {}".format(name, error), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("{}: interrupted".format(name), file=sys.stderr)
+        sys.exit(130)
 
 
 @contextlib.contextmanager

@@ -1,27 +1,19 @@
-"""What the commands of studies have in common."""
+"""What the command lines of studies have in common."""
 
 import argparse
+import re
 import sys
 
 import utils
 
 
-def run(name, main):
-    """Runs `main()`, whose value is the exit code; on wrong input one line, and exit code 2.
+def run(main):
+    """Runs `main()` of a module that was started as `python -m study.<name>`.
 
-    Args:
-      name: of the command, for messages.
+    Its value is the exit code. On wrong input the process ends with one line and exit code 2.
     """
-    try:
-        with utils.sigterm_as_interrupt():
-            code = main()
-    except utils.InputError as error:
-        print("{}: error: {}".format(name, error), file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("{}: interrupted".format(name), file=sys.stderr)
-        code = 130
-    sys.exit(code)
+    with utils.command(main.__globals__["__spec__"].name):
+        sys.exit(main())
 
 
 def parser(name, doc):
@@ -32,3 +24,18 @@ def parser(name, doc):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def size(text):
+    """(width, height) of "<width>x<height>", for `add_argument`."""
+    match = re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError("{!r} is not <width>x<height>".format(text))
+    return tuple(int(side) for side in match.groups())
+
+
+def positive(text):
+    """A whole number above 0, for `add_argument`."""
+    if not re.fullmatch("[1-9][0-9]*", text):
+        raise argparse.ArgumentTypeError("{!r} is not a whole number above 0".format(text))
+    return int(text)

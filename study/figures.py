@@ -3,8 +3,10 @@
 import os
 
 import matplotlib
+import matplotlib.colors
 import matplotlib.lines
 import matplotlib.pyplot as plt
+import numpy as np
 
 import utils
 
@@ -57,12 +59,34 @@ def save_all(figure, stem):
     return paths
 
 
+def check(path):
+    """Raises `InputError` unless a figure can be written to `path`."""
+    if _suffix(path) not in FORMATS:
+        raise utils.InputError("{}: the name of a figure ends in .png or .svg".format(path))
+    utils.check_writable(path)
+
+
+def _suffix(path):
+    return os.path.splitext(path)[1][1:].lower()
+
+
 def save(figure, path):
     """Writes a figure, in the format that the ending of `path` names, and closes it."""
-    suffix = os.path.splitext(path)[1][1:].lower()
-    if suffix not in FORMATS:
-        raise utils.InputError("{}: the name of a figure ends in .png or .svg".format(path))
+    check(path)
+    suffix = _suffix(path)
     metadata = {"Date": None} if suffix == "svg" else {"Software": None}
     with plt.rc_context(STYLE), utils.atomic_write(path) as file:
         figure.savefig(file, format=suffix, metadata=metadata)
     plt.close(figure)
+
+
+def pale(name):
+    """A colour map nearer to white, for a ground that something is drawn on."""
+    colours = plt.get_cmap(name)(np.linspace(0, 1, 256))
+    return matplotlib.colors.ListedColormap(0.45 * colours + 0.55)
+
+
+def part(name, low, high):
+    """The colours of a map from `low` to `high`, of 0 to 1."""
+    colours = plt.get_cmap(name)(np.linspace(low, high, 256))
+    return matplotlib.colors.ListedColormap(colours)

@@ -286,4 +286,4 @@ def draw_gains(gains, anchor, looks):
 
 
 if __name__ == "__main__":
-    command.run("study.report", main)
+    command.run(main)

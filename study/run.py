@@ -9,7 +9,6 @@ after an interruption, whatever its kind, the same command goes on. Rows that th
 images, methods and models stay in it.
 """
 
-import argparse
 import contextlib
 import logging
 import os
@@ -93,11 +92,13 @@ def parse(argv):
     add("--checkpoint_dir", default="./checkpoints", metavar="DIR", help="(./checkpoints)")
     add("--output", default="./results/study", metavar="DIR", help="(./results/study)")
     add("--dataset", default="images", help="what the tables call these images (images)")
-    add("--crop", type=_size, metavar="WxH", help="take the middle of each image, WxH or HxW")
-    add("--workers", type=_positive, metavar="N", help="tasks at a time (one for each core)")
+    add(
+        "--crop", type=command.size, metavar="WxH", help="take the middle of each image, WxH or HxW"
+    )
+    add("--workers", type=command.positive, metavar="N", help="tasks at a time (one for each core)")
     add(
         "--threads",
-        type=_positive,
+        type=command.positive,
         metavar="N",
         help="of a task (cores / workers, on a cluster 1)",
     )
@@ -107,21 +108,6 @@ def parse(argv):
     if args.scheduler and args.workers:
         parser.error("--workers: a cluster (--scheduler) has its own")
     return args
-
-
-def _size(text):
-    try:
-        width, height = (_positive(side) for side in text.split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError("{!r} is not <width>x<height>".format(text))
-    return width, height
-
-
-def _positive(text):
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
 
 
 def title(task):
@@ -212,4 +198,4 @@ def _client(args, number):
 
 
 if __name__ == "__main__":
-    command.run("study.run", main)
+    command.run(main)

@@ -109,16 +109,9 @@ def read(image):
         pixels = np.array(utils.open_array(image.path)[image.index])
     if image.crop is None:
         return pixels
-    height, width = pixels.shape[:2]
-    crop_width, crop_height = image.crop if width >= height else image.crop[::-1]
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    if top < 0 or left < 0:
-        raise InputError(
-            "{}: {} x {} pixels, less than --crop {}x{}".format(
-                image.path, width, height, *image.crop
-            )
-        )
-    return pixels[top : top + crop_height, left : left + crop_width]
+    size = image.crop if pixels.shape[1] >= pixels.shape[0] else image.crop[::-1]
+    with tf_boilerplate.naming(image.path):
+        return utils.centre_crop(pixels, size)
 
 
 # --- Tasks -----------------------------------------------------------------------------------
@@ -192,8 +185,7 @@ def make_tasks(images, methods, models):
             args = tf_boilerplate.parse(script, "", method_class, None, argv)
             if args.output or args.results_dir or args.eval_imgs != "image":
                 raise InputError("{}: a study names files and folders itself".format(method))
-            if args.lmbda < 0:
-                args.lmbda = tf_boilerplate.run_lambda(model)
+            args.lmbda = tf_boilerplate.lambda_of(args, model)
             # λ has a column of its own: a method at several λ is one method.
             label = " ".join(map(shlex.quote, [script, *_without_lambda(flags)]))
             pairs.append((label, model, tf_boilerplate.settings(method_class, args)))

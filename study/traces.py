@@ -9,7 +9,6 @@ files: dotted where the latents are relaxed, as the gradient sees them, and full
 
 import numpy as np
 
-import utils
 from study import command, figures
 from utils import InputError
 
@@ -25,7 +24,7 @@ ROUNDED = "_after_rounding"
 
 def main(argv=None):
     args = parse(argv)
-    utils.check_writable(args.output)
+    figures.check(args.output)
     traces = {}
     for path in args.results:
         trace = read(path, args.image)
@@ -111,4 +110,4 @@ def draw(traces, title):
 
 
 if __name__ == "__main__":
-    command.run("study.traces", main)
+    command.run(main)

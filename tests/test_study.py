@@ -99,7 +99,7 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained):
         (["{images}", "--methods", "sga out.tfci"], "a study names files and folders itself"),
         (["{images}", "--models", "nothing"], "no such run folder"),
         (["{images}", "--models", "mbt2018_bb-*", "--methods", "sga"], "--models has no run of"),
-        (["{images}", "--crop", "64x64"], "40 x 30 pixels, less than --crop 64x64"),
+        (["{images}", "--crop", "64x64"], "0.png: 40 x 30 pixels, less than 64 x 64"),
         (["{images}", "--crop", "64"], "--crop: '64' is not <width>x<height>"),
         (["{images}", "--threads", "0"], "--threads"),
         (["{images}", "--scheduler", "tcp://127.0.0.1:9"], "--scheduler: tcp://127.0.0.1:9"),

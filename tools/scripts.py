@@ -32,8 +32,7 @@ def centre_crops(patterns, size):
         image = utils.read_image(path)
         if image.shape[0] > image.shape[1]:
             image = np.rot90(image)
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        crops.append(image[top : top + height, left : left + width])
+        crops.append(utils.centre_crop(image, (width, height)))
     return np.stack(crops)
 
 
@@ -42,14 +41,14 @@ def photographs(patterns):
     return sorted(path for pattern in patterns for path in glob.glob(pattern))
 
 
-def compress(script, runname, image, results_dir, *flags):
+def compress(script, runname, image, results_dir, *flags, checkpoint_dir=CHECKPOINTS):
     """Runs `<script>.py compress`; ends this process as it did, if it failed.
 
     Returns:
       Path of the result file that it wrote.
     """
     flags = ("--results_dir", results_dir, "--overwrite", *flags)
-    output = run(script, "--checkpoint_dir", CHECKPOINTS, "compress", runname, image, *flags)
+    output = run(script, "--checkpoint_dir", checkpoint_dir, "compress", runname, image, *flags)
     line, *_ = (line for line in output.splitlines() if line.startswith("wrote "))
     return line[len("wrote ") :]
 

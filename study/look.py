@@ -1,0 +1,241 @@
+"""An image as a model's own prediction and as another method code it, and where the bits went.
+
+    python -m study.look samples/chelsea.png
+    python -m study.look samples/coffee.png --method "bb_sga --preset fast"
+
+Compresses the image with the script that only predicts (mbt2018.py, or bb_plain.py for methods of
+the bits-back model) and with the method, decodes both files, and draws: the two beside the
+original, with PSNR, bits per pixel (estimated, as the result says; for bits-back net of what is
+given back, at the z that was coded) and the size of the file; the square in which the two differ
+most, by their squared difference; and the bits of y at each place, -log2 p(y|z) summed over the
+channels. Files, results and picture are in the output folder.
+"""
+
+import collections
+import os
+import shlex
+
+import matplotlib.colors
+import matplotlib.patches
+import numpy as np
+
+import hyperprior
+import inference
+import utils
+from coding import files
+from quiet_tf import tf
+from study import command, figures
+from tools import scripts
+
+BASES = {"mbt2018": "mbt2018", "mbt2018_bb": "bb_plain"}  # of models, who only predict
+STRIDE = 16  # pixels along a latent's side
+
+Coded = collections.namedtuple("Coded", "name pixels bits result")
+Coded.__doc__ = """An image as a decoder gets it from a file.
+
+name: of the method; pixels: uint8 (H, W, 3); bits: (h, w), of y at each place; result: dict of the
+result file.
+"""
+
+
+def code(words, run, args):
+    """Compresses the image by the method's script and decodes the file; returns `Coded`.
+
+    Args:
+      words: script and flags.
+      run: `utils.Run` of the model.
+      args: the command line.
+    """
+    script, *flags = words
+    print("running {}.py on {}".format(script, args.image), flush=True)
+    stem = os.path.splitext(os.path.basename(args.image))[0]
+    path = os.path.join(args.output, "{}-{}.tfci".format(stem, script))
+    place = {"checkpoint_dir": args.checkpoint_dir}
+    result = scripts.compress(script, args.runname, args.image, args.output, path, *flags, **place)
+    with np.load(result, allow_pickle=False) as values:
+        result = dict(values)
+    pixels, bits = decode(utils.read_bytes(path), run, inference.find_method(script))
+    return Coded(script, pixels, bits, result)
+
+
+def decode(content, run, method):
+    """Pixels, uint8 (H, W, 3), and the bits of y at each place, (h, w), of a file of one image.
+
+    Args:
+      content: the bytes of the file.
+      run: `utils.Run` of the model.
+      method: the `inference.Method` that wrote it.
+    """
+    reader = files.read(content)
+    weights = hyperprior.load(method.model_class, run)
+    ((_, latents),) = reader.latents(run, weights)
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = hyperprior.build(method.model_class, weights, sigma_min=method.sigma_min)
+        y, z = (tf.constant(latents[name][None], tf.float32) for name in "yz")
+        pixels = utils.to_uint8(model.synthesis(y, (reader.height, reader.width)))
+        nats = -tf.reduce_sum(tf.math.log(model.p_y(y, z)), axis=3)
+        pixels, nats = session.run([pixels[0], nats[0]])
+    return pixels, nats / np.log(2)
+
+
+def most_different(a, b, side):
+    """Top and left of the square window in which two images differ most, by squared difference.
+
+    Args:
+      a, b: (H, W, 3).
+      side: of the window, in pixels.
+    """
+    squares = np.square(a.astype(np.int64) - b).sum(axis=2)
+    sums = np.pad(squares, ((1, 0), (1, 0)), "constant").cumsum(axis=0).cumsum(axis=1)
+    windows = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    return np.unravel_index(int(np.argmax(windows)), windows.shape)
+
+
+# --- The picture -----------------------------------------------------------------------------
+
+
+def draw(title, original, base, method, side):
+    """A figure: images, the window where they differ most, and maps of bits, a row each.
+
+    Args:
+      title: of the figure.
+      original: uint8 (H, W, 3).
+      base, method: `Coded`.
+      side: of the window, in pixels.
+    """
+    height, width, _ = original.shape
+    top, left = most_different(base.pixels, method.pixels, side)
+    window = (slice(top, top + side), slice(left, left + side))
+    shape = np.clip(height / width, 0.3, 1.5)
+    column = 3.6 / max(shape, 1) ** 0.7  # inches
+    figure, axes = figures.subplots(
+        3,
+        3,
+        figsize=(3 * column + 0.3, (2 * shape + 1) * column + 2.6),
+        dpi=np.clip(width / column, 130, 300),
+        gridspec_kw={"height_ratios": (shape, 1, shape)},
+    )
+    figure.set_constrained_layout_pads(h_pad=0.08)
+    figure.suptitle(title, fontsize="medium")
+    for ax in axes.ravel():
+        ax.set(xticks=[], yticks=[])
+
+    panels = [(original, "original\n24 bpp\n")]
+    panels += [(coded.pixels, caption(coded)) for coded in (base, method)]
+    for ax, (pixels, label) in zip(axes[0], panels):
+        ax.imshow(pixels)
+        ax.set_xlabel(label)
+        for colour, line in (("black", 3), ("white", 1.5)):
+            frame = matplotlib.patches.Rectangle((left - 0.5, top - 0.5), side, side, fill=False)
+            frame.set(edgecolor=colour, linewidth=line)
+            ax.add_patch(frame)
+    for ax, (pixels, _) in zip(axes[1], panels):
+        ax.imshow(pixels[window], interpolation="nearest")
+    axes[1, 0].set_xlabel("where the two differ most:\n{0} × {0} pixels".format(side))
+    for ax, coded in zip(axes[1, 1:], (base, method)):
+        error = np.square(coded.pixels[window].astype(float) - original[window]).mean()
+        ax.set_xlabel("{}\nin this window {:.2f} dB".format(coded.name, psnr(error)))
+
+    _draw_bits(figure, axes[2], base, method, (height, width))
+    return figure
+
+
+def _draw_bits(figure, axes, base, method, size):
+    """Into three axes: the change of the bits, and those of either."""
+    height, width = size
+    rows, columns = base.bits.shape
+    style = {"extent": (0, STRIDE * columns, STRIDE * rows, 0), "interpolation": "nearest"}
+    most = max(base.bits.max(), method.bits.max())
+    for ax, coded in zip(axes[1:], (base, method)):
+        shown = ax.imshow(coded.bits, vmin=0, vmax=most, **style)
+        y = coded.bits.sum()
+        z = estimate(coded.result) * height * width - y
+        ax.set_xlabel("{}\ny {:.0f} bits (map), z {:.0f} bits".format(coded.name, y, z))
+    bar = {"location": "bottom", "pad": 0.03}
+    figure.colorbar(shown, ax=list(axes[1:]), aspect=40, **bar).set_label("bits of y " + WHERE)
+    change = method.bits - base.bits
+    most = np.abs(change).max() or 1
+    shown = axes[0].imshow(change, cmap="PuOr", vmin=-most, vmax=most, **style)
+    label = "{} less {}\ny {:+.0f} bits".format(method.name, base.name, change.sum())
+    axes[0].set_xlabel(label.replace("-", "−"))
+    figure.colorbar(shown, ax=axes[0], aspect=20, **bar).set_label("change of bits " + WHERE)
+    for ax in axes:
+        ax.set(xlim=(0, width), ylim=(height, 0))
+
+
+WHERE = "per 16 × 16 pixels"
+
+
+def caption(coded):
+    """What stands under an image."""
+    result, (height, width, _) = coded.result, coded.pixels.shape
+    net = "net_bpp" in result
+    size = result["net_bpp" if net else "actual_bpp"][0] * height * width / 8
+    return "{}\n{:.4f} bpp, {:.2f} dB\nfile{}: {:.0f} bytes".format(
+        coded.name, estimate(result), result["psnr"][0], ", net" if net else "", size
+    )
+
+
+def estimate(result):
+    """Bits per pixel of the latents in the file; for bits-back net, at the z that was coded."""
+    return result.get("est_bpp_coded", result["est_bpp"])[0]
+
+
+def psnr(mse):
+    """In dB, of a mean squared error on the scale 0 to 255."""
+    return np.inf if mse == 0 else 10 * np.log10(255**2 / mse)
+
+
+# --- The command -----------------------------------------------------------------------------
+
+
+def main(argv=None):
+    args = parse(argv)
+    script, *flags = shlex.split(args.method) or [""]
+    model = inference.find_method(script).model_class
+    base = BASES[model.name]
+    if script == base:
+        raise utils.InputError("--method {}: this is what others are compared with".format(script))
+    args.runname = args.runname or scripts.demo_run(model.name)
+    images = utils.Images(args.image)
+    if images.shape[0] > 1:
+        raise utils.InputError("{}: {} images; take one".format(args.image, images.shape[0]))
+    if min(images.shape[1:3]) < args.window:
+        height, width = images.shape[1:3]
+        raise utils.InputError(
+            "{}: {} × {} pixels, smaller than --window".format(args.image, width, height)
+        )
+    (original,) = next(images.batches(1))
+    run = utils.find_run(args.checkpoint_dir, args.runname)
+    hyperprior.load(model, run)  # refuses a run of the other model before anything is computed
+    name = os.path.basename(args.image)
+    path = os.path.join(args.output, "{}-{}.png".format(os.path.splitext(name)[0], script))
+    figures.check(path)
+
+    title = "{}, {} × {} pixels; {}".format(name, *original.shape[1::-1], run.name)
+    coded = [code(words, run, args) for words in ([base], [script, *flags])]
+    figures.save(draw(title, original, *coded, args.window), path)
+    for one in coded:
+        print(caption(one).replace("\n", ", "))
+    print("wrote " + path)
+
+
+def parse(argv):
+    parser = command.parser("study.look", __doc__)
+    add = parser.add_argument
+    add("image", nargs="?", default="samples/chelsea.png", help="a file (%(default)s)")
+    add(
+        "--method",
+        default="sga",
+        metavar="'SCRIPT FLAGS'",
+        help="script, and its flags for compress (%(default)s)",
+    )
+    add("--runname", default="", help="run folder (the demo model that the script needs)")
+    add("--checkpoint_dir", default="checkpoints", metavar="DIR", help="(%(default)s)")
+    add("--window", type=command.positive, default=96, help="pixels of its side (%(default)s)")
+    add("--output", default="look", metavar="DIR", help="folder (%(default)s)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,321 @@
+"""The loss over two latents of a photograph, and the way of SGA through it.
+
+    python -m study.sga_landscape
+
+Optimises a crop of a photograph with sga.py's method, picks two neighbouring latents that SGA
+rounds elsewhere than the prediction is, and draws λ·255²·MSE + bpp, in bits of the whole crop, over
+both of them. All other latents, z included, are fixed at the integers that SGA ends with: this is
+the landscape at the end of the way, not the one that SGA saw at its start. `choose_pair` says what
+makes a pair worth drawing. A seed gives one picture.
+"""
+
+import collections
+import itertools
+import os
+
+import matplotlib.collections
+import matplotlib.colors
+import matplotlib.ticker
+import numpy as np
+
+import hyperprior
+import sga
+import tf_boilerplate
+import utils
+from quiet_tf import tf
+from study import command, figures
+from tools import scripts
+
+POINTS = 400  # of the way that are kept, at most
+SAMPLES = 200  # of those at which the relaxed sample is drawn
+BATCH = 16  # losses that are computed together
+MARGIN = 0.75  # of the picture, around the way
+PER_UNIT = 16  # losses per unit of a latent, in the picture
+
+
+class WatchedSGA(sga.SGA):
+    """SGA that keeps its relaxed sample (a dict of tensors), to be looked at."""
+
+    def relaxed(self, t, y, z):
+        self.sample = super().relaxed(t, y, z)
+        return self.sample
+
+
+Way = collections.namedtuple("Way", "its y y_tilde y_hat z_hat")
+Way.__doc__ = """What SGA did to the latents of one image.
+
+its: (n,), numbers of iterations done; y, y_tilde: (n, h, w, C), the parameters then, and the
+relaxed sample that the next iteration sees; y_hat, z_hat: (h, w, C), the integers at the end.
+"""
+
+
+def watch(pixels, weights, args):
+    """Optimises an image and looks at its y at regular intervals; returns a `Way`.
+
+    Args:
+      pixels: uint8 (H, W, 3).
+      weights: of `hyperprior.load`.
+      args: the command line of sga.py.
+    """
+    evaluation = tf_boilerplate.Evaluation(WatchedSGA, weights, (1, *pixels.shape), args)
+    session, method = evaluation.session, evaluation.method
+    (stage,) = method.stages
+    every = -(-stage.its // POINTS)
+    look = session.make_callable([stage.latents["y"], method.sample["y"]])
+    evaluation.begin(pixels[None])
+    session.run(stage.start)  # the run below starts there again
+    seen = [(0, *look())]
+    with utils.Progress(stage.its, title="SGA") as progress:
+
+        def step(done):
+            if done % every == 0 or done == stage.its:
+                seen.append((done, *look()))
+            (progress.show if progress.due() else progress.advance)(done)
+
+        stage.run(session, step, lambda *figures: None)
+    its, y, y_tilde = (np.array(values) for values in zip(*seen))
+    z = session.run(stage.latents["z"])[0]
+    return Way(its, y[:, 0], y_tilde[:, 0], np.rint(y[-1, 0]), np.rint(z))
+
+
+def losses(weights, pixels, lmbda, way):
+    """A function of changes of y_hat to R-D losses in bits of the image.
+
+    Args:
+      weights: of `hyperprior.load`.
+      pixels: uint8 (H, W, 3).
+      lmbda: λ.
+      way: `Way`, whose y_hat and z_hat stand wherever nothing is changed.
+
+    Returns:
+      `bits(changes)`, (n,): the losses for a list of dicts, (row, column, channel) to value.
+    """
+    with tf.Graph().as_default():
+        model = hyperprior.build(sga.SGA.model_class, weights)
+        x = tf.constant(np.repeat(pixels[None] / np.float32(255), BATCH, axis=0))
+        z = tf.constant(np.repeat(way.z_hat[None], BATCH, axis=0))
+        y = tf.placeholder(tf.float32, (BATCH, *way.y_hat.shape))
+        _, metrics = model.rate_distortion(x, lmbda, y, z=z)
+        run = tf.Session().make_callable(metrics["rd_loss"], [y])
+
+    def bits(changes):
+        values = []
+        for start in range(0, len(changes), BATCH):
+            batch = np.repeat(way.y_hat[None], BATCH, axis=0)
+            for y, changed in zip(batch, changes[start : start + BATCH]):
+                for latent, value in changed.items():
+                    y[latent] = value
+            values.append(run(batch))
+        num_pixels = pixels.shape[0] * pixels.shape[1]
+        return np.concatenate(values)[: len(changes)].astype(np.float64) * num_pixels
+
+    return bits
+
+
+def choose_pair(bits, y_start, y_hat):
+    """The pair of latents whose landscape tells most.
+
+    Both are rounded in the end to other integers than the prediction is, and are neighbours in one
+    channel, so that the loss of one depends on the other. Of those for which SGA's integers are the
+    best of all around (from one below to one above both roundings), it is the pair for which it
+    would cost most to take back the one, the other, or both: the least of the three costs counts.
+
+    Args:
+      bits: of `losses`.
+      y_start: (h, w, C), the prediction.
+      y_hat: (h, w, C), the integers at the end.
+
+    Returns:
+      Two (row, column, channel).
+
+    Raises:
+      InputError: there is no such pair.
+    """
+    before = np.rint(y_start)
+    moved = sorted(map(tuple, np.argwhere(before != y_hat).tolist()))
+    one = dict(zip(moved, bits([{latent: before[latent]} for latent in moved]) if moved else []))
+    steps = ((0, 1, 0), (1, -1, 0), (1, 0, 0), (1, 1, 0))  # to half of the neighbours
+    ends = ((a, tuple(np.add(a, step).tolist())) for a in moved for step in steps)
+    pairs = [pair for pair in ends if pair[1] in one]
+    both = bits([{latent: before[latent] for latent in pair} for pair in pairs]) if pairs else []
+    least = {pair: min(one[pair[0]], one[pair[1]], loss) for pair, loss in zip(pairs, both)}
+    for pair in sorted(least, key=lambda pair: -least[pair]):
+        integers = [
+            np.arange(
+                min(before[latent], y_hat[latent]) - 1, max(before[latent], y_hat[latent]) + 2
+            )
+            for latent in pair
+        ]
+        around = list(itertools.product(*integers))
+        best = around[int(np.argmin(bits([dict(zip(pair, values)) for values in around])))]
+        if best == tuple(y_hat[latent] for latent in pair):
+            return pair
+    raise utils.InputError(
+        "no two neighbouring latents that SGA rounds elsewhere, for the better: "
+        "take more iterations or a larger crop"
+    )
+
+
+Points = collections.namedtuple("Points", "rounded rounded_loss best best_loss")
+Points.__doc__ = """Rounded prediction and SGA's integers of two latents; losses there in bits."""
+
+
+def compare(bits, pair, way):
+    """`Points` of a pair."""
+    rounded, best = (tuple(y[latent] for latent in pair) for y in (np.rint(way.y[0]), way.y_hat))
+    rounded_loss, best_loss = bits([dict(zip(pair, rounded)), dict(zip(pair, best))])
+    return Points(rounded, rounded_loss, best, best_loss)
+
+
+def grid(bits, pair, axes):
+    """Losses over both latents of a pair: (len(axes[1]), len(axes[0])), the first one along x."""
+    points = itertools.product(*reversed(axes))
+    values = bits([dict(zip(pair, point[::-1])) for point in points])
+    return values.reshape(len(axes[1]), len(axes[0]))
+
+
+# --- The picture -----------------------------------------------------------------------------
+
+
+def axes_of(way, pair):
+    """Values of either latent that the picture shows: the way and a margin, a square."""
+    walks = [way.y[(slice(None), *latent)] for latent in pair]
+    ends = np.array([(np.floor(walk.min()), np.ceil(walk.max())) for walk in walks])
+    centres, half = ends.mean(axis=1), np.ptp(ends, axis=1).max() / 2 + MARGIN
+    steps = np.arange(-half, half + 0.5 / PER_UNIT, 1 / PER_UNIT)
+    return [centre + steps for centre in centres]
+
+
+def draw(way, pair, axes, values, points, title):
+    """A figure of the landscape and the way through it.
+
+    Args:
+      way, pair: of `watch`, of `choose_pair`.
+      axes, values: of `axes_of`, and the losses in bits there, of `grid`.
+      points: `Points`.
+      title: of the figure.
+    """
+    ratios = {"height_ratios": (1, 0.16)}
+    figure, (ax, below) = figures.subplots(2, 1, figsize=(8.4, 7.55), dpi=150, gridspec_kw=ratios)
+    ax.set_title(title, fontsize="medium")
+    ax.grid(False)
+    below.axis("off")
+
+    above = values - points.best_loss
+    locator = matplotlib.ticker.MaxNLocator(25, steps=(1, 2, 5, 10))
+    levels = locator.tick_values(0, np.percentile(above, 97))
+    filled = ax.contourf(*axes, above, levels, cmap=figures.pale("viridis"), extend="both")
+    ax.contour(filled, colors="white", linewidths=0.4)
+    bar = figure.colorbar(filled, ax=ax, pad=0.02, aspect=30, ticks=levels[::4])
+    bar.set_label("R-D loss in bits, above that of the best integer point")
+
+    integers = [np.arange(np.ceil(axis[0]), axis[-1]) for axis in axes]
+    dots = [values.ravel() for values in np.meshgrid(*integers)]
+    keys = ax.plot(*dots, ".", color="black", markersize=4, label="integer points")
+    shown, way_keys = _draw_way(ax, way, pair)
+    bar = figure.colorbar(shown, ax=ax, pad=0.02, aspect=30)
+    bar.set_label("iteration of SGA")
+    keys += way_keys
+    keys += _mark(ax, [way.y[(0, *latent)] for latent in pair], "o", 8, "the network's prediction")
+    label = "prediction rounded to ({:.0f}, {:.0f}): {:.1f} bits"
+    keys += _mark(ax, points.rounded, "s", 11, label.format(*points.rounded, points.rounded_loss))
+    label = "best integer point, SGA's result, ({:.0f}, {:.0f}): {:.1f} bits"
+    keys += _mark(ax, points.best, "*", 19, label.format(*points.best, points.best_loss))
+    below.legend(handles=keys, loc="center", ncol=2, frameon=False, columnspacing=1.5)
+
+    label = "y at row {}, column {}, channel {}".format
+    ax.set(xlabel=label(*pair[0]), ylabel=label(*pair[1]))
+    ax.set(xticks=integers[0], yticks=integers[1], xlim=axes[0][[0, -1]], ylim=axes[1][[0, -1]])
+    return figure
+
+
+def _draw_way(ax, way, pair):
+    """The parameters as a line and relaxed samples as points, coloured by iteration.
+
+    Returns what has the colours, and two keys for a legend.
+    """
+    colours = figures.part("inferno", 0, 0.85)
+    style = {"cmap": colours, "norm": matplotlib.colors.Normalize(0, way.its[-1])}
+    walk, samples = (
+        np.stack([values[(slice(None), *latent)] for latent in pair], axis=1)
+        for values in (way.y, way.y_tilde)
+    )
+    ax.plot(*walk.T, color="white", linewidth=4.5, solid_capstyle="round")
+    segments = np.stack([walk[:-1], walk[1:]], axis=1)
+    line = matplotlib.collections.LineCollection(segments, linewidths=2.5, **style)
+    line.set(array=way.its[1:], capstyle="round")
+    ax.add_collection(line)
+    few = np.unique(np.linspace(0, len(way.its) - 1, SAMPLES).astype(int))
+    edge = {"s": 22, "edgecolors": "white", "linewidths": 0.6, "zorder": 4}
+    shown = ax.scatter(*samples[few].T, c=way.its[few], **edge, **style)
+    key = {"color": colours(0.5), "markeredgecolor": "white"}
+    keys = ax.plot([], [], linewidth=2.5, label="parameters of SGA", **key)
+    keys += ax.plot([], [], "o", markersize=5, label="relaxed samples of SGA", **key)
+    return shown, keys
+
+
+def _mark(ax, point, marker, size, label):
+    style = {"markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 1.3}
+    label = label.replace("-", "−")
+    return ax.plot(*point, marker, markersize=size, zorder=3, label=label, **style)
+
+
+# --- The command -----------------------------------------------------------------------------
+
+
+def main(argv=None):
+    args = parse(argv)
+    figures.check(args.output)
+    argv = ["--checkpoint_dir", args.checkpoint_dir, "compress", args.runname, args.image]
+    argv += ["--seed", args.seed, "--sga_its", args.sga_its]
+    settings = tf_boilerplate.parse("sga", "", sga.SGA, None, argv)
+    run = utils.find_run(settings.checkpoint_dir, settings.runname)
+    settings.lmbda = tf_boilerplate.lambda_of(settings, run)
+    with tf_boilerplate.naming(args.image):
+        pixels = utils.centre_crop(utils.read_image(args.image), args.crop)
+    weights = hyperprior.load(sga.SGA.model_class, run)
+    way = watch(pixels, weights, settings)
+
+    bits = losses(weights, pixels, settings.lmbda, way)
+    pair = choose_pair(bits, way.y[0], way.y_hat)
+    points = compare(bits, pair, way)
+    print("latents (row, column, channel) of y: {} and {}".format(*pair))
+    for name, point, loss in (
+        ("rounded prediction", points.rounded, points.rounded_loss),
+        ("best integer point", points.best, points.best_loss),
+    ):
+        print("{} ({:.0f}, {:.0f}): R-D loss {:.2f} bits".format(name, *point, loss))
+    axes = axes_of(way, pair)
+    title = "{}, {} × {} pixels: two of {} latents y, the others as SGA rounds them".format(
+        os.path.basename(args.image), *pixels.shape[1::-1], way.y_hat.size
+    )
+    figures.save(draw(way, pair, axes, grid(bits, pair, axes), points, title), args.output)
+    print("wrote " + args.output)
+
+
+def parse(argv):
+    parser = command.parser("study.sga_landscape", __doc__)
+    add = parser.add_argument
+    add("--image", default="samples/coffee.png", metavar="FILE", help="(%(default)s)")
+    add(
+        "--crop",
+        type=command.size,
+        default="192x128",
+        metavar="WxH",
+        help="of its centre (%(default)s)",
+    )
+    add("--runname", default=scripts.demo_run("mbt2018"), help="run folder (%(default)s)")
+    add("--checkpoint_dir", default="checkpoints", metavar="DIR", help="(%(default)s)")
+    add("--sga_its", default="2000", metavar="ITS", help="iterations of SGA (%(default)s)")
+    add("--seed", default="0", help="of SGA (%(default)s)")
+    add(
+        "--output",
+        default="results/sga_landscape.png",
+        metavar="FILE",
+        help=".png or .svg (%(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    command.run(main)
