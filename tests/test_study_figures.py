@@ -160,7 +160,7 @@ def test_smoke_of_the_landscape(tmp_path):
     "flags, text",
     [
         (("--image", "none.png"), "none.png: no such image"),
-        (("--crop", "9999x10"), "600 × 400 pixels, smaller than --crop"),
+        (("--crop", "9999x10"), "600 x 400 pixels, less than 9999 x 10"),
         (("--output", "picture.jpg"), "ends in .png or .svg"),
         (("--runname", "none"), "no such run folder"),
         (("--runname", DEMO["bb_sga"]), "no model of mbt2018.py"),
@@ -244,9 +244,9 @@ def test_smoke_of_the_look(method, size, mode, untrained, tmp_path):
     [
         (("none.png",), "none.png: no such image"),
         (("--window", "60"), "53 × 37 pixels, smaller than --window"),
-        (("--method", "sgd"), "sgd: no script of a method"),
-        (("--method", "utils"), "utils: no script of a method"),
-        (("--method", ""), "no script of a method"),
+        (("--method", "sgd"), "sgd: no script of that name"),
+        (("--method", "utils"), "utils: no script of that name"),
+        (("--method", ""), ": no script of that name"),
         (("--method", "mbt2018"), "what others are compared with"),
         (("--runname", DEMO["bb_sga"]), "no model of mbt2018.py"),
         (("--runname", "none"), "no such run folder"),
