@@ -6,6 +6,7 @@ import sys
 import numpy as np
 from PIL import Image
 
+import workers
 from quiet_tf import tf
 from utils import InputError, open_array, read_image
 
@@ -48,8 +49,11 @@ def batches(paths, batchsize, patchsize, threads, seed):
     its area, up to `MOST_PATCHES`, which are then mixed with those of other images. An image that
     turns out to be unreadable is named on stderr and passed over; where all are,
     `tf.errors.InvalidArgumentError` is raised.
+
+    Of several workers each takes other images of that order, and other places in them.
     """
     reported = set()
+    own_seed = workers.own_seed(seed)
 
     def read(path, places):
         path = path.decode()
@@ -64,15 +68,16 @@ def batches(paths, batchsize, patchsize, threads, seed):
             return np.zeros((0, patchsize, patchsize, 3), np.float32)
 
     def load(path):
-        places = tf.random.uniform([MOST_PATCHES, 2], dtype=tf.float64, seed=seed)
+        places = tf.random.uniform([MOST_PATCHES, 2], dtype=tf.float64, seed=own_seed)
         patches = tf.numpy_function(read, [path, places], tf.float32)
         return tf.ensure_shape(patches, (None, patchsize, patchsize, 3))
 
     dataset = tf.data.Dataset.from_tensor_slices(paths)
     dataset = dataset.shuffle(len(paths), seed=seed).repeat()
+    dataset = dataset.shard(workers.size(), workers.rank())
     dataset = dataset.map(load, num_parallel_calls=threads)
     dataset = dataset.apply(tf.data.experimental.unbatch())
-    dataset = dataset.shuffle(MOST_PATCHES * batchsize, seed=seed)
+    dataset = dataset.shuffle(MOST_PATCHES * batchsize, seed=own_seed)
     dataset = dataset.batch(batchsize, drop_remainder=True).prefetch(8)
     return tf.data.make_one_shot_iterator(dataset).get_next()
 

@@ -16,6 +16,7 @@ import hyperprior
 import inference
 import patches
 import utils
+import workers
 from coding import container, digests, files
 from hyperprior import Mbt2018BB
 from quiet_tf import tf
@@ -26,6 +27,8 @@ from utils import InputError
 
 def train(script, training_graph, args):
     """Trains a model, going on from the newest checkpoint of its run folder where there is one.
+
+    Several `workers` share the images, and average metrics and gradients.
 
     Args:
       script: name of the model, with which its run name begins.
@@ -40,58 +43,56 @@ def train(script, training_graph, args):
     runname = utils.run_name(script, args.num_filters, args.num_hfilters, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, runname)
     paths = patches.find_images(args.train_glob, args.patchsize)
-    checkpoint = utils.newest_checkpoint(folder)
+    config = cores_config(batch_parts(args.batchsize))
+    checkpoint = utils.newest_checkpoint(folder) if workers.first() else None
+    step = utils.read_checkpoint(checkpoint)[1] if checkpoint else 0
     # So that training which goes on sees other patches and noise than it has seen.
-    seed = args.seed + (utils.read_checkpoint(checkpoint)[1] if checkpoint else 0)
+    seed = args.seed + workers.of_first(step, config)
 
-    tf.set_random_seed(seed)
     x = patches.batches(paths, args.batchsize, args.patchsize, args.preprocess_threads, seed)
+    tf.set_random_seed(workers.own_seed(seed))  # not of the batches: they know what is shared
     loss, metrics, auxiliary = training_graph(x, args.num_filters, args.lmbda)
     x_tilde = metrics.pop("x_tilde")
-    shown = {key: tf.reduce_mean(value) for key, value in metrics.items()}
-    shown["psnr"] = tf.reduce_mean(utils.psnr(metrics["mse"]))
+    metrics["psnr"] = utils.psnr(metrics["mse"])
+    shown = {
+        key: workers.average(tf.reduce_mean(value), "metrics/" + key)
+        for key, value in metrics.items()
+    }
 
     step = tf.train.create_global_step()
     # The model's optimiser first, the auxiliary one second: so their variables are numbered.
-    train_op = [tf.train.AdamOptimizer(args.learning_rate).minimize(loss, global_step=step)]
+    train_op = [workers.minimize(tf.train.AdamOptimizer(args.learning_rate), loss, step)]
     if auxiliary is not None:
-        train_op.append(tf.train.AdamOptimizer(1e-3).minimize(auxiliary.losses[0]))
+        train_op.append(workers.minimize(tf.train.AdamOptimizer(1e-3), auxiliary.losses[0]))
         train_op.extend(auxiliary.updates)
     with tf.control_dependencies(train_op):
         done_op = tf.identity(step)
     saved = tf.global_variables()
-    hooks = [
-        tf.train.NanTensorHook(loss),  # before the saver, which would keep the NaN
-        tf.train.CheckpointSaverHook(
-            folder,
-            save_secs=args.save_checkpoint_secs,
-            saver=tf.train.Saver(saved, max_to_keep=3, save_relative_paths=True),
-        ),
-    ]
-    if args.logdir:
-        for key, value in shown.items():
-            tf.summary.scalar(key, value)
-        tf.summary.image("original", utils.to_uint8(x), max_outputs=2)
-        tf.summary.image("reconstruction", utils.to_uint8(x_tilde), max_outputs=2)
+    init_fn = None
+    # Before the saver, which would keep the NaN. The average is one for all workers at once.
+    hooks = [tf.train.NanTensorHook(shown["rd_loss"])]
+    if workers.first():
+        if checkpoint:
+            check_resumable(checkpoint, saved)
+            # The state file may hold the paths of another machine.
+            tf.train.update_checkpoint_state(folder, checkpoint)
+        init_fn = warm_start(args.init_from, saved)
+        record_settings(folder, args)
         hooks.append(
-            tf.train.SummarySaverHook(
-                save_secs=args.save_summary_secs,
-                output_dir=os.path.join(args.logdir, runname),
-                summary_op=tf.summary.merge_all(),
+            tf.train.CheckpointSaverHook(
+                folder,
+                save_secs=args.save_checkpoint_secs,
+                saver=tf.train.Saver(saved, max_to_keep=3, save_relative_paths=True),
             )
         )
-    if checkpoint:
-        check_resumable(checkpoint, saved)
-        # The state file may hold the paths of another machine.
-        tf.train.update_checkpoint_state(folder, checkpoint)
-    scaffold = tf.train.Scaffold(init_fn=warm_start(args.init_from, saved))
-    record_settings(folder, args)
+        if args.logdir:
+            hooks.append(summary_hook(x, x_tilde, shown, runname, args))
     try:
         with utils.stop_signals() as stop, tf.train.MonitoredTrainingSession(
-            checkpoint_dir=folder,
-            scaffold=scaffold,
-            hooks=hooks,
-            config=cores_config(batch_parts(args.batchsize)),
+            checkpoint_dir=folder if workers.first() else None,
+            scaffold=tf.train.Scaffold(init_fn=init_fn),
+            hooks=[*hooks, workers.Together(saved, stop)],
+            config=config,
             save_checkpoint_secs=None,
             save_summaries_steps=None,
             log_step_count_steps=None,
@@ -101,13 +102,13 @@ def train(script, training_graph, args):
             print(line.format(folder, start, max(start, args.last_step), len(paths)), flush=True)
             done = start
             with utils.Progress(args.last_step, start) as progress:
-                while done < args.last_step and not stop:
+                while done < args.last_step and not session.should_stop():
+                    # In each step: other workers may wait for these metrics, to show them.
+                    done, values = session.run([done_op, shown])
                     if progress.due():
-                        done, values = session.run([done_op, shown])
                         text = "loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.2f}".format(**values)
                         progress.show(done, text)
                     else:
-                        done = session.run(done_op)
                         progress.advance(done)
     except tf.train.NanLossDuringTrainingError:
         raise InputError(
@@ -119,8 +120,21 @@ def train(script, training_graph, args):
             raise InputError("--train_glob: none of the images can be decoded")
         raise
     print("{}: saved at step {}".format(folder, done))
-    if stop:
+    if stop or done < args.last_step:
         raise KeyboardInterrupt
+
+
+def summary_hook(x, x_tilde, metrics, runname, args):
+    """Writes metrics and the first two patches for TensorBoard."""
+    for key, value in metrics.items():
+        tf.summary.scalar(key, value)
+    tf.summary.image("original", utils.to_uint8(x), max_outputs=2)
+    tf.summary.image("reconstruction", utils.to_uint8(x_tilde), max_outputs=2)
+    return tf.train.SummarySaverHook(
+        save_secs=args.save_summary_secs,
+        output_dir=os.path.join(args.logdir, runname),
+        summary_op=tf.summary.merge_all(),
+    )
 
 
 def by_cores(loss, x):
@@ -154,7 +168,8 @@ def batch_parts(batchsize):
 
 def record_settings(folder, args):
     """Leaves args.json in the run folder and appends the same to record.txt."""
-    settings = json.dumps(vars(args), indent=4, sort_keys=True)
+    settings = {**vars(args), "workers": workers.size()}
+    settings = json.dumps(settings, indent=4, sort_keys=True)
     with utils.atomic_write(os.path.join(folder, "args.json")) as file:
         file.write(settings.encode())
     with open(os.path.join(folder, "record.txt"), "a") as file:
@@ -624,7 +639,8 @@ def main(method_class, training_graph=None, argv=None):
     with utils.command(script):
         if args.command == "train":
             args.num_filters = args.num_filters or 192
-            train(script, training_graph, args)
+            with workers.joined():
+                train(script, training_graph, args)
         elif args.command == "compress":
             compress(method_class, args)
         else:
@@ -746,7 +762,7 @@ def _add_train(commands):
         parser,
         {
             "lambda": (0.01, "weight of the distortion, 255² MSE, against bits per pixel"),
-            "batchsize": (8, "patches of a step"),
+            "batchsize": (8, "patches of a step, of each worker under horovodrun"),
             "patchsize": (256, "pixels of a patch's side"),
             "last_step": (1000000, "number of steps", 0),
             "learning_rate": (1e-4, "of Adam"),

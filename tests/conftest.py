@@ -82,6 +82,39 @@ def train_untrained(folder, num_filters, models=("mbt2018", "mbt2018_bb")):
 
 
 @pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of images of all three formats, smooth enough to be learned from."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.RandomState(0)
+    for index in range(6):
+        coarse = rng.randint(0, 256, (4, 5, 3)).astype(np.uint8)
+        image = Image.fromarray(coarse).resize((90, 70), Image.BICUBIC)
+        if index < 2:
+            image.save(str(folder / "{}.png".format(index)))
+        elif index < 4:
+            image.save(str(folder / "{}.jpg".format(index)), quality=95)
+        else:
+            np.save(str(folder / "{}.npy".format(index)), np.asarray(image, np.float32) / 255)
+    return folder
+
+
+def train_argv(photos, tmp_path, *flags, n=4, patchsize=64, pattern="*", lmbda=0.01):
+    """Arguments that train a small model on `photos`, into `tmp_path`."""
+    return [
+        *("--checkpoint_dir", str(tmp_path), "--num_filters", str(n)),
+        *("train", "--train_glob", str(photos / pattern), "--patchsize", str(patchsize)),
+        *("--batchsize", "2", "--preprocess_threads", "2", "--lambda", str(lmbda)),
+        *("--logdir", "", *(str(flag) for flag in flags)),
+    ]
+
+
+def checkpoint_values(folder):
+    """All variables of the newest checkpoint in a folder, by name."""
+    reader = tf.train.load_checkpoint(str(folder))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+@pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
     """A checkpoint folder with the `UNTRAINED` run of each model, N = 4."""
     folder = tmp_path_factory.mktemp("untrained")

@@ -12,7 +12,14 @@ import time
 import numpy as np
 import plain
 import pytest
-from conftest import GOLDEN, ROOT, method_class, needs_golden
+from conftest import (
+    GOLDEN,
+    ROOT,
+    checkpoint_values,
+    method_class,
+    needs_golden,
+    train_argv,
+)
 from PIL import Image
 
 import mbt2018
@@ -26,45 +33,14 @@ from utils import InputError
 MODELS = {"mbt2018": mbt2018, "mbt2018_bb": mbt2018_bb}
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """A folder of images of all three formats, smooth enough to be learned from."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.RandomState(0)
-    for index in range(6):
-        coarse = rng.randint(0, 256, (4, 5, 3)).astype(np.uint8)
-        image = Image.fromarray(coarse).resize((90, 70), Image.BICUBIC)
-        if index < 2:
-            image.save(str(folder / "{}.png".format(index)))
-        elif index < 4:
-            image.save(str(folder / "{}.jpg".format(index)), quality=95)
-        else:
-            np.save(str(folder / "{}.npy".format(index)), np.asarray(image, np.float32) / 255)
-    return folder
-
-
-def argv(photos, tmp_path, *flags, n=4, patchsize=64, pattern="*", lmbda=0.01):
-    return [
-        *("--checkpoint_dir", str(tmp_path), "--num_filters", str(n)),
-        *("train", "--train_glob", str(photos / pattern), "--patchsize", str(patchsize)),
-        *("--batchsize", "2", "--preprocess_threads", "2", "--lambda", str(lmbda)),
-        *("--logdir", "", *(str(flag) for flag in flags)),
-    ]
-
-
 def train(model, *args, **kwargs):
     """Trains in this process; the run folder."""
     with tf.Graph().as_default():
         method = method_class("mbt2018") if model == "mbt2018" else None
         module = MODELS[model]
-        tf_boilerplate.main(method, module.training_graph, argv=argv(*args, **kwargs))
+        tf_boilerplate.main(method, module.training_graph, argv=train_argv(*args, **kwargs))
     (folder,) = glob.glob(str(args[1] / (model + "-*")))
     return folder
-
-
-def checkpoint_values(folder):
-    reader = tf.train.load_checkpoint(folder)
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 @needs_golden
@@ -139,7 +115,7 @@ def test_the_loss_falls_and_summaries_are_written(model, photos, tmp_path):
 def test_goes_on_after_a_kill(photos, tmp_path):
     """Killed without warning, it loses no more than what came after its last checkpoint."""
     command = [sys.executable, os.path.join(ROOT, "mbt2018.py")]
-    command += argv(photos, tmp_path, "--last_step", 100000, "--save_checkpoint_secs", 1)
+    command += train_argv(photos, tmp_path, "--last_step", 100000, "--save_checkpoint_secs", 1)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = tmp_path / "mbt2018-num_filters=4-lmbda=0.01" / "checkpoint"
     deadline = time.time() + 120
@@ -164,7 +140,7 @@ def test_goes_on_after_a_kill(photos, tmp_path):
 
 def test_sigterm_saves_and_ends(photos, tmp_path):
     command = [sys.executable, os.path.join(ROOT, "mbt2018.py")]
-    command += argv(photos, tmp_path, "--last_step", 100000)
+    command += train_argv(photos, tmp_path, "--last_step", 100000)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "steps 0 to 100000" in process.stdout.readline()
     time.sleep(3)

@@ -1,0 +1,254 @@
+"""Training by several workers: under horovodrun they are one training, and end together."""
+
+import glob
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, checkpoint_values, train_argv
+
+import mbt2018
+import patches
+import tf_boilerplate
+import utils
+import workers
+from quiet_tf import tf
+from utils import InputError
+
+needs_horovod = pytest.mark.skipif(
+    importlib.util.find_spec("horovod") is None,
+    reason="Horovod is not installed (requirements-horovod.txt)",
+)
+RUN = "mbt2018-num_filters=4-lmbda=0.01"
+SCRIPT = os.path.join(ROOT, "mbt2018.py")
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """Makes this process look like a worker that horovodrun started."""
+
+    def become(rank, size):
+        monkeypatch.setenv("HOROVOD_RANK", str(rank))
+        monkeypatch.setenv("HOROVOD_SIZE", str(size))
+        monkeypatch.setenv("HOROVOD_LOCAL_SIZE", str(size))
+
+    return become
+
+
+class Job:
+    """Two workers that run a Python command line."""
+
+    def __init__(self, *command):
+        horovodrun = os.path.join(os.path.dirname(sys.executable), "horovodrun")
+        self.process = subprocess.Popen(
+            [horovodrun, "-np", "2", "-H", "localhost:2", sys.executable, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines = []
+
+    def until(self, text):
+        """Reads until a line has this text."""
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return
+        raise AssertionError("".join(self.lines))
+
+    def pid(self, rank):
+        """Of one of the workers."""
+        for path in glob.glob("/proc/[0-9]*/environ"):
+            pid = int(path.split("/")[2])
+            try:
+                with open(path) as file, open("/proc/{}/cmdline".format(pid)) as command:
+                    variables = file.read().split("\0")
+                    program = command.read().split("\0")[0]
+            except OSError:  # it has ended, or is another user's
+                continue
+            mine = "HOROVOD_RANK={}".format(rank) in variables and self._is_parent_of(pid)
+            if mine and program == sys.executable:
+                return pid
+        raise AssertionError("no such worker")
+
+    def _is_parent_of(self, pid):
+        while pid > 1:
+            if pid == self.process.pid:
+                return True
+            with open("/proc/{}/stat".format(pid)) as file:
+                pid = int(file.read().rsplit(")", 1)[1].split()[1])
+        return False
+
+    def end(self, timeout=300):
+        """Its exit code and all that was printed."""
+        try:
+            rest, _ = self.process.communicate(timeout=timeout)
+        finally:
+            self.process.kill()  # its workers end with it
+        return self.process.returncode, "".join(self.lines) + rest
+
+
+def test_alone_without_horovodrun():
+    assert (workers.size(), workers.rank(), workers.first()) == (1, 0, True)
+    assert workers.own_seed(17) == 17
+    assert workers.of_first(3, None) == 3
+    tensor = tf.zeros(())
+    assert workers.average(tensor, "name") is tensor
+
+
+def test_seeds_of_workers_differ(worker):
+    seeds = []
+    for rank in range(3):
+        worker(rank, 3)
+        seeds += [workers.own_seed(seed) for seed in range(10)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_workers_of_a_machine_share_its_cores(worker, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert utils.cores() == 8
+    worker(1, 3)
+    assert utils.cores() == 2
+    assert tf_boilerplate.cores_config(2).inter_op_parallelism_threads == 2
+    worker(1, 20)
+    assert utils.cores() == 1
+
+
+def images_read(folder, n, batches):
+    """Which of the images `<number>.npy` of one colour this worker's first batches are made of."""
+    paths = [str(folder / "{}.npy".format(number)) for number in range(n)]
+    with tf.Graph().as_default(), tf.Session() as session:
+        batch = patches.batches(paths, 1, 8, 1, seed=5)
+        pixels = [session.run(batch)[0, 0, 0, 0] for _ in range(batches)]
+    return [int(round(pixel * 100)) for pixel in pixels]
+
+
+def test_workers_read_different_images(worker, tmp_path):
+    for number in range(64):
+        image = np.full((8, 8, 3), number / 100, np.float32)
+        np.save(str(tmp_path / "{}.npy".format(number)), image)
+    alone = images_read(tmp_path, 64, 16)
+    seen = []
+    for rank in range(2):
+        worker(rank, 2)
+        # Of 32 images in each pass; the first 16 come from the first, as 16 more are being mixed.
+        seen += images_read(tmp_path, 64, 16)
+    assert len(set(seen)) == 32 and len(set(alone)) == 16
+    # Fewer images than workers: all work, each image at other places.
+    worker(2, 3)
+    assert set(images_read(tmp_path, 2, 20)) == {0, 1}
+
+
+def test_without_horovod_one_line_says_so(worker, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "horovod", None)
+    worker(1, 2)
+    with pytest.raises(SystemExit) as exit:
+        tf_boilerplate.main(None, lambda: None, train_argv(photos, tmp_path, "--last_step", 1))
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "requirements-horovod.txt" in line
+    with pytest.raises(InputError):
+        workers.average(tf.zeros(()), "name")
+
+
+@needs_horovod
+def test_two_workers_of_batch_4_follow_one_of_batch_8(photos, tmp_path):
+    """On the same patches, with the same noise, from the same state of model and optimisers."""
+    # Blocks of colour: each patch has a gradient of its own.
+    coarse = np.random.RandomState(0).uniform(size=(10, 8, 8, 8, 3)).astype(np.float32)
+    given = str(tmp_path / "patches.npy")
+    np.save(given, coarse.repeat(8, axis=2).repeat(8, axis=3))
+
+    def command(folder, batchsize, last_step):
+        flags = ("--batchsize", batchsize, "--last_step", last_step, "--learning_rate", 1e-3)
+        driver = os.path.join(ROOT, "tests", "same_patches.py")
+        return [driver, given, *train_argv(photos, tmp_path / folder, *flags)]
+
+    subprocess.run([sys.executable, *command("one", 8, 5)], check=True)
+    start = checkpoint_values(tmp_path / "one" / RUN)
+    shutil.copytree(str(tmp_path / "one"), str(tmp_path / "two"))
+    subprocess.run([sys.executable, *command("one", 8, 15)], check=True)
+    code, printed = Job(*command("two", 4, 15)).end()
+    assert code == 0, printed
+
+    one, two = (checkpoint_values(tmp_path / folder / RUN) for folder in ("one", "two"))
+    assert one.keys() == two.keys() and two["global_step"] == 15
+    for name, value in one.items():
+        if name.endswith("/quantized_cdf"):
+            continue  # whole numbers, made from the others
+        # Adam divides by the gradient's size: where it is next to nothing, rounding shows.
+        atol = 1e-4 if "reparam_gamma" in name else 1e-6
+        np.testing.assert_allclose(two[name], value, rtol=1e-4, atol=atol, err_msg=name)
+        if "kernel" in name and "Adam" not in name:
+            assert np.abs(value - start[name]).max() > 1e-3  # what they follow is a way
+
+
+@needs_horovod
+def test_a_job_goes_on_where_one_process_stopped_and_back(photos, tmp_path):
+    logs = tmp_path / "logs"
+    folder = tmp_path / RUN
+
+    def argv(last_step):
+        return train_argv(photos, tmp_path, "--last_step", last_step, "--logdir", logs)
+
+    code, printed = Job(SCRIPT, *argv(2)).end()
+    assert code == 0, printed
+    assert all(line.startswith("[0]<stdout>:") for line in printed.splitlines()), printed
+    assert "steps 0 to 2, 6 images" in printed and "saved at step 2" in printed
+    assert len(glob.glob(str(logs / "*" / "events*"))) == 1
+    variables = tf.train.list_variables(str(folder / "model.ckpt-2"))
+
+    with tf.Graph().as_default():
+        tf_boilerplate.main(None, mbt2018.training_graph, argv(4))
+    assert [name for name, _ in variables] == [
+        name for name, _ in tf.train.list_variables(str(folder / "model.ckpt-4"))
+    ]
+
+    job = Job(SCRIPT, *argv(100000))
+    job.until("steps 4 to 100000")
+    time.sleep(2)
+    os.kill(job.pid(rank=1), signal.SIGTERM)
+    code, printed = job.end()
+    assert (
+        code != 0
+        and "mbt2018: interrupted" in printed
+        and "Traceback" not in printed.split("Horovod detected")[0]
+    )
+    step = checkpoint_values(folder)["global_step"]
+    assert step > 4 and "saved at step {}".format(step) in printed
+    with open(str(folder / "record.txt")) as file:
+        record = file.read()
+    assert [record.count('"workers": {}'.format(n)) for n in (1, 2)] == [1, 2]
+
+
+@needs_horovod
+@pytest.mark.parametrize("killed", ["worker", "horovodrun"])
+def test_where_one_ends_all_end(killed, photos, tmp_path):
+    job = Job(SCRIPT, *train_argv(photos, tmp_path, "--last_step", 100000))
+    job.until("steps 0 to 100000")
+    pids = [job.pid(rank) for rank in (0, 1)]
+    if killed == "worker":
+        os.kill(pids[1], signal.SIGKILL)
+    else:
+        job.process.send_signal(signal.SIGINT)
+    code, printed = job.end()
+    assert code != 0
+    if killed == "worker":
+        assert "worker 0: ended, as another worker has ended" in printed
+    assert not any(os.path.exists("/proc/{}".format(pid)) for pid in pids)
+    assert all(np.isfinite(value).all() for value in checkpoint_values(tmp_path / RUN).values())
+
+
+@needs_horovod
+def test_nan_ends_all_before_it_is_saved(photos, tmp_path):
+    flags = ("--last_step", 50, "--learning_rate", 1e30, "--save_checkpoint_secs", 1)
+    code, printed = Job(SCRIPT, *train_argv(photos, tmp_path, *flags)).end()
+    assert code != 0 and "mbt2018: error" in printed and "the loss became NaN" in printed
+    assert all(np.isfinite(value).all() for value in checkpoint_values(tmp_path / RUN).values())
