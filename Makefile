@@ -10,6 +10,7 @@ help:
 	@echo "make bench    speed and memory against the plain manner; BENCH=iterations for a part"
 	@echo "make sweep    what options and presets of SGA reach: SWEEP=budgets or presets, IMAGES='...'"
 	@echo "make study-setup  packages for studies and figures (python -m study.…)"
+	@echo "make horovod  for training by several processes (horovodrun)"
 	@echo "make lint     style of the code"
 
 setup:
@@ -20,6 +21,13 @@ study-setup:
 
 setup-dev:
 	@tools/venv.sh $(VENV) requirements-dev.txt
+
+# Compiled against the TensorFlow that is installed, which takes cmake and a C++ compiler.
+horovod: setup
+	@$(PYTHON) -c "import horovod.tensorflow" 2>/dev/null || \
+	    HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITHOUT_PYTORCH=1 \
+	    HOROVOD_WITHOUT_MXNET=1 $(PYTHON) -m pip install -q -q --disable-pip-version-check \
+	    --no-build-isolation -r requirements-horovod.txt
 
 demo: setup
 	@$(PYTHON) tools/demo.py
@@ -47,4 +55,4 @@ lint: setup-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 
-.PHONY: help setup study-setup setup-dev demo test parity compare bench sweep lint
+.PHONY: help setup study-setup setup-dev horovod demo test parity compare bench sweep lint
