@@ -21,6 +21,7 @@ import numpy as np
 
 import hyperprior
 import inference
+import tf_boilerplate
 import utils
 from coding import files
 from quiet_tf import tf
@@ -192,7 +193,8 @@ def psnr(mse):
 def main(argv=None):
     args = parse(argv)
     script, *flags = shlex.split(args.method) or [""]
-    model = inference.find_method(script).model_class
+    method = inference.find_method(script)
+    model = method.model_class
     base = BASES[model.name]
     if script == base:
         raise utils.InputError("--method {}: this is what others are compared with".format(script))
@@ -207,7 +209,9 @@ def main(argv=None):
         )
     (original,) = next(images.batches(1))
     run = utils.find_run(args.checkpoint_dir, args.runname)
-    hyperprior.load(model, run)  # refuses a run of the other model before anything is computed
+    # Refuse a run of the other model, and wrong flags, before anything is computed.
+    hyperprior.load(model, run)
+    tf_boilerplate.parse(script, "", method, None, ["compress", run.name, args.image, *flags])
     name = os.path.basename(args.image)
     path = os.path.join(args.output, "{}-{}.png".format(os.path.splitext(name)[0], script))
     figures.check(path)

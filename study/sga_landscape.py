@@ -271,8 +271,9 @@ def main(argv=None):
     settings = tf_boilerplate.parse("sga", "", sga.SGA, None, argv)
     run = utils.find_run(settings.checkpoint_dir, settings.runname)
     settings.lmbda = tf_boilerplate.lambda_of(settings, run)
+    pixels = utils.read_image(args.image)
     with tf_boilerplate.naming(args.image):
-        pixels = utils.centre_crop(utils.read_image(args.image), args.crop)
+        pixels = utils.centre_crop(pixels, args.crop)
     weights = hyperprior.load(sga.SGA.model_class, run)
     way = watch(pixels, weights, settings)
 

@@ -38,11 +38,12 @@ def command(module, *argv):
 
 
 def refused(capsys, main, *argv):
-    """The one line of an error with exit code 2."""
+    """The one line of an error with exit code 2, behind argparse's usage perhaps."""
     with pytest.raises(SystemExit) as exit, utils.command("study"):
         main([str(arg) for arg in argv])
     assert exit.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    *usage, line = capsys.readouterr().err.splitlines()
+    assert not usage or usage[0].startswith("usage: ")
     return line
 
 
@@ -247,6 +248,7 @@ def test_smoke_of_the_look(method, size, mode, untrained, tmp_path):
         (("--method", "sgd"), "sgd: no script of that name"),
         (("--method", "utils"), "utils: no script of that name"),
         (("--method", ""), ": no script of that name"),
+        (("--method", "sga --lr 0"), "--lr: 0 is not above 0"),
         (("--method", "mbt2018"), "what others are compared with"),
         (("--runname", DEMO["bb_sga"]), "no model of mbt2018.py"),
         (("--runname", "none"), "no such run folder"),
