@@ -74,7 +74,7 @@ class Stage:
       start: dict of tensors, the values that the latents start from.
       loss: `loss(**latents)`, a loss and its metrics.
       relaxed: `relaxed(t, **latents)`, the latents whose loss is minimised.
-      rounded: `rounded(**latents)`, the latents as they are transmitted, y among them.
+      rounded: `rounded(**latents)`, the latents as they are transmitted.
       its: iterations.
       learning_rate: tensor function of t, or one of a number.
       adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`.
@@ -104,8 +104,8 @@ class Stage:
         step = _variable(tf.zeros((), tf.int64))
         variables = _variables(start)
         remembered = _variables(start)
-        start_hat = rounded(**start)["y"]
-        first = _variable(start_hat)
+        start_hat = _integers(start, rounded)
+        first = _variables(start_hat)
 
         # One read for the gradient and all that is shown with it, so that they cannot disagree.
         t, before = step.read_value(), _values(variables)
@@ -123,13 +123,14 @@ class Stage:
         self.latents = _values(variables)
         transmitted = rounded(**self.latents)
         self._rounded = _shown(*loss(**transmitted))
-        # By more than half a step: around mu, the grid itself moves a little.
-        moved = tf.math.abs(transmitted["y"] - first.read_value()) > 0.5
-        self._rounded["y_changed"] = tf.reduce_mean(tf.cast(moved, tf.float32))
+        for name, before in _values(first).items():
+            # By more than half a step: around mu, the grid itself moves a little.
+            moved = tf.math.abs(transmitted[name] - before) > 0.5
+            self._rounded[name + "_changed"] = tf.reduce_mean(tf.cast(moved, tf.float32))
         self.start = tf.group(
             tf.variables_initializer(optimizer.variables() + [step]),
             _assign(variables, start),
-            first.assign(start_hat),
+            _assign(first, start_hat),
         )
         self._remember = _assign(remembered, self.latents)
         self._go_back = _assign(variables, _values(remembered))
@@ -147,7 +148,7 @@ class Stage:
           dict of lists, one value for every `RECORD_EVERY` iterations and the last: `its`, `T`
           where there is one, `rd_loss`, `its_bpp` and `its_psnr`, the same three with
           `_after_rounding`, and `its_y_changed_after_rounding`, the fraction of y that is
-          transmitted as another value than at the start.
+          transmitted as another value than at the start; likewise of z, if it is rounded.
         """
         session.run(self.start)
         update = session.make_callable(self.update)
@@ -184,7 +185,14 @@ RECORDED = {
     "bpp": "its_bpp",  # "psnr" is a metric of the result
     "psnr": "its_psnr",
     "y_changed": "its_y_changed",
+    "z_changed": "its_z_changed",
 }
+
+
+def _integers(latents, rounded):
+    """Of `latents` those that are rounded, after that."""
+    transmitted = rounded(**latents)
+    return {name: transmitted[name] for name in ("y", "z") if name in latents}
 
 
 def _recorded(t, relaxed, rounded):
@@ -324,8 +332,8 @@ def find_method(script):
     Raises:
       utils.InputError: no such script of this project, or it defines none.
     """
-    folder = os.path.dirname(os.path.abspath(__file__))
-    if script.isidentifier() and os.path.isfile(os.path.join(folder, script + ".py")):
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), script + ".py")
+    if script.isidentifier() and script != __name__ and os.path.isfile(path):
         for value in vars(importlib.import_module(script)).values():
             is_method = isinstance(value, type) and issubclass(value, Method)
             if is_method and value.__module__ == script:

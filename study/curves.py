@@ -1,9 +1,7 @@
 """Rate-distortion curves, and the Bjøntegaard delta of one against another."""
 
 import collections
-import csv
 import glob
-import io
 import os
 import warnings
 
@@ -72,14 +70,12 @@ def read_published(path):
     It is called by the names of file and folder: `kodak/sga-psnr.csv` is sga on kodak.
     """
     points = []
-    for number, cells in enumerate(csv.reader(io.StringIO(tables.read_text(path))), 1):
+    for number, line in enumerate(tables.read_text(path).splitlines(), 1):
         try:
-            rate, psnr = (float(cell) for cell in cells)
+            rate, psnr = (float(cell) for cell in line.split(","))
         except ValueError:
             raise InputError(
-                "{}: line {}: not two numbers, est_bpp and PSNR: {}".format(
-                    path, number, ",".join(cells)
-                )
+                "{}: line {}: not two numbers, est_bpp and PSNR: {}".format(path, number, line)
             )
         points.append({"rate": rate, "psnr": psnr})
     folder, name = os.path.split(os.path.abspath(path))
@@ -97,18 +93,29 @@ def of_rows(rows, rate):
     Raises:
       InputError: NaN; rows that do not make one point for each λ; means over different images.
     """
+    for row in rows:
+        for key in ("lambda", rate, "psnr"):
+            value = row.get(key, "")
+            if value == "" or not np.isfinite(value):
+                raise InputError(
+                    "{}, {}, λ = {:g}: image {} has {} for {}".format(
+                        row["dataset"],
+                        row["method"],
+                        row["lambda"],
+                        row["image"],
+                        "nothing" if value == "" else value,
+                        key,
+                    )
+                )
     points = collections.OrderedDict()
     for mean in tables.means(rows):
         where = "{}, {}, λ = {:g}".format(mean["dataset"], mean["method"], mean["lambda"])
-        if mean[rate] == "":
-            raise InputError("{}: not every image has {}".format(where, rate))
         curve = points.setdefault((mean["dataset"], mean["method"]), [])
         for other in curve:
             if other["lambda"] == mean["lambda"]:
+                names = [" ".join((m["model"], m["checkpoint_sha256"][:8])) for m in (other, mean)]
                 raise InputError(
-                    "{}: two models, {} and {}; --models picks one".format(
-                        where, other["model"], mean["model"]
-                    )
+                    "{}: of two checkpoints, {} and {}; --models picks a run".format(where, *names)
                 )
         curve.append({**mean, "rate": mean[rate]})
     _check_same_images(rows)
@@ -117,13 +124,21 @@ def of_rows(rows, rate):
 
 def _check_same_images(rows):
     """Raises `InputError` unless all points of a data set are means over the same images."""
-    sets = collections.OrderedDict()
+    sets, pixels = collections.OrderedDict(), {}
     for row in rows:
         key = (row["dataset"], row["method"], row["lambda"])
         images = sets.setdefault(key, set())
         if row["image"] in images:
             raise InputError("{}, {}, λ = {:g}: {} twice".format(*key, row["image"]))
         images.add(row["image"])
+        for name in ("image_sha256", "height", "width"):
+            value = str(row.get(name, ""))
+            known = pixels.setdefault((row["dataset"], row["image"], name), value)
+            if value != known and "" not in (value, known):
+                raise InputError(
+                    "{}, {}, λ = {:g}: {} is another image, or another part of it, than for other "
+                    "methods".format(*key, row["image"])
+                )
     first = {}
     for key, images in sets.items():
         reference, expected = first.setdefault(key[0], (key, images))
@@ -174,11 +189,11 @@ def delta(anchor, curve, interpolation):
     for one in (curve, anchor):
         reason = _unfit(one, "psnr")
         if reason:
-            return Delta(None, None, None, None, "{} has {}".format(one.method, reason))
+            return Delta(None, None, None, None, "no delta: {} has {}".format(one.method, reason))
     low, high = zip(*(_range(one, "psnr") for one in (anchor, curve)))
     overlap = max(min(high) - max(low), 0) / (max(high) - min(low))
     if not overlap:
-        reason = "the curves share no PSNR: {:.2f} to {:.2f} dB, and {:.2f} to {:.2f} dB"
+        reason = "no delta: the curves share no PSNR: {:.2f} to {:.2f} dB, and {:.2f} to {:.2f} dB"
         ranges = (*_range(anchor, "psnr"), *_range(curve, "psnr"))
         return Delta(None, None, None, 0.0, reason.format(*ranges))
     bd_rate = _bd(bjontegaard.bd_rate, anchor, curve, "psnr", interpolation)
@@ -186,7 +201,7 @@ def delta(anchor, curve, interpolation):
     bd_rate_msssim = None
     if not any(_unfit(one, "msssim_db") for one in (anchor, curve)):
         bd_rate_msssim = _bd(bjontegaard.bd_rate, anchor, curve, "msssim_db", interpolation)
-    reason = "" if bd_psnr is not None else "the curves share no rate"
+    reason = "" if bd_psnr is not None else "no BD-PSNR: the curves share no rate"
     return Delta(bd_rate, bd_psnr, bd_rate_msssim, overlap, reason)
 
 

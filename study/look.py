@@ -13,7 +13,6 @@ channels. Files, results and picture are in the output folder.
 
 import collections
 import os
-import shlex
 
 import matplotlib.colors
 import matplotlib.patches
@@ -21,11 +20,10 @@ import numpy as np
 
 import hyperprior
 import inference
-import tf_boilerplate
 import utils
 from coding import files
 from quiet_tf import tf
-from study import command, figures
+from study import command, figures, tasks
 from tools import scripts
 
 BASES = {"mbt2018": "mbt2018", "mbt2018_bb": "bb_plain"}  # of models, who only predict
@@ -151,7 +149,8 @@ def _draw_bits(figure, axes, base, method, size):
         shown = ax.imshow(coded.bits, vmin=0, vmax=most, **style)
         y = coded.bits.sum()
         z = estimate(coded.result) * height * width - y
-        ax.set_xlabel("{}\ny {:.0f} bits (map), z {:.0f} bits".format(coded.name, y, z))
+        net = "net " if "net_bpp" in coded.result else ""
+        ax.set_xlabel("{}\ny {:.0f} bits (map), z {}{:.0f} bits".format(coded.name, y, net, z))
     bar = {"location": "bottom", "pad": 0.03}
     figure.colorbar(shown, ax=list(axes[1:]), aspect=40, **bar).set_label("bits of y " + WHERE)
     change = method.bits - base.bits
@@ -192,9 +191,8 @@ def psnr(mse):
 
 def main(argv=None):
     args = parse(argv)
-    script, *flags = shlex.split(args.method) or [""]
-    method = inference.find_method(script)
-    model = method.model_class
+    script, flags = tasks.split(args.method)
+    model = inference.find_method(script).model_class
     base = BASES[model.name]
     if script == base:
         raise utils.InputError("--method {}: this is what others are compared with".format(script))
@@ -211,7 +209,7 @@ def main(argv=None):
     run = utils.find_run(args.checkpoint_dir, args.runname)
     # Refuse a run of the other model, and wrong flags, before anything is computed.
     hyperprior.load(model, run)
-    tf_boilerplate.parse(script, "", method, None, ["compress", run.name, args.image, *flags])
+    tasks.parse(script, flags, run.name)
     name = os.path.basename(args.image)
     path = os.path.join(args.output, "{}-{}.png".format(os.path.splitext(name)[0], script))
     figures.check(path)

@@ -29,19 +29,19 @@ RATES = ("est_bpp", "net_bpp", "actual_bpp")
 LEAST_OVERLAP = 0.75  # below which a note says that a delta speaks for a part of the curves only
 
 POINT_COLUMNS = ("dataset", "method", "rate", *tables.MEANS[2:])
-DELTA_COLUMNS = ("dataset", "method", "anchor", *curves.Delta._fields)
+DELTA_COLUMNS = ("dataset", "method", "anchor", "rate", "interpolation", *curves.Delta._fields)
 
 
 def main(argv=None):
     args = parse(argv)
-    rows, found = curves.read(args.inputs, args.dataset)
-    rows = [row for row in rows if _wanted(row, args)]
-    if args.common:
-        rows = curves.in_common(rows)
-    found = curves.of_rows(rows, args.rate) + [c for c in found if c.method in args.methods]
+    rows, found = select(*curves.read(args.inputs, args.dataset), args)
+    found = curves.of_rows(rows, args.rate) + found
     if not found:
-        raise InputError("{}: nothing there for this report".format(" ".join(args.inputs)))
-    beside = [] if not args.published else curves.read(args.published, "")[1]
+        raise InputError("{}: no results there".format(" ".join(args.inputs)))
+    beside = curves.read(args.published, "")[1]
+    if args.published and not beside:
+        names = " ".join(args.published)
+        raise InputError("--published: {}: no …{} there".format(names, curves.PUBLISHED))
     names = ["report.txt", "points.csv", "bd.csv", "report.json"]
     paths = [os.path.join(args.output, name) for name in names]
     for path in paths:
@@ -58,7 +58,7 @@ def main(argv=None):
         "rate": args.rate,
         "anchor": args.anchor,
         "interpolation": args.interpolation,
-        "points": [{key: value for key, value in p.items() if value != ""} for p in points],
+        "points": [{k: v for k, v in point.items() if _is_known(v)} for point in points],
         "deltas": deltas,
     }
     print(text)
@@ -68,7 +68,7 @@ def main(argv=None):
         tables.to_csv(
             [{k: "" if v is None else v for k, v in d.items()} for d in deltas], DELTA_COLUMNS
         ),
-        json.dumps(report, indent=1, ensure_ascii=False).encode() + b"\n",
+        json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n",
     )
     for path, content in zip(paths, contents):
         utils.write_bytes(path, content)
@@ -81,8 +81,8 @@ def parse(argv):
     add = parser.add_argument
     add("inputs", nargs="+", help="tables, result files, published points, folders")
     add("--anchor", default="mbt2018", metavar="METHOD", help="to compare with (mbt2018)")
-    add("--methods", nargs="+", default=_All(), metavar="METHOD", help="to report (all)")
-    add("--models", nargs="+", default=["*"], metavar="RUNNAME", help="and patterns of them (all)")
+    add("--methods", nargs="+", metavar="METHOD", help="to report (all)")
+    add("--models", nargs="+", metavar="RUNNAME", help="and patterns of them (all)")
     add("--rate", choices=RATES, default="est_bpp", help="bits per pixel to compare (est_bpp)")
     add(
         "--interpolation",
@@ -94,6 +94,7 @@ def parse(argv):
     add(
         "--published",
         nargs="+",
+        default=[],
         metavar="PATH",
         help="published points to draw beside, such as results/kodak",
     )
@@ -102,14 +103,36 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-class _All:
-    def __contains__(self, method):
-        return True
+def select(rows, found, args):
+    """Rows and curves that --methods, --models and --common leave.
+
+    Raises:
+      InputError: one of these names matches nothing.
+    """
+    if args.methods is not None:
+        there = dict.fromkeys([*(row["method"] for row in rows), *(c.method for c in found)])
+        for method in args.methods:
+            if method not in there:
+                names = ", ".join(there)
+                raise InputError("--methods: no results of {}, but of {}".format(method, names))
+        rows = [row for row in rows if row["method"] in args.methods]
+        found = [curve for curve in found if curve.method in args.methods]
+    if args.models is not None:
+        names = {row.get("model", "") for row in rows}
+        wanted = set()
+        for pattern in args.models:
+            matching = fnmatch.filter(names, pattern)
+            if not matching:
+                names = ", ".join(sorted(names))
+                raise InputError("--models: no results of {}, but of {}".format(pattern, names))
+            wanted.update(matching)
+        rows = [row for row in rows if row.get("model", "") in wanted]
+    return curves.in_common(rows) if args.common else rows, found
 
 
-def _wanted(row, args):
-    model = row.get("model", "")
-    return row["method"] in args.methods and any(fnmatch.fnmatch(model, p) for p in args.models)
+def _is_known(value):
+    """Whether a value is there, and one that JSON has."""
+    return value != "" and (not isinstance(value, float) or np.isfinite(value))
 
 
 # --- Tables ----------------------------------------------------------------------------------
@@ -131,8 +154,8 @@ def compare(found, args):
                 )
             )
         value = curves.delta(anchors[curve.dataset], curve, args.interpolation)
-        names = {"dataset": curve.dataset, "method": curve.method, "anchor": args.anchor}
-        deltas.append({**names, **value._asdict()})
+        names = (curve.dataset, curve.method, args.anchor, args.rate, args.interpolation)
+        deltas.append({**dict(zip(DELTA_COLUMNS, names)), **value._asdict()})
     return deltas
 
 
@@ -158,7 +181,7 @@ def deltas_text(deltas, args):
     for delta in deltas:
         name = "{}, {}: ".format(delta["dataset"], delta["method"])
         if delta["reason"]:
-            lines.append(name + "no delta: " + delta["reason"])
+            lines.append(name + delta["reason"])
         elif delta["overlap"] < LEAST_OVERLAP:
             lines.append(
                 name
@@ -201,10 +224,14 @@ def draw_all(rows, found, beside, args):
         of_set = [curve for curve in found if curve.dataset == dataset]
         drawn = {}
         for quality in QUALITIES:
-            if all(_has(curve, quality) for curve in of_set):
-                others = [curve for curve in beside if _has(curve, quality)]
-                name = quality.replace("_db", "")
-                drawn[name] = draw_curves(of_set, others, quality, args.rate, looks)
+            having = [curve for curve in of_set if _has(curve, quality)]
+            others = [curve for curve in beside if _has(curve, quality)]
+            name = quality.replace("_db", "")
+            if having:
+                drawn[name] = draw_curves(having, others, quality, args.rate, looks)
+            if 0 < len(having) < len(of_set):
+                names = ", ".join(curve.method for curve in of_set if curve not in having)
+                print("note: {}: not in the figure of {}: {}".format(dataset, name, names))
         gains = gains_by_image([row for row in rows if row["dataset"] == dataset], args.anchor)
         if gains:
             drawn["gain"] = draw_gains(gains, args.anchor, looks)
@@ -243,12 +270,14 @@ def gains_by_image(rows, anchor):
     """By how much the loss λ·MSE + bpp lies below the anchor's.
 
     Returns:
-      dict of method to a dict of image to percent, the mean over all λ; empty where rows have no
+      dict of method to a dict of image to percent, the mean over all λ; without rows that have no
       loss.
     """
-    losses = {(r["method"], r["lambda"], r["image"]): r.get("est_rd_loss", "") for r in rows}
-    if "" in losses.values():
-        return {}
+    losses = {
+        (row["method"], row["lambda"], row["image"]): row["est_rd_loss"]
+        for row in rows
+        if row.get("est_rd_loss", "") != ""
+    }
     gains = {}
     for (method, lmbda, image), loss in losses.items():
         base = losses.get((anchor, lmbda, image))

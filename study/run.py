@@ -13,10 +13,12 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 
 import distributed
 import numpy as np
 
+import inference
 import utils
 from study import command, tables, tasks
 from utils import InputError
@@ -26,30 +28,41 @@ def main(argv=None):
     args = parse(argv)
     images = tasks.find_images(args.images, args.crop)
     models = tasks.find_models(args.checkpoint_dir, args.models)
-    methods = list(dict.fromkeys(args.methods))
+    methods = list(dict.fromkeys(args.methods or methods_for(models)))
     wanted = tasks.make_tasks(images, methods, models)
     images_csv, means_csv = (
         os.path.join(args.output, name) for name in ("images.csv", "means.csv")
     )
-    for path in (images_csv, means_csv):
-        utils.check_writable(path)
-    old = tables.read_csv(images_csv, args.dataset) if os.path.exists(images_csv) else []
-    known = {row.get("task"): row for row in old}
+    known = {row.get("task"): row for row in read_table(images_csv, args)}
     missing = [t for t in wanted if t.key not in known and not is_done(args.output, t)]
+    for path in (images_csv, means_csv, *(result_path(args.output, task) for task in missing)):
+        utils.check_writable(path)
     line = "{} tasks ({} images, {} methods, {} models), of which {} are done already"
     numbers = (len(images), len(methods), len(models), len(wanted) - len(missing))
     print(line.format(len(wanted), *numbers), flush=True)
-    failures = compute(missing, args) if missing else {}
-    done = [task for task in wanted if title(task) not in failures]
-    rows = merged(old, [row_of(task, known.get(task.key), args) for task in done])
+    failures = compute(missing, args) if missing else set()
+    new = [row_of(t, known.get(t.key), args) for t in wanted if title(t) not in failures]
+    # Read again: another study may have written to it since.
+    rows = merged(read_table(images_csv, args), wanted, new, args.dataset)
     utils.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
     # Of the numbers as the table has them, so that they do not depend on who computed them.
-    means = tables.means(tables.read_csv(images_csv, args.dataset))
+    means = tables.means(read_table(images_csv, args))
     utils.write_bytes(means_csv, tables.to_csv(means, tables.MEANS))
     print("wrote {} and {}".format(images_csv, means_csv))
     if failures:
         print("{} of {} tasks failed, and are not in them".format(len(failures), len(wanted)))
     return 1 if failures else 0
+
+
+def methods_for(models):
+    """Those of the nine methods that have a model."""
+    kinds = {model.kind for model in models}
+    return [m for m in tables.METHODS if inference.find_method(m).model_class.name in kinds]
+
+
+def read_table(path, args):
+    """The rows of a table by image; none where there is no such file."""
+    return tables.read_csv(path, args.dataset) if os.path.exists(path) else []
 
 
 def row_of(task, known, args):
@@ -60,15 +73,26 @@ def row_of(task, known, args):
     return {**known, **names}  # the same pixels and settings may go by several
 
 
-def merged(old, new):
-    """All rows in order; new ones take the place of old ones of the same identity."""
+def merged(old, wanted, new, dataset):
+    """All rows in order: the new ones, and those old ones that are of no task that was wanted.
 
-    def identity(row):
-        return tuple(row.get(key, "") for key in tables.IDENTITY)
-
-    rows = {identity(row): row for row in [*old, *new]}
+    Args:
+      old, new: rows.
+      wanted: `tasks.Task`s, done or not.
+      dataset: of the new rows.
+    """
+    taken = set()
+    for task in wanted:
+        what = (dataset, task.method, task.run.name, task.settings["lmbda"])
+        # The same image under another name, and another image under the same.
+        taken |= {(*what, task.image.name), (*what, task.image.sha256)}
+    kept = []
+    for row in old:
+        what = (row["dataset"], row["method"], row.get("model", ""), row["lambda"])
+        if not taken & {(*what, row["image"]), (*what, row.get("image_sha256", ""))}:
+            kept.append(row)
     blank = dict.fromkeys(tables.COLUMNS, "")
-    return tables.in_order({**blank, **row} for row in rows.values())
+    return tables.in_order({**blank, **row} for row in [*kept, *new])
 
 
 def parse(argv):
@@ -78,9 +102,9 @@ def parse(argv):
     add(
         "--methods",
         nargs="+",
-        default=tables.METHODS,
         metavar="METHOD",
-        help="scripts, with flags of their own in quotes: sga 'sga --preset fast' (all nine)",
+        help="scripts, with flags of their own in quotes: sga 'sga --preset fast' (all nine, where "
+        "--models has one that they are for)",
     )
     add(
         "--models",
@@ -105,6 +129,8 @@ def parse(argv):
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster to run on, tcp://host:port")
     add("--retries", type=int, default=2, help="of a task that fails (2)")
     args = parser.parse_args(argv)
+    args.checkpoint_dir = os.path.expanduser(args.checkpoint_dir)
+    args.output = os.path.expanduser(args.output)
     if args.scheduler and args.workers:
         parser.error("--workers: a cluster (--scheduler) has its own")
     return args
@@ -113,7 +139,7 @@ def parse(argv):
 def title(task):
     """What messages call a task."""
     words = (task.image.name, task.method, task.run.name, task.settings["lmbda"])
-    return "{}, {}, {}, λ = {:g}".format(*words)
+    return "{}, {}, {}, λ = {}".format(*words)
 
 
 def result_path(output, task):
@@ -140,9 +166,9 @@ def compute(missing, args):
     """Runs tasks, and writes their results as they come.
 
     Returns:
-      dict from the titles of the tasks that failed to the reasons.
+      set of the titles of the tasks that failed, which it has said.
     """
-    failures = {}
+    failures = set()
     with _client(args, len(missing)) as (client, threads), utils.Progress(
         len(missing), title="tasks"
     ) as progress:
@@ -151,7 +177,7 @@ def compute(missing, args):
                 tasks.run_task,
                 task,
                 threads,
-                key="{}, {}".format(title(task), task.key),
+                key=title(task),
                 retries=args.retries,
             ): task
             for task in missing
@@ -161,15 +187,22 @@ def compute(missing, args):
             try:
                 content = future.result()
             except Exception as error:  # of the task; a worker that died; a cluster that is gone
-                hint = " (workers have to be started in this folder)"
-                reason = "{}{}".format(error, hint if isinstance(error, ImportError) else "")
-                failures[title(task)] = reason
-                print("failed: {}: {}".format(title(task), reason), file=sys.stderr, flush=True)
+                failures.add(title(task))
+                line = "failed: {}: {}".format(title(task), _reason(error))
+                print(line, file=sys.stderr, flush=True)
             else:
                 utils.write_bytes(result_path(args.output, task), content)
             future.release()
             (progress.show if progress.due() else progress.advance)(number)
     return failures
+
+
+def _reason(error):
+    if isinstance(error, ImportError):
+        return "{} (workers have to be started in this folder)".format(error)
+    if isinstance(error, distributed.scheduler.KilledWorker):
+        return "its worker died, several times"
+    return str(error)
 
 
 @contextlib.contextmanager
@@ -179,19 +212,22 @@ def _client(args, number):
     if args.scheduler:
         try:
             client = distributed.Client(args.scheduler, timeout=10)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise InputError("--scheduler: {}: {}".format(args.scheduler, error))
         with client:
+            if not client.scheduler_info()["workers"]:
+                print("waiting for workers at {}".format(args.scheduler), flush=True)
             yield client, args.threads or 1
         return
     cores = utils.cores()
     workers = args.workers or max(1, min(number, cores // (args.threads or 1)))
     threads = args.threads or max(1, cores // workers)
-    with distributed.LocalCluster(
+    with tempfile.TemporaryDirectory() as folder, distributed.LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
         memory_limit=0,  # of Dask; the processes of the tasks are not counted there
         dashboard_address=None,
+        local_directory=folder,
         silence_logs=logging.CRITICAL,
     ) as cluster, distributed.Client(cluster) as client:
         yield client, threads

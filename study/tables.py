@@ -21,7 +21,7 @@ METHODS = (
     "bb_no_sga",
     "bb_sga",
 )
-IDENTITY = ("dataset", "image", "method", "model", "lambda")  # of a row
+IDENTITY = ("dataset", "image", "method", "model", "lambda")
 SETTINGS = (
     "script",
     "table_row",
@@ -31,6 +31,7 @@ SETTINGS = (
     "iterations",
     "checkpoint_step",
     "checkpoint_sha256",
+    "image_sha256",
     "task",
 )
 METRICS = (
@@ -65,9 +66,8 @@ def rows_of_result(path, dataset):
     Raises:
       InputError: not a readable result file.
     """
+    values = load(path)
     try:
-        with np.load(path, allow_pickle=False) as result:
-            values = {key: result[key] for key in result.files}
         number = len(values["est_bpp"])
         constant = {
             "dataset": dataset,
@@ -76,7 +76,7 @@ def rows_of_result(path, dataset):
             "lambda": float(values["lmbda"]),
             "iterations": int(values["sga_its"]) if "sga_its" in values else "",
         }
-        name = str(values.get("image", os.path.splitext(str(values["input"]))[0]))
+        name = image_name(values)
         rows = []
         for index in range(number):
             row = dict.fromkeys(COLUMNS, "")
@@ -87,12 +87,24 @@ def rows_of_result(path, dataset):
                     row[key] = float(values[key][index])
             rows.append(row)
         return rows
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError("{}: not a result of these scripts ({!r})".format(path, error))
+
+
+def load(path):
+    """The arrays of a result file by name; `InputError` if it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as result:
+            return {key: result[key] for key in result.files}
     except FileNotFoundError:
         raise InputError("{}: no such file".format(path))
-    except KeyError as error:
-        raise InputError("{}: not a result of these scripts: {} is missing".format(path, error))
     except Exception as error:  # NumPy raises a dozen types, of zipfile and zlib too
         raise InputError("{}: not a readable .npz file ({})".format(path, error))
+
+
+def image_name(values):
+    """What tables and figures call the image, or images, of a result file."""
+    return str(values.get("image", os.path.splitext(str(values["input"]))[0]))
 
 
 def read_csv(path, dataset):
@@ -106,9 +118,9 @@ def read_csv(path, dataset):
       InputError: unreadable, a column of `NEEDED` missing, or something else where a number has
         to be.
     """
-    lines = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    columns, lines = _csv_lines(path)
     for column in NEEDED:
-        if column not in (lines.fieldnames or ()):
+        if column not in columns:
             raise InputError(
                 "{}: the column {} is missing; there have to be {}".format(
                     path, column, ", ".join(NEEDED)
@@ -117,6 +129,9 @@ def read_csv(path, dataset):
     rows = []
     for number, line in enumerate(lines, 2):
         row = {"dataset": dataset, **line}
+        for column in ("image", "method"):
+            if not (row[column] or "").strip():
+                raise InputError("{}: line {}: no {}".format(path, number, column))
         for column in ("lambda", *METRICS, *SECONDS):
             text = row.get(column) or ""
             try:
@@ -127,6 +142,16 @@ def read_csv(path, dataset):
                 )
         rows.append(row)
     return rows
+
+
+def _csv_lines(path):
+    """Names of the columns, and the lines as dicts."""
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        lines = list(reader)
+    except csv.Error as error:
+        raise InputError("{}: not a CSV file ({})".format(path, error))
+    return reader.fieldnames or (), lines
 
 
 def read_text(path):
@@ -162,18 +187,19 @@ def _cell(value):
     return "{:.9g}".format(value) if isinstance(value, float) else value
 
 
-MEANS = ("dataset", "method", "model", "lambda", "images", *METRICS, *SECONDS)
+MEANS = ("dataset", "method", "model", "checkpoint_sha256", "lambda", "images", *METRICS, *SECONDS)
 
 
 def means(rows):
-    """Means over the images, for each data set, method, model and λ, in their order.
+    """Means over the images, for each data set, method, checkpoint and λ, in their order.
 
     Returns:
       list of dicts with the keys `MEANS`; '' for what not every image has.
     """
     groups = collections.OrderedDict()
     for row in rows:
-        key = (row["dataset"], row["method"], row.get("model", ""), row["lambda"])
+        model = row.get("model", ""), row.get("checkpoint_sha256", "")
+        key = (row["dataset"], row["method"], *model, row["lambda"])
         groups.setdefault(key, []).append(row)
     table = []
     for key, group in groups.items():

@@ -6,6 +6,7 @@ needs to be known nowhere.
 """
 
 import argparse
+import ast
 import collections
 import ctypes
 import glob
@@ -31,7 +32,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # --- Images ----------------------------------------------------------------------------------
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp", ".npy")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
 Image = collections.namedtuple("Image", "name path index crop sha256 height width")
 Image.__doc__ = """An image of a study.
@@ -61,37 +62,43 @@ def find_images(patterns, crop=None):
         if os.path.isdir(pattern):
             pattern = os.path.join(glob.escape(pattern), "*")
         found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
-        found = [path for path in found if path.lower().endswith(SUFFIXES)]
+        found = [path for path in found if path.endswith(".npy") or _is_image(path)]
         if not found:
-            raise InputError(
-                "{}: no image there; an image ends in {}".format(pattern, " ".join(SUFFIXES))
-            )
+            endings = " ".join((*SUFFIXES, ".npy"))
+            raise InputError("{}: no image there, whose name ends in {}".format(pattern, endings))
         paths += found
-    paths = sorted({os.path.abspath(path) for path in paths})
-    images = []
-    for name, path in zip(_names(paths), paths):
+    places = []
+    for path in sorted({os.path.abspath(path) for path in paths}):
         if path.endswith(".npy"):
-            indices = range(utils.Images(path).shape[0])
-            images += [
-                _image("{}-{:0{}}".format(name, i, len(str(len(indices) - 1))), path, i, crop)
-                for i in indices
-            ]
+            number = utils.Images(path).shape[0]
+            digits = len(str(number - 1))
+            places += [(path, i, "-{:0{}}".format(i, digits)) for i in range(number)]
         else:
-            images.append(_image(name, path, None, crop))
-    return sorted(images)
+            places.append((path, None, ""))
+    names = _names(places)
+    return sorted(_image(name, *place[:2], crop) for name, place in zip(names, places))
 
 
-def _names(paths):
-    """Short names of files, all different."""
-    common = os.path.commonpath([os.path.dirname(path) for path in paths])
-    relative = [os.path.relpath(path, common).replace(os.sep, "_") for path in paths]
-    for names in (
-        [os.path.basename(os.path.splitext(path)[0]) for path in paths],
-        [os.path.splitext(path)[0] for path in relative],
+def _is_image(path):
+    return path.lower().endswith(SUFFIXES)
+
+
+def _names(places):
+    """Short names of (path, index, ending for the name), all different."""
+    common = os.path.commonpath([os.path.dirname(path) for path, _, _ in places])
+
+    def relative(path):
+        return os.path.relpath(path, common).replace(os.sep, "_")
+
+    for short in (
+        lambda path: os.path.basename(os.path.splitext(path)[0]),
+        lambda path: os.path.splitext(relative(path))[0],
+        relative,
     ):
+        names = [short(path) + ending for path, _, ending in places]
         if len(set(names)) == len(names):
             return names
-    return relative
+    raise InputError("two images are both called {}".format(max(names, key=names.count)))
 
 
 def _image(name, path, index, crop):
@@ -169,10 +176,11 @@ def make_tasks(images, methods, models):
       InputError: no such script, or no model for one.
       SystemExit: a flag that a script does not know (argparse has said so).
     """
-    pairs = []
+    pairs = {}
     for method in methods:
-        script, *flags = shlex.split(method)
+        script, flags = split(method)
         method_class = inference.find_method(script)
+        code = _code(method_class)
         fitting = [model for model in models if model.kind == method_class.model_class.name]
         if not fitting:
             raise InputError(
@@ -181,19 +189,40 @@ def make_tasks(images, methods, models):
                 )
             )
         for model in fitting:
-            argv = ["compress", model.name, "image", "--results_dir", "", *flags]
-            args = tf_boilerplate.parse(script, "", method_class, None, argv)
-            if args.output or args.results_dir or args.eval_imgs != "image":
-                raise InputError("{}: a study names files and folders itself".format(method))
+            args = parse(script, flags, model.name)
             args.lmbda = tf_boilerplate.lambda_of(args, model)
             # λ has a column of its own: a method at several λ is one method.
             label = " ".join(map(shlex.quote, [script, *_without_lambda(flags)]))
-            pairs.append((label, model, tf_boilerplate.settings(method_class, args)))
+            settings = tf_boilerplate.settings(method_class, args)
+            pairs[label, model.name, args.lmbda] = (label, model, settings, code)
     return [
-        Task(image, method, model, settings, _key(image, method, model, settings))
+        Task(image, label, model, settings, _key(image, label, model, settings, code))
         for image in images
-        for method, model, settings in pairs
+        for label, model, settings, code in pairs.values()
     ]
+
+
+def split(method):
+    """Script and flags, a list, of a method as the user wrote it."""
+    try:
+        script, *flags = shlex.split(method)
+    except ValueError as error:
+        raise InputError("{!r}: not the name of a script and its flags ({})".format(method, error))
+    return script, flags
+
+
+def parse(script, flags, runname):
+    """The command line of `compress` with a method's flags.
+
+    Raises:
+      InputError: no such script, or flags that name files, as a study does itself.
+      SystemExit: a flag that the script does not know (argparse has said so).
+    """
+    argv = ["compress", runname, "image", "--results_dir", "", *flags]
+    args = tf_boilerplate.parse(script, "", inference.find_method(script), None, argv)
+    if args.output or args.results_dir or args.eval_imgs != "image" or args.save_reconstruction:
+        raise InputError("{} {}: files are not named here".format(script, " ".join(flags)))
+    return args
 
 
 def _without_lambda(flags):
@@ -202,8 +231,19 @@ def _without_lambda(flags):
     return parser.parse_known_args(flags)[1]
 
 
-def _key(image, method, model, settings):
-    identity = [method.split()[0], model.name, model.sha256, image.sha256, settings]
+class _WithoutDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node):
+        return None if isinstance(node.value, ast.Str) else node
+
+
+def _code(method_class):
+    """What a script says to Python, so that a method that is edited is computed anew."""
+    source = utils.read_bytes(sys.modules[method_class.__module__].__file__)
+    return ast.dump(_WithoutDocstrings().visit(ast.parse(source)))
+
+
+def _key(image, method, model, settings, code):
+    identity = [method.split()[0], code, model.name, model.sha256, image.sha256, settings]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -219,12 +259,12 @@ def run_task(task, threads):
 
     Raises:
       InputError: the checkpoint is another than it was.
-      RuntimeError: the script failed; the text is the last line that it wrote.
+      RuntimeError: the script failed; the text says why.
     """
     run = utils.find_run(task.run.folder, task.run.name)
     if utils.checkpoint_sha256(run.checkpoint) != task.run.sha256:
         raise InputError("{}: is not as it was when the study began".format(run.checkpoint))
-    script, *flags = shlex.split(task.method)
+    script, flags = split(task.method)
     flags += ["--lambda", repr(task.settings["lmbda"])]
     number = str(threads)
     environment = {
@@ -247,12 +287,18 @@ def run_task(task, threads):
             preexec_fn=_die_with_parent,
         )
         if process.returncode:
-            lines = process.stderr.decode(errors="replace").strip().splitlines()
-            raise RuntimeError(
-                lines[-1] if lines else "ended with exit code {}".format(process.returncode)
-            )
+            raise RuntimeError(_reason(process))
         (path,) = glob.glob(os.path.join(glob.escape(folder), "rd-*.npz"))
         return _with_provenance(path, task)
+
+
+def _reason(process):
+    """Why a script failed."""
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        return "ended by {}{}".format(name, " (memory?)" if name == "SIGKILL" else "")
+    lines = process.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "ended with exit code {}".format(process.returncode)
 
 
 _LIBC = ctypes.CDLL(None)

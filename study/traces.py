@@ -2,14 +2,12 @@
 
     python -m study.traces results/rd-sga-*.npz results/rd-map-*.npz --output traces.png
 
-draws, by iteration, the loss λ·MSE + bpp, the rate, the PSNR, the temperature, and the fraction of
-y that is transmitted as another value than the network's prediction, from the records in result
-files: dotted where the latents are relaxed, as the gradient sees them, and full after rounding.
+draws, by iteration, the loss λ·MSE + bpp, the rate, the PSNR, the temperature, and the fractions of
+y and z that are transmitted as other values than the network's prediction, from the records in
+result files: dotted where the latents are relaxed, as the gradient sees them, full after rounding.
 """
 
-import numpy as np
-
-from study import command, figures
+from study import command, figures, tables
 from utils import InputError
 
 PANELS = {  # key of the record, less `_after_rounding`
@@ -18,6 +16,7 @@ PANELS = {  # key of the record, less `_after_rounding`
     "its_psnr": "PSNR, dB",
     "T": "temperature",
     "its_y_changed": "share of y that has changed, %",
+    "its_z_changed": "share of z that has changed, %",
 }
 ROUNDED = "_after_rounding"
 
@@ -61,35 +60,32 @@ def read(path, index):
     Raises:
       InputError: no readable result, no such image, or a method that optimises nothing.
     """
+    values = tables.load(path)
     try:
-        with np.load(path, allow_pickle=False) as result:
-            values = {key: result[key] for key in result.files}
-        number = len(values["psnr"])
+        number, together = len(values["psnr"]), int(values["eval_batch_size"])
         label = str(values.get("method", values["script"]))
-        what = "{}, λ = {:g}".format(values.get("image", values["input"]), values["lmbda"])
-    except FileNotFoundError:
-        raise InputError("{}: no such file".format(path))
-    except Exception as error:  # NumPy raises a dozen types, of zipfile and zlib too
-        raise InputError("{}: not a readable result file ({})".format(path, error))
+        what = "{}, λ = {:g}".format(tables.image_name(values), values["lmbda"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError("{}: not a result of these scripts ({!r})".format(path, error))
     if not 0 <= index < number:
         raise InputError("{}: has {} images, and no number {}".format(path, number, index))
-    if "its" not in values or "its_bpp" not in values:
-        raise InputError("{}: has no record, or an old one, of an optimisation".format(path))
+    if "its" not in values:
+        raise InputError("{}: has no record: {} optimises nothing".format(path, label))
     if number > 1:
         what += ", image {}".format(index)
+    if together > 1:
+        what += " (mean of the {} optimised with it)".format(together)
     trace = {"label": label, "what": what, "path": path, "its": values["its"]}
     for key in (*PANELS, *(key + ROUNDED for key in PANELS)):
         if key in values:
             record = values[key]
-            if record.ndim == 2:  # of several images; one alone where they went together
-                record = record[index if len(record) == number else 0]
-            trace[key] = record
+            trace[key] = record[index // together] if record.ndim == 2 else record
     return trace
 
 
 def draw(traces, title):
     """The figure: dict of label to trace (`read`)."""
-    figure, axes = figures.subplots(len(PANELS), 1, figsize=(8, 12), sharex=True)
+    figure, axes = figures.subplots(len(PANELS), 1, figsize=(8, 14), sharex=True)
     looks = figures.looks(traces)
     for panel, (key, text) in zip(axes, PANELS.items()):
         scale = 100 if text.endswith("%") else 1

@@ -64,7 +64,15 @@ def test_images_of_one_name_get_longer_ones(tmp_path):
     assert names == ["a_0.bmp", "a_0.png", "b_0.png"]
 
 
-def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained):
+def test_names_of_arrays_and_files_differ(tmp_path):
+    write_images(tmp_path, (20, 20))
+    (tmp_path / "0.png").rename(tmp_path / "a-0.png")
+    np.save(str(tmp_path / "a.npy"), np.zeros((1, 20, 20, 3), np.uint8))
+    names = [image.name for image in tasks.find_images([str(tmp_path)])]
+    assert names == ["a-0.png", "a.npy-0"]
+
+
+def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained, monkeypatch):
     (tmp_path / "images").mkdir()
     images = tasks.find_images([write_images(tmp_path / "images", (20, 20), (20, 20))])
     shutil.copytree(str(untrained), str(tmp_path / "models"))
@@ -76,10 +84,17 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained):
         return [task.key for task in made]
 
     plain = keys("sga")
-    assert plain == keys("sga --lr 0.005") == keys("sga --lambda 0.01")
+    assert plain == keys("sga --lr 0.005") == keys("sga", "sga --lambda 0.01")
     others = keys("sga --seed 1", "sga --lr 0.006", "sga --preset fast", "unoise", "map")
     others += keys("sga --lambda 0.02", "sga --seed 1 --lambda=0.02")
     assert len({*plain, *others}) == 16
+    # Another method under the same name: what Python sees of a script counts, comments do not.
+    code = utils.read_bytes(os.path.join(ROOT, "sga.py"))
+    for replaced, by, same in [(b"# ", b"# X", True), (b"self.temperature(t)", b"0.3", False)]:
+        edited = code.replace(replaced, by) if replaced in code else code + b"\n# X"
+        monkeypatch.setattr(utils, "read_bytes", lambda path, edited=edited: edited)
+        assert (plain == keys("sga")) is same
+    monkeypatch.undo()
     # Another checkpoint under the same name and step.
     name = os.path.join("mbt2018-num_filters=4-lmbda=0.01", "model.ckpt-0.data-00000-of-00001")
     path = tmp_path / "models" / name
@@ -96,7 +111,10 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained):
         (["{images}", "--methods", "utils"], "utils: no script of that name is a method"),
         (["{images}", "--methods", "sga --sga_it 3"], "not known to this command: --sga_it"),
         (["{images}", "--methods", "sga --lr 0"], "--lr: 0 is not above 0"),
-        (["{images}", "--methods", "sga out.tfci"], "a study names files and folders itself"),
+        (["{images}", "--methods", ""], "'': not the name of a script"),
+        (["{images}", "--methods", "sga '"], "not the name of a script and its flags"),
+        (["{images}", "--methods", "inference"], "inference: no script of that name is a method"),
+        (["{images}", "--methods", "sga out.tfci"], "sga out.tfci: files are not named here"),
         (["{images}", "--models", "nothing"], "no such run folder"),
         (["{images}", "--models", "mbt2018_bb-*", "--methods", "sga"], "--models has no run of"),
         (["{images}", "--crop", "64x64"], "0.png: 40 x 30 pixels, less than 64 x 64"),
@@ -243,6 +261,58 @@ def test_the_table_alone_says_what_is_done(uninterrupted, untrained, tmp_path, c
     assert len(rows) == 8 and sum(row["dataset"] == "more" for row in rows) == 2
 
 
+def test_another_part_of_an_image_takes_the_place_of_the_first(
+    uninterrupted, untrained, tmp_path, capsys
+):
+    """Under the same name; and rows of other methods that saw the first are not compared to it."""
+    images, _ = uninterrupted
+    argv = [str(images / "0.png"), "--checkpoint_dir", str(untrained), "--output", str(tmp_path)]
+    for flags in (["mbt2018", "bb_plain"], ["mbt2018", "--crop", "20x20"]):
+        assert run.main([*argv, "--methods", *flags]) == 0
+    rows = without_times(tmp_path / "images.csv")
+    assert [(row["method"], row["width"]) for row in rows] == [
+        ("mbt2018", "20"),
+        ("bb_plain", "36"),
+    ]
+    with pytest.raises(utils.InputError, match="0 is another image, or another part of it"):
+        report.main([str(tmp_path), "--output", str(tmp_path / "report")])
+
+
+def test_an_interrupted_study_leaves_no_process(uninterrupted, untrained, tmp_path):
+    images, _ = uninterrupted
+    methods = ["--methods", "sga --sga_its 100000"]
+    argv = [str(images), "--checkpoint_dir", str(untrained), "--output", str(tmp_path), *methods]
+
+    def handled():  # also where pytest was started in the background, without SIGINT
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    process = start("study.run", *argv, stderr=subprocess.PIPE, preexec_fn=handled)
+    wait_for(lambda: b"sga.py" in commands_of(process.pid), process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130 and stderr == "study.run: interrupted\n"
+    deadline = time.time() + 30
+    while commands_of(process.pid):
+        assert time.time() < deadline
+        time.sleep(0.1)
+
+
+def commands_of(group):
+    """The command lines of a process group."""
+    command = ["ps", "-o", "args=", "-g", str(group)]
+    return subprocess.run(command, stdout=subprocess.PIPE).stdout
+
+
+def test_a_task_says_why_it_ended():
+    def reason(code):
+        command = [sys.executable, "-c", code]
+        return tasks._reason(subprocess.run(command, stderr=subprocess.PIPE))
+
+    assert reason("import os; os.kill(os.getpid(), 9)") == "ended by SIGKILL (memory?)"
+    assert reason("import sys; sys.stderr.write('one\\ntwo\\n'); sys.exit(2)") == "two"
+    assert reason("import sys; sys.exit(3)") == "ended with exit code 3"
+
+
 def test_a_study_on_a_cluster_of_which_a_worker_dies(uninterrupted, untrained, tmp_path):
     images, expected = uninterrupted
     output = tmp_path / "out"
@@ -358,7 +428,7 @@ def test_deltas_that_are_known(interpolation):
     [
         (made_rows("x", lambdas=LAMBDAS[:3]), "x has 3 of the 4 points"),
         (made_rows("x", more=20), "the curves share no PSNR: 28.50 to 34.50 dB"),
-        (made_rows("x", rate=100), "the curves share no rate"),
+        (made_rows("x", rate=100), "no BD-PSNR: the curves share no rate"),
         (
             [{**row, "psnr": 60 - row["psnr"]} for row in made_rows("x")],
             "x has a psnr that does not rise",
@@ -372,7 +442,7 @@ def test_deltas_that_there_are_not(rows, reason):
 
 
 def test_report_writes_what_it_prints(tmp_path, capsys):
-    rows = made_rows(msssim_db=10.0, seconds=2.0) + made_rows("sga", rate=0.9)
+    rows = made_rows(msssim_db=np.nan, seconds=2.0) + made_rows("sga", rate=0.9)
     path = write_rows(
         tmp_path / "images.csv", [{"msssim_db": "", "seconds": "", **r} for r in rows]
     )
@@ -381,8 +451,12 @@ def test_report_writes_what_it_prints(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith((output / "report.txt").read_text())
     assert "made      sga     -10.00%" in printed
-    written = json.loads((output / "report.json").read_text())
+    text = (output / "report.json").read_text()
+    written = json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert written["deltas"][0]["bd_rate"] == pytest.approx(-10)
+    with open(str(output / "bd.csv"), newline="") as file:
+        (delta,) = csv.DictReader(file)
+    assert (delta["rate"], delta["interpolation"]) == ("est_bpp", "cubic")
     with open(str(output / "points.csv"), newline="") as file:
         points = list(csv.DictReader(file))
     assert len(points) == 8 and float(points[0]["rate"]) == pytest.approx(0.21)
@@ -408,16 +482,20 @@ def test_report_of_result_files(uninterrupted, tmp_path, capsys):
 @pytest.mark.parametrize(
     "rows, flags, message",
     [
-        (made_rows(psnr=np.nan), (), "a point of"),
+        (made_rows(psnr=np.nan), (), "made, mbt2018, λ = 0.003: image a has nan for psnr"),
+        (made_rows(est_bpp=np.inf), (), "image a has inf for est_bpp"),
+        (made_rows(method=" "), (), "line 2: no method"),
         (made_rows(est_bpp=""), (), "line 2: est_bpp is '', not a number"),
         (made_rows(psnr="high"), (), "line 2: psnr is 'high', not a number"),
         ([{k: v for k, v in r.items() if k != "psnr"} for r in made_rows()], (), "column psnr"),
         (made_rows() + made_rows("sga", images="ac"), (), "has no b); means"),
-        (made_rows() + made_rows(), (), "a twice"),
-        (made_rows() + made_rows(model="other"), (), "two models, m-0.003 and other"),
+        (made_rows() + made_rows(), (), "made, mbt2018, λ = 0.003: a twice"),
+        (made_rows() + made_rows(model="other"), (), "of two checkpoints, m-0.003  and other"),
         (made_rows("sga"), (), "--anchor: made has no mbt2018, but sga"),
-        (made_rows(), ("--methods", "sga"), "nothing there for this report"),
-        (made_rows(), ("--rate", "actual_bpp"), "not every image has actual_bpp"),
+        (made_rows(), ("--methods", "sga"), "--methods: no results of sga, but of mbt2018"),
+        (made_rows(), ("--models", "n*"), "--models: no results of n*, but of m-0.003, "),
+        (made_rows(), ("--rate", "actual_bpp"), "image a has nothing for actual_bpp"),
+        (made_rows(), ("--published", os.path.join(ROOT, "samples")), "in this folder"),
     ],
 )
 def test_wrong_input_of_a_report(rows, flags, message, tmp_path):
@@ -442,6 +520,7 @@ def test_common_images_can_be_compared(tmp_path, capsys):
         ("empty", None, "empty: no images.csv, .npz or …-psnr.csv in this folder"),
         ("missing.csv", None, "missing.csv: "),
         ("cut.npz", b"PK\3\4 cut", "cut.npz: not a readable .npz file"),
+        ("nul.csv", b"image,method\na,\0\n", "nul.csv: not a CSV file"),
         ("other.csv", b"\xff\xfe\0", "other.csv: not a text file"),
         ("x-psnr.csv", b"0.1,27\n0.2\n", "x-psnr.csv: line 2: not two numbers"),
         ("x-psnr.csv", b"0.1,nan\n", "x-psnr.csv: a point of 0.1 bits per pixel and nan dB"),
@@ -471,9 +550,10 @@ def test_traces_of_result_files(uninterrupted, tmp_path, capsys):
     assert "<svg" in text
     trace = traces.read(map_of_0, 0)
     assert list(trace["its"]) == [0, 2] and trace["what"] == "0, λ = 0.01"
+    assert trace["its_z_changed_after_rounding"].shape == (2,)
     for argv, message in [
         ([map_of_0, map_of_0], "a second result of map"),
-        ([path for path in paths if "mbt2018" + os.sep in path][:1], "has no record"),
+        ([path for path in paths if "tasks" + os.sep + "mbt2018" in path][:1], "has no record"),
         ([map_of_1, "--image", "1"], "has 1 images, and no number 1"),
         ([str(tmp_path / "none.npz")], "no such file"),
         ([map_of_0, "--output", "traces.jpg"], "ends in .png or .svg"),
@@ -481,3 +561,16 @@ def test_traces_of_result_files(uninterrupted, tmp_path, capsys):
         with pytest.raises(utils.InputError) as error:
             traces.main([*argv, *([] if "--output" in argv else ["--output", str(figure)])])
         assert message in str(error.value)
+
+
+def test_traces_of_images_that_were_optimised_together(tmp_path):
+    """Two records of two images each."""
+    record = np.array([[1.0, 2.0], [3.0, 4.0]])
+    values = {"psnr": np.zeros(4), "script": "sga", "input": "four.npy", "lmbda": 0.01}
+    values.update(eval_batch_size=2, its=np.array([0, 100]), rd_loss=record)
+    path = str(tmp_path / "result.npz")
+    np.savez(path, **values)
+    for index, row in enumerate((0, 0, 1, 1)):
+        trace = traces.read(path, index)
+        np.testing.assert_array_equal(trace["rd_loss"], record[row])
+        assert trace["what"].endswith("image {} (mean of the 2 optimised with it)".format(index))
