@@ -226,7 +226,7 @@ def _client(args, number):
         n_workers=workers,
         threads_per_worker=1,
         memory_limit=0,  # of Dask; the processes of the tasks are not counted there
-        dashboard_address=None,
+        dashboard_address=":0",  # any port: several studies may run
         local_directory=folder,
         silence_logs=logging.CRITICAL,
     ) as cluster, distributed.Client(cluster) as client:

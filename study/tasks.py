@@ -287,7 +287,7 @@ def run_task(task, threads):
             preexec_fn=_die_with_parent,
         )
         if process.returncode:
-            raise RuntimeError(_reason(process))
+            raise RuntimeError(_reason(process).replace(image, task.image.path))
         (path,) = glob.glob(os.path.join(glob.escape(folder), "rd-*.npz"))
         return _with_provenance(path, task)
 

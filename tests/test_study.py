@@ -140,7 +140,7 @@ def test_wrong_input_of_a_study(argv, message, untrained, tmp_path, capsys):
         assert error.value.code == 2 and message in capsys.readouterr().err
     else:
         assert message in str(error.value)
-    assert not list((tmp_path / "out").glob("*"))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_wrong_input_ends_a_command_with_one_line(tmp_path):
@@ -352,8 +352,9 @@ def test_a_task_that_fails_does_not_stop_the_others(uninterrupted, untrained, tm
     assert "1 of 2 tasks failed" in output.out
     (line,) = output.err.strip().splitlines()
     assert line.startswith(
-        "failed: 0, sga --lr 1e30 --sga_its 3, mbt2018-num_filters=4-lmbda=0.01: "
+        "failed: 0, sga --lr 1e30 --sga_its 3, mbt2018-num_filters=4-lmbda=0.01, λ = 0.01: "
     )
+    assert str(images / "0.png") in line
     assert "try a lower --lr" in line
     (row,) = without_times(tmp_path / "images.csv")
     assert row["method"] == "mbt2018"
