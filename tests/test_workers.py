@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -57,9 +56,17 @@ class Job:
             text=True,
         )
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()  # its workers end with it
+
     def until_saved(self, folder, step):
         """Waits for a checkpoint after this step; the first steps take long."""
+        deadline = time.time() + 300
         while self.process.poll() is None:
+            assert time.time() < deadline
             if (folder / "checkpoint").exists():
                 newest = utils.newest_checkpoint(str(folder))
                 if newest and int(newest.rsplit("-", 1)[1]) > step:
@@ -84,10 +91,8 @@ class Job:
 
     def end(self, timeout=300):
         """Its exit code and all that was printed."""
-        try:
+        with self:
             printed, _ = self.process.communicate(timeout=timeout)
-        finally:
-            self.process.kill()  # its workers end with it
         return self.process.returncode, printed
 
 
