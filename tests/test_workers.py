@@ -185,7 +185,7 @@ def test_two_workers_of_batch_4_follow_one_of_batch_8(photos, tmp_path):
         if name.endswith("/quantized_cdf"):
             continue  # whole numbers, made from the others
         # Adam divides by the gradient's size: where it is next to nothing, rounding shows.
-        atol = 1e-4 if "reparam_gamma" in name else 1e-6
+        atol = 1e-3 if "reparam_gamma" in name else 1e-6
         np.testing.assert_allclose(two[name], value, rtol=1e-4, atol=atol, err_msg=name)
         if "kernel" in name and "Adam" not in name:
             assert np.abs(value - start[name]).max() > 1e-3  # what they follow is a way
