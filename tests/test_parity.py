@@ -121,15 +121,13 @@ def check_log(result, script, image, sharp):
 @pytest.mark.parametrize("image, sharp", [(i, False) for i in INPUTS] + [(PARROT, True)])
 def test_ste_stops_where_the_reference_does(image, sharp, tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "RECORD_EVERY", 10)
-    stop = max(logged("ste", image, sharp))
-    # Where the loss hardly falls, its last bits decide, and they depend on the processor: of nearly
-    # equal learning rates one has to stop there.
-    lr, _ = method_class("ste").flags["lr"]
-    for k in range(12):
-        result = run("ste", image, tmp_path, sharp=sharp, flags=("--lr", lr * (1 + k * 1e-6)))
-        if abs(result["its"][-1] - stop) <= 10:
-            break
-    assert abs(result["its"][-1] - stop) <= 10
+    result = run("ste", image, tmp_path, sharp=sharp)
+    log = logged("ste", image, sharp)
+    stop = max(log)
+    later = [loss for t, loss in zip(result["its"], result["rd_loss"]) if t >= stop]
+    # Where the loss hardly falls, its last bits decide, and they depend on the processor.
+    stands_still = later and later == pytest.approx([log[stop]] * len(later), rel=5e-4)
+    assert abs(result["its"][-1] - stop) <= 10 or stands_still
 
 
 class NoFile(files.Writer):

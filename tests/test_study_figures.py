@@ -247,7 +247,7 @@ def test_smoke_of_the_look(method, size, mode, untrained, tmp_path):
         (("--window", "60"), "53 × 37 pixels, smaller than --window"),
         (("--method", "sgd"), "sgd: no script of that name"),
         (("--method", "utils"), "utils: no script of that name"),
-        (("--method", ""), ": no script of that name"),
+        (("--method", ""), "'': not the name of a script"),
         (("--method", "sga --lr 0"), "--lr: 0 is not above 0"),
         (("--method", "mbt2018"), "what others are compared with"),
         (("--runname", DEMO["bb_sga"]), "no model of mbt2018.py"),
