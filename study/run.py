@@ -12,6 +12,7 @@ images, methods and models stay in it.
 import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 
@@ -222,7 +223,8 @@ def _client(args, number):
     cores = utils.cores()
     workers = args.workers or max(1, min(number, cores // (args.threads or 1)))
     threads = args.threads or max(1, cores // workers)
-    with tempfile.TemporaryDirectory() as folder, distributed.LocalCluster(
+    with tempfile.TemporaryDirectory() as folder, _deaf_to_interrupts(
+        distributed.LocalCluster,
         n_workers=workers,
         threads_per_worker=1,
         memory_limit=0,  # of Dask; the processes of the tasks are not counted there
@@ -231,6 +233,15 @@ def _client(args, number):
         silence_logs=logging.CRITICAL,
     ) as cluster, distributed.Client(cluster) as client:
         yield client, threads
+
+
+def _deaf_to_interrupts(make, **kwargs):
+    """`make(**kwargs)`, whose processes ignore Ctrl-C: it is for us, and we end them."""
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return make(**kwargs)
+    finally:
+        signal.signal(signal.SIGINT, old)
 
 
 if __name__ == "__main__":
