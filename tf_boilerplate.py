@@ -425,7 +425,7 @@ def compress(method_class, args):
         }
         values = {**provenance, **settings(method_class, args)}
         utils.write_result(path, {**values, **merge_records(records), **results})
-    for key in METRICS:
+    for key in (*METRICS, "avg_batch_actual_bpp"):
         if key in results:
             print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
     for written in filter(None, (path, args.output)):
@@ -459,8 +459,7 @@ METRICS = (
     "est_bpp_coded",
     "net_bpp",
     "actual_bpp",
-    "avg_batch_actual_bpp",
-)
+)  # of each image
 
 Batch = collections.namedtuple("Batch", "metrics records")
 Batch.__doc__ = """Results of a batch.

@@ -205,13 +205,19 @@ def delta(anchor, curve, interpolation):
     return Delta(bd_rate, bd_psnr, bd_rate_msssim, overlap, reason)
 
 
+def has(curve, quality):
+    """Whether all points of a curve have a quality, and one that can be drawn."""
+    values = [point.get(quality, "") for point in curve.points]
+    return "" not in values and np.isfinite(values).all()
+
+
 def _unfit(curve, quality):
     """Why a curve has no Bjøntegaard delta; None where it has."""
-    values = [point.get(quality, "") for point in curve.points]
-    if len(values) < BD_POINTS:
-        return "{} of the {} points that it takes".format(len(values), BD_POINTS)
-    if "" in values or not np.isfinite(values).all():
+    if len(curve.points) < BD_POINTS:
+        return "{} of the {} points that it takes".format(len(curve.points), BD_POINTS)
+    if not has(curve, quality):
         return "points without {}".format(quality)
+    values = [point[quality] for point in curve.points]
     rates = [point["rate"] for point in curve.points]
     if not (np.diff(values) > 0).all() or not (np.diff(rates) > 0).all():
         return "a {} that does not rise with the rate".format(quality)

@@ -23,7 +23,7 @@ import inference
 import utils
 from coding import files
 from quiet_tf import tf
-from study import command, figures, tasks
+from study import command, figures, tables, tasks
 from tools import scripts
 
 BASES = {"mbt2018": "mbt2018", "mbt2018_bb": "bb_plain"}  # of models, who only predict
@@ -51,8 +51,7 @@ def code(words, run, args):
     path = os.path.join(args.output, "{}-{}.tfci".format(stem, script))
     place = {"checkpoint_dir": args.checkpoint_dir}
     result = scripts.compress(script, args.runname, args.image, args.output, path, *flags, **place)
-    with np.load(result, allow_pickle=False) as values:
-        result = dict(values)
+    result = tables.load(result)
     pixels, bits = decode(utils.read_bytes(path), run, inference.find_method(script))
     return Coded(script, pixels, bits, result)
 

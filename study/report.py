@@ -224,8 +224,8 @@ def draw_all(rows, found, beside, args):
         of_set = [curve for curve in found if curve.dataset == dataset]
         drawn = {}
         for quality in QUALITIES:
-            having = [curve for curve in of_set if _has(curve, quality)]
-            others = [curve for curve in beside if _has(curve, quality)]
+            having = [curve for curve in of_set if curves.has(curve, quality)]
+            others = [curve for curve in beside if curves.has(curve, quality)]
             name = quality.replace("_db", "")
             if having:
                 drawn[name] = draw_curves(having, others, quality, args.rate, looks)
@@ -239,11 +239,6 @@ def draw_all(rows, found, beside, args):
             stem = "{}-{}".format(dataset.replace(", ", "-"), name)
             paths += figures.save_all(figure, os.path.join(args.output, stem))
     return paths
-
-
-def _has(curve, quality):
-    values = [point.get(quality, "") for point in curve.points]
-    return "" not in values and np.isfinite(values).all()
 
 
 def draw_curves(found, beside, quality, rate, looks):

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 
+import tf_boilerplate
 import utils
 from utils import InputError
 
@@ -34,20 +35,7 @@ SETTINGS = (
     "image_sha256",
     "task",
 )
-METRICS = (
-    "mse",
-    "psnr",
-    "msssim",
-    "msssim_db",
-    "est_bpp",
-    "est_y_bpp",
-    "est_z_bpp",
-    "est_bpp_back",
-    "est_bpp_coded",
-    "net_bpp",
-    "actual_bpp",
-    "est_rd_loss",
-)
+METRICS = (*tf_boilerplate.METRICS, "est_rd_loss")
 SECONDS = ("seconds", "encode_seconds", "decode_seconds")
 COLUMNS = IDENTITY + SETTINGS + METRICS + SECONDS
 NEEDED = ("image", "method", "lambda", "est_bpp", "psnr")  # of a table that somebody else made

@@ -26,6 +26,7 @@ import hyperprior
 import inference
 import tf_boilerplate
 import utils
+from study import tables
 from utils import InputError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -312,8 +313,7 @@ def _die_with_parent():
 
 def _with_provenance(path, task):
     """Content of a result file, with what only the study knows."""
-    with np.load(path, allow_pickle=False) as result:
-        values = dict(result)
+    values = tables.load(path)
     values.update(
         input=os.path.basename(task.image.path),
         image=task.image.name,
