@@ -6,9 +6,7 @@ help:
 	@echo "make demo     base model and SGA on a sample photograph; needs only Python 3.7"
 	@echo "make test     all tests but the longest"
 	@echo "make parity   the longest: the reference on every input and seed, the order of the methods"
-	@echo "make compare  all nine methods with the demo models: IMAGES='a.png b.png' make compare"
 	@echo "make bench    speed and memory against the plain manner; BENCH=iterations for a part"
-	@echo "make sweep    what options and presets of SGA reach: SWEEP=budgets or presets, IMAGES='...'"
 	@echo "make study-setup  packages for studies and figures (python -m study.…)"
 	@echo "make horovod  for training by several processes (horovodrun)"
 	@echo "make lint     style of the code"
@@ -39,20 +37,12 @@ test: setup-dev
 parity: setup-dev
 	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 tests/test_parity.py tests/test_demo_models.py tests/test_files.py
 
-IMAGES = samples/*.png
-compare: setup
-	@$(PYTHON) tools/compare.py $(IMAGES) --csv compare/compare.csv
-
 BENCH =
 bench: setup
 	@$(PYTHON) tools/bench.py $(BENCH)
-
-SWEEP = budgets presets
-sweep: study-setup
-	@for what in $(SWEEP); do $(PYTHON) tools/sweep.py $$what $(IMAGES) --report sweep || exit; done
 
 lint: setup-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 
-.PHONY: help setup study-setup setup-dev horovod demo test parity compare bench sweep lint
+.PHONY: help setup study-setup setup-dev horovod demo test parity bench lint

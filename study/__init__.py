@@ -2,6 +2,7 @@
 
     python -m study.run            methods × models × images, on the cores of a machine or a cluster
     python -m study.report         tables, BD-rate and rate-distortion curves of results
+    python -m study.budgets        what SGA reaches with fewer iterations
     python -m study.traces         the course of the optimisation, method against method
     python -m study.look           an image as two methods code it, and where its bits went
     python -m study.sga_landscape  the loss over two latents, and the way of SGA through it

@@ -5,6 +5,7 @@ import re
 import sys
 
 import utils
+from tools import scripts
 
 
 def run(main):
@@ -16,14 +17,23 @@ def run(main):
         sys.exit(main())
 
 
-def parser(name, doc):
-    """A parser of a command line, `name` being the module that `python -m` runs."""
-    return argparse.ArgumentParser(
+def parser(name, doc, *flags):
+    """A parser of a command line.
+
+    Args:
+      name: of the module that `python -m` runs.
+      doc: of it.
+      *flags: those of `FLAGS` that it has.
+    """
+    made = argparse.ArgumentParser(
         prog="python -m " + name,
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    for flag in flags:
+        made.add_argument(flag, **FLAGS[flag])
+    return made
 
 
 def size(text):
@@ -39,3 +49,14 @@ def positive(text):
     if not re.fullmatch("[1-9][0-9]*", text):
         raise argparse.ArgumentTypeError("{!r} is not a whole number above 0".format(text))
     return int(text)
+
+
+FLAGS = {  # that several commands have
+    "--checkpoint_dir": {"default": "./checkpoints", "metavar": "DIR", "help": "(%(default)s)"},
+    "--runname": {"default": scripts.demo_run("mbt2018"), "help": "run folder (%(default)s)"},
+    "--dataset": {
+        "default": "images",
+        "help": "name of the data set, where a table has none (%(default)s)",
+    },
+    "--crop": {"type": size, "metavar": "WxH", "help": "take the middle of each image, WxH or HxW"},
+}

@@ -13,6 +13,7 @@ channels. Files, results and picture are in the output folder.
 
 import collections
 import os
+import re
 
 import matplotlib.colors
 import matplotlib.patches
@@ -47,13 +48,19 @@ def code(words, run, args):
     """
     script, *flags = words
     print("running {}.py on {}".format(script, args.image), flush=True)
-    stem = os.path.splitext(os.path.basename(args.image))[0]
-    path = os.path.join(args.output, "{}-{}.tfci".format(stem, script))
+    path = output_path(args, words, ".tfci")
     place = {"checkpoint_dir": args.checkpoint_dir}
     result = scripts.compress(script, args.runname, args.image, args.output, path, *flags, **place)
     result = tables.load(result)
     pixels, bits = decode(utils.read_bytes(path), run, inference.find_method(script))
     return Coded(script, pixels, bits, result)
+
+
+def output_path(args, words, suffix):
+    """Where something of the image and a method goes, whose flags are in the name."""
+    image = os.path.splitext(os.path.basename(args.image))[0]
+    method = re.sub(r"[^\w.]+", "-", " ".join(words))
+    return os.path.join(args.output, "{}-{}{}".format(image, method, suffix))
 
 
 def decode(content, run, method):
@@ -209,10 +216,10 @@ def main(argv=None):
     # Refuse a run of the other model, and wrong flags, before anything is computed.
     hyperprior.load(model, run)
     tasks.parse(script, flags, run.name)
-    name = os.path.basename(args.image)
-    path = os.path.join(args.output, "{}-{}.png".format(os.path.splitext(name)[0], script))
+    path = output_path(args, [script, *flags], ".png")
     figures.check(path)
 
+    name = os.path.basename(args.image)
     title = "{}, {} × {} pixels; {}".format(name, *original.shape[1::-1], run.name)
     coded = [code(words, run, args) for words in ([base], [script, *flags])]
     figures.save(draw(title, original, *coded, args.window), path)
@@ -222,7 +229,7 @@ def main(argv=None):
 
 
 def parse(argv):
-    parser = command.parser("study.look", __doc__)
+    parser = command.parser("study.look", __doc__, "--checkpoint_dir")
     add = parser.add_argument
     add("image", nargs="?", default="samples/chelsea.png", help="a file (%(default)s)")
     add(
@@ -232,7 +239,6 @@ def parse(argv):
         help="script, and its flags for compress (%(default)s)",
     )
     add("--runname", default="", help="run folder (the demo model that the script needs)")
-    add("--checkpoint_dir", default="checkpoints", metavar="DIR", help="(%(default)s)")
     add("--window", type=command.positive, default=96, help="pixels of its side (%(default)s)")
     add("--output", default="look", metavar="DIR", help="folder (%(default)s)")
     return parser.parse_args(argv)

@@ -28,7 +28,7 @@ from utils import InputError
 RATES = ("est_bpp", "net_bpp", "actual_bpp")
 LEAST_OVERLAP = 0.75  # below which a note says that a delta speaks for a part of the curves only
 
-POINT_COLUMNS = ("dataset", "method", "rate", *tables.MEANS[2:])
+POINT_COLUMNS = ("dataset", "method", "rate", *tables.MEANS[2:], "gain")
 DELTA_COLUMNS = ("dataset", "method", "anchor", "rate", "interpolation", *curves.Delta._fields)
 
 
@@ -52,6 +52,7 @@ def main(argv=None):
         for curve in found
         for point in curve.points
     ]
+    add_gains(points, args.anchor)
     deltas = compare(found, args)
     text = "{}\n{}".format(means_text(points, args.rate), deltas_text(deltas, args))
     report = {
@@ -77,7 +78,7 @@ def main(argv=None):
 
 
 def parse(argv):
-    parser = command.parser("study.report", __doc__)
+    parser = command.parser("study.report", __doc__, "--dataset")
     add = parser.add_argument
     add("inputs", nargs="+", help="tables, result files, published points, folders")
     add("--anchor", default="mbt2018", metavar="METHOD", help="to compare with (mbt2018)")
@@ -98,7 +99,6 @@ def parse(argv):
         metavar="PATH",
         help="published points to draw beside, such as results/kodak",
     )
-    add("--dataset", default="images", help="name of a data set that has none (images)")
     add("--output", default="./report", metavar="DIR", help="(./report)")
     return parser.parse_args(argv)
 
@@ -159,12 +159,30 @@ def compare(found, args):
     return deltas
 
 
+def add_gains(points, anchor):
+    """Adds to points `gain`: percent by which λ·MSE + bpp lies below the anchor's at the same λ."""
+
+    def key(point):
+        return point["dataset"], point.get("lambda")
+
+    losses = {key(p): p["est_rd_loss"] for p in points if p["method"] == anchor and _has_loss(p)}
+    for point in points:
+        if _has_loss(point) and key(point) in losses and point["method"] != anchor:
+            point["gain"] = 100 * (1 - point["est_rd_loss"] / losses[key(point)])
+
+
+def _has_loss(values):
+    return values.get("est_rd_loss", "") != ""
+
+
 def means_text(points, rate):
     """The points as a table."""
-    header = ["data set", "method", "λ", "images", rate, "PSNR", "MS-SSIM", "λ·MSE+bpp", "seconds"]
+    header = ["data set", "method", "λ", "images", rate, "PSNR", "MS-SSIM", "λ·MSE+bpp", "gain"]
     keys = ["dataset", "method", "lambda", "images", "rate", "psnr", "msssim", "est_rd_loss"]
-    keys.append("seconds")
-    formats = ["{}", "{}", "{:g}", "{}", "{:.4f}", "{:.3f}", "{:.4f}", "{:.4f}", "{:.1f}"]
+    formats = ["{}", "{}", "{:g}", "{}", "{:.4f}", "{:.3f}", "{:.4f}", "{:.4f}", "{:.2f}%"]
+    header.append("seconds")
+    keys += ["gain", "seconds"]
+    formats.append("{:.1f}")
     return _aligned(header, [_cells(keys, formats, point) for point in points])
 
 
@@ -271,7 +289,7 @@ def gains_by_image(rows, anchor):
     losses = {
         (row["method"], row["lambda"], row["image"]): row["est_rd_loss"]
         for row in rows
-        if row.get("est_rd_loss", "") != ""
+        if _has_loss(row)
     }
     gains = {}
     for (method, lmbda, image), loss in losses.items():

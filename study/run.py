@@ -96,7 +96,7 @@ def merged(old, wanted, new, dataset):
 
 
 def parse(argv):
-    parser = command.parser("study.run", __doc__)
+    parser = command.parser("study.run", __doc__, "--checkpoint_dir", "--dataset", "--crop")
     add = parser.add_argument
     add("images", nargs="+", help="folders, patterns, image files, uint8 .npy (n, H, W, 3)")
     add(
@@ -113,12 +113,7 @@ def parse(argv):
         metavar="RUNNAME",
         help="run folders in --checkpoint_dir, or patterns of them (all)",
     )
-    add("--checkpoint_dir", default="./checkpoints", metavar="DIR", help="(./checkpoints)")
     add("--output", default="./results/study", metavar="DIR", help="(./results/study)")
-    add("--dataset", default="images", help="what the tables call these images (images)")
-    add(
-        "--crop", type=command.size, metavar="WxH", help="take the middle of each image, WxH or HxW"
-    )
     add("--workers", type=command.positive, metavar="N", help="tasks at a time (one for each core)")
     add(
         "--threads",

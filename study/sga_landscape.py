@@ -24,7 +24,6 @@ import tf_boilerplate
 import utils
 from quiet_tf import tf
 from study import command, figures
-from tools import scripts
 
 POINTS = 400  # of the way that are kept, at most
 SAMPLES = 200  # of those at which the relaxed sample is drawn
@@ -295,18 +294,11 @@ def main(argv=None):
 
 
 def parse(argv):
-    parser = command.parser("study.sga_landscape", __doc__)
+    flags = ("--runname", "--checkpoint_dir", "--crop")
+    parser = command.parser("study.sga_landscape", __doc__, *flags)
+    parser.set_defaults(crop="192x128")
     add = parser.add_argument
     add("--image", default="samples/coffee.png", metavar="FILE", help="(%(default)s)")
-    add(
-        "--crop",
-        type=command.size,
-        default="192x128",
-        metavar="WxH",
-        help="of its centre (%(default)s)",
-    )
-    add("--runname", default=scripts.demo_run("mbt2018"), help="run folder (%(default)s)")
-    add("--checkpoint_dir", default="checkpoints", metavar="DIR", help="(%(default)s)")
     add("--sga_its", default="2000", metavar="ITS", help="iterations of SGA (%(default)s)")
     add("--seed", default="0", help="of SGA (%(default)s)")
     add(

@@ -37,9 +37,6 @@ needs_golden = pytest.mark.skipif(
 )
 
 
-method_class = inference.find_method
-
-
 def compress(script, run, image, results_dir, *flags, checkpoint_dir, top=(), output=()):
     """Results of `<script> <top> compress <run> <image> <output> <flags>`, run in this process.
 

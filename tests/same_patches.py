@@ -8,9 +8,10 @@ equal parts. ARGUMENTS are those of mbt2018.py.
 
 import sys
 
+import conftest  # noqa: F401, which finds the scripts
 import numpy as np
-from conftest import method_class
 
+import inference
 import mbt2018
 import patches
 import tf_boilerplate
@@ -32,4 +33,4 @@ def uniform(shape, low, high):
 
 patches.batches = batches
 tf.random.uniform = uniform
-tf_boilerplate.main(method_class("mbt2018"), mbt2018.training_graph, sys.argv[2:])
+tf_boilerplate.main(inference.find_method("mbt2018"), mbt2018.training_graph, sys.argv[2:])

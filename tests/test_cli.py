@@ -17,9 +17,10 @@ import zlib
 import conftest
 import numpy as np
 import pytest
-from conftest import BASE, BITS_BACK, ROOT, UNTRAINED, method_class, run_script
+from conftest import BASE, BITS_BACK, ROOT, UNTRAINED, run_script
 from PIL import Image
 
+import inference
 import sga_plus
 import tf_boilerplate
 import utils
@@ -82,7 +83,7 @@ def test_smoke(script, untrained, photo, tmp_path):
     with np.load(path, allow_pickle=False) as result:
         assert result["psnr"].shape == (1,)
         assert str(result["script"]) == script
-        method = method_class(script)
+        method = inference.find_method(script)
         for flag, (default, *_) in {**method.flags, **method.coding_flags}.items():
             assert result[flag] == default or flag in ("sga_its", "r_its")
         if flags:
@@ -409,7 +410,7 @@ def test_help_shows_all_flags(script):
     process = run_script(script, "--help")
     assert process.returncode == 0 and process.stderr == ""
     if script != "mbt2018_bb":
-        method = method_class(script)
+        method = inference.find_method(script)
         for flag, (default, *_) in {**method.flags, **method.coding_flags}.items():
             assert "--" + flag in process.stdout
             assert default in ("", False) or "({})".format(default) in process.stdout

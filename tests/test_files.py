@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import hyperprior
+import inference
 import utils
 from coding import container, digests, files, grid, networks, stack
 from coding.stack import Stack
@@ -274,7 +275,7 @@ def test_side_information_comes_back(script, tmp_path):
 
 def refused(capsys, script, *argv):
     """The line with which a script refuses a command line."""
-    method = conftest.method_class(script)
+    method = inference.find_method(script)
     with pytest.raises(SystemExit) as exit_info:
         conftest.tf_boilerplate.main(method, argv=[str(arg) for arg in argv])
     assert exit_info.value.code == 2

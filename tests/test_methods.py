@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import BASE, BITS_BACK, DEMO, DEMO_DIR, ROOT, compress, method_class
+from conftest import BASE, BITS_BACK, DEMO, DEMO_DIR, ROOT, compress
 from PIL import Image
 
 import inference
@@ -21,7 +21,7 @@ def results(script, pixels, tmp_path, *flags):
     """Results of a few iterations on an array of images, with the demo models."""
     path = tmp_path / "images.npy"
     np.save(str(path), pixels)
-    if method_class(script).flags:
+    if inference.find_method(script).flags:
         flags = ("--sga_its", 25, *flags)
     if script == "bb_sga":
         flags += ("--r_its", 25)

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import plain
 import pytest
-from conftest import BASE, BITS_BACK, GOLDEN, compress, method_class, needs_golden
+from conftest import BASE, BITS_BACK, GOLDEN, compress, needs_golden
 
 import hyperprior
 import inference
@@ -95,7 +95,7 @@ def test_deterministic(script, image, sharp, tmp_path):
     result = run(script, image, tmp_path, sharp=sharp)
     if script == "danneal" and sharp:
         # It is chaotic: the last bits, which depend on the processor, move est_bpp by up to 1%.
-        lr, _ = method_class(script).flags["lr"]
+        lr, _ = inference.find_method(script).flags["lr"]
         rates = (lr * (1 + k * 1e-6) for k in range(1, 5))
         others = [run(script, image, tmp_path, sharp=True, flags=("--lr", r)) for r in rates]
         check(mean_of_seeds([result, *others]), reference, *DETERMINISTIC[script])
@@ -161,12 +161,12 @@ class RoundedAsTheReference:
         return {"y": rounding.centred(y, mu), "z": z_hat}
 
 
-class ReferenceMAP(RoundedAsTheReference, method_class("map")):
+class ReferenceMAP(RoundedAsTheReference, inference.find_method("map")):
     def prior_input(self, z):
         return z
 
 
-class ReferenceUNoise(RoundedAsTheReference, method_class("unoise")):
+class ReferenceUNoise(RoundedAsTheReference, inference.find_method("unoise")):
     def prior_input(self, z):
         return z + self.noise.at(0, "rounding").uniform(z) - 0.5
 
@@ -257,7 +257,7 @@ def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp
                 latents[i] -= rate * m[i] / (np.sqrt(v[i]) + 1e-8)
 
     argv = ["compress", RUNS["ste"], path, "--sga_its", "30", "--check_every", "1000"]
-    method = method_class("ste")
+    method = inference.find_method("ste")
     args = tf_boilerplate.parse("ste", "", method, None, argv)
     args.lmbda = 0.02
     weights = hyperprior.load(method.model_class, run)

@@ -17,7 +17,7 @@ from conftest import ROOT, UNTRAINED
 from PIL import Image
 
 import utils
-from study import curves, report, run, tables, tasks, traces
+from study import budgets, curves, report, run, tables, tasks, traces
 
 RNG = np.random.RandomState(0)
 PUBLISHED = os.path.join(ROOT, "results")
@@ -462,6 +462,7 @@ def test_report_writes_what_it_prints(tmp_path, capsys):
     with open(str(output / "points.csv"), newline="") as file:
         points = list(csv.DictReader(file))
     assert len(points) == 8 and float(points[0]["rate"]) == pytest.approx(0.21)
+    assert points[0]["gain"] == "" and float(points[4]["gain"]) == pytest.approx(10)
     for name in ("made-psnr", "made-gain"):
         with Image.open(str(output / (name + ".png"))) as figure:
             assert np.asarray(figure).std() > 10
@@ -539,7 +540,33 @@ def test_files_that_are_no_results(name, content, message, tmp_path):
     assert message in str(error.value)
 
 
-# --- Traces ----------------------------------------------------------------------------------
+# --- Budgets and traces ----------------------------------------------------------------------
+
+
+def test_budgets_are_falls_below_the_prediction(untrained, tmp_path, monkeypatch, capsys):
+    write_images(tmp_path, (24, 20), (20, 24))
+    monkeypatch.setattr(budgets, "BUDGETS", (1, 3))
+    monkeypatch.setattr(budgets, "RATES", {1: 0.05, 3: 0.02})
+    monkeypatch.setattr(budgets, "SETTINGS", {"default": "", "linear": "--probability linear"})
+    where = ["--checkpoint_dir", str(untrained), "--runname", UNTRAINED["sga"]]
+    output = tmp_path / "out"
+    assert budgets.main([str(tmp_path), *where, "--output", str(output)]) == 0
+    loss = {}
+    for row in without_times(output / "images.csv"):
+        loss.setdefault(row["method"], []).append(float(row["est_rd_loss"]))
+    with open(str(output / "budgets.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["setting"], row["iterations"]) for row in rows] == [
+        (setting, its) for setting in ("default", "linear") for its in "13"
+    ]
+    method = "sga --probability linear --sga_its 3 --lr 0.02"
+    assert rows[3]["method"] == method and rows[3]["images"] == "2"
+    fall = 100 * (1 - np.mean(loss[method]) / np.mean(loss["mbt2018"]))
+    assert float(rows[3]["fall_percent"]) == pytest.approx(fall, rel=1e-5)
+    line = "| linear | {:.2f}% | {:.2f}% |".format(float(rows[2]["fall_percent"]), fall)
+    assert line in capsys.readouterr().out
+    with Image.open(str(output / "budgets.png")) as figure:
+        assert np.asarray(figure).std() > 10
 
 
 def test_traces_of_result_files(uninterrupted, tmp_path, capsys):

@@ -7,11 +7,12 @@ import sys
 import conftest
 import numpy as np
 import pytest
-from conftest import DEMO, DEMO_DIR, ROOT, UNTRAINED, method_class
+from conftest import DEMO, DEMO_DIR, ROOT, UNTRAINED
 from PIL import Image
 from scipy import stats
 
 import hyperprior
+import inference
 import sga
 import tf_boilerplate
 import utils
@@ -192,7 +193,7 @@ def test_the_window_is_where_images_differ_most():
 def test_maps_and_pixels_are_those_of_the_result(script, tmp_path):
     image = photograph(tmp_path, 53, 37)
     flags = ("--sga_its", 3) if script == "sga" else ()
-    output, method = tmp_path / "photo.tfci", method_class(script)
+    output, method = tmp_path / "photo.tfci", inference.find_method(script)
     place = {"checkpoint_dir": DEMO_DIR, "output": [output]}
     result = conftest.compress(script, DEMO[script], image, tmp_path / "r", *flags, **place)
     run = utils.find_run(DEMO_DIR, DEMO[script])
@@ -230,13 +231,14 @@ def test_smoke_of_the_look(method, size, mode, untrained, tmp_path):
     process = command("look", image, *flags, *run)
     assert process.returncode == 0, process.stderr
     names = sorted(os.listdir(str(tmp_path / "out")))
-    assert "photo-{}.png".format(script) in names and "photo-{}.tfci".format(script) in names
+    stem = "photo-" + method.replace(" --", "-").replace(" ", "-")
+    assert stem + ".png" in names and stem + ".tfci" in names
     (name,) = (name for name in names if name.startswith("rd-" + script))
     with np.load(str(tmp_path / "out" / name)) as result:
         bpp = result["est_bpp_coded" if script == "bb_sga" else "est_bpp"][0]
         text = "{}, {:.4f} bpp, {:.2f} dB".format(script, bpp, result["psnr"][0])
     assert text in process.stdout
-    with Image.open(str(tmp_path / "out" / "photo-{}.png".format(script))) as picture:
+    with Image.open(str(tmp_path / "out" / (stem + ".png"))) as picture:
         assert min(picture.size) > 500
 
 

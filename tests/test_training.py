@@ -16,12 +16,12 @@ from conftest import (
     GOLDEN,
     ROOT,
     checkpoint_values,
-    method_class,
     needs_golden,
     train_argv,
 )
 from PIL import Image
 
+import inference
 import mbt2018
 import mbt2018_bb
 import patches
@@ -36,7 +36,7 @@ MODELS = {"mbt2018": mbt2018, "mbt2018_bb": mbt2018_bb}
 def train(model, *args, **kwargs):
     """Trains in this process; the run folder."""
     with tf.Graph().as_default():
-        method = method_class("mbt2018") if model == "mbt2018" else None
+        method = inference.find_method("mbt2018") if model == "mbt2018" else None
         module = MODELS[model]
         tf_boilerplate.main(method, module.training_graph, argv=train_argv(*args, **kwargs))
     (folder,) = glob.glob(str(args[1] / (model + "-*")))

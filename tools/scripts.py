@@ -1,6 +1,5 @@
 """Runs the scripts as a user would, with the demo models."""
 
-import glob
 import os
 import subprocess
 import sys
@@ -13,32 +12,6 @@ sys.path.insert(0, ROOT)
 def demo_run(model):
     """Name of the run folder of a demo model."""
     return model + "-num_filters=32-lmbda=0.01"
-
-
-def centre_crops(patterns, size):
-    """The middle of each photograph, uint8 (n, height, width, 3), turned where it is upright.
-
-    Args:
-      patterns: list of files or patterns of files.
-      size: "<width>x<height>".
-    """
-    import numpy as np
-
-    import utils
-
-    width, height = (int(side) for side in size.split("x"))
-    crops = []
-    for path in photographs(patterns):
-        image = utils.read_image(path)
-        if image.shape[0] > image.shape[1]:
-            image = np.rot90(image)
-        crops.append(utils.centre_crop(image, (width, height)))
-    return np.stack(crops)
-
-
-def photographs(patterns):
-    """Paths of the files of `patterns`, in their order."""
-    return sorted(path for pattern in patterns for path in glob.glob(pattern))
 
 
 def compress(script, runname, image, results_dir, *flags, checkpoint_dir=CHECKPOINTS):
