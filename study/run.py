@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 
+import dask
 import distributed
 
 import inference
@@ -154,6 +155,14 @@ def is_done(output, task):
 
 # --- Dask ------------------------------------------------------------------------------------
 
+# Dask watches itself a hundred times a second, which would take a twelfth of two cores from tasks.
+SELDOM = {
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.worker.profile.interval": "1s",
+    "distributed.worker.profile.cycle": "10s",
+}
+
 
 def compute(missing, args):
     """Runs tasks, and writes their results as they come.
@@ -215,7 +224,7 @@ def _client(args, number):
     cores = utils.cores()
     workers = args.workers or max(1, min(number, cores // (args.threads or 1)))
     threads = args.threads or max(1, cores // workers)
-    with tempfile.TemporaryDirectory() as folder, _deaf_to_interrupts(
+    with tempfile.TemporaryDirectory() as folder, dask.config.set(SELDOM), _deaf_to_interrupts(
         distributed.LocalCluster,
         n_workers=workers,
         threads_per_worker=1,
