@@ -12,9 +12,13 @@ import utils
 
 plt.switch_backend("Agg")
 
-# Of Okabe and Ito, which the colour-blind tell apart too; the yellow is left out, as it is pale.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
-MARKERS = "osD^vP*X"
+# Of Okabe and Ito, which the colour-blind tell apart too; for their yellow, which is pale, grey and
+# the wine red of Tol's muted scheme. Nine, as there are methods.
+COLOURS = (
+    *("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F"),
+    "#882255",
+)
+MARKERS = "osD^vP*Xp"
 FORMATS = ("png", "svg")
 STYLE = {
     "figure.dpi": 120,

@@ -35,6 +35,7 @@ DELTA_COLUMNS = ("dataset", "method", "anchor", "rate", "interpolation", *curves
 def main(argv=None):
     args = parse(argv)
     rows, found = select(*curves.read(args.inputs, args.dataset), args)
+    rows = tables.in_order(rows)
     found = curves.of_rows(rows, args.rate) + found
     if not found:
         raise InputError("{}: no results there".format(" ".join(args.inputs)))
@@ -260,19 +261,37 @@ def draw_all(rows, found, beside, args):
 
 
 def draw_curves(found, beside, quality, rate, looks):
-    """Rate-distortion curves of one data set; those `beside` are drawn in pale."""
+    """Rate-distortion curves of one data set, and of those `beside`, in pale, what is near."""
     figure, axes = figures.subplots(figsize=(8, 5.5))
-    for curve in beside:
-        label = "{} ({})".format(curve.method, curve.dataset)
-        look = {**looks[curve.method], "linestyle": ":", "alpha": 0.5}
-        axes.plot(*_columns(curve, quality), **look, label=label)
     for curve in found:
         axes.plot(*_columns(curve, quality), **looks[curve.method], label=curve.method)
+    rates = [point["rate"] for curve in found for point in curve.points]
+    low, high = 0.8 * min(rates), 1.2 * max(rates)
+    for curve in beside:
+        label = "{} ({})".format(curve.method, curve.dataset)
+        look = {**looks[curve.method], "linestyle": ":", "alpha": 0.5, "zorder": 1.5}
+        axes.plot(*_columns(curve, quality), **look, label=label)
+        axes.set_xlim(low, high)
+    if beside:
+        _fit_height(axes)
     axes.set_xlabel("rate, bits per pixel ({})".format(rate))
     axes.set_ylabel(QUALITIES[quality])
     axes.set_title(found[0].dataset)
     axes.legend(loc="lower right", fontsize="small")
     return figure
+
+
+def _fit_height(axes):
+    """Limits the y axis to what lines show between the limits of the x axis."""
+    low, high = axes.get_xlim()
+    seen = []
+    for line in axes.get_lines():
+        x, y = line.get_data()
+        if min(x) <= high and max(x) >= low:
+            ends = np.clip((low, high), min(x), max(x))
+            seen += [*np.interp(ends, x, y), *y[(x >= low) & (x <= high)]]
+    margin = 0.05 * (max(seen) - min(seen))
+    axes.set_ylim(min(seen) - margin, max(seen) + margin)
 
 
 def _columns(curve, quality):

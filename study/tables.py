@@ -156,7 +156,14 @@ def in_order(rows):
     def place(row):
         script = row["method"].split()[0]
         known = METHODS.index(script) if script in METHODS else len(METHODS)
-        return row["dataset"], row["image"], known, row["method"], row["lambda"], row["model"]
+        return (
+            row["dataset"],
+            row["image"],
+            known,
+            row["method"],
+            row["lambda"],
+            row.get("model", ""),
+        )
 
     return sorted(rows, key=place)
 

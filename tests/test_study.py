@@ -17,7 +17,7 @@ from conftest import ROOT, UNTRAINED
 from PIL import Image
 
 import utils
-from study import budgets, curves, report, run, tables, tasks, traces
+from study import budgets, curves, figures, report, run, tables, tasks, traces
 
 RNG = np.random.RandomState(0)
 PUBLISHED = os.path.join(ROOT, "results")
@@ -469,6 +469,19 @@ def test_report_writes_what_it_prints(tmp_path, capsys):
         assert "<svg" in (output / (name + ".svg")).read_text()
     gains = report.gains_by_image(rows, "mbt2018")
     assert gains == {"sga": {image: pytest.approx(10) for image in "ab"}}
+
+
+def test_published_points_are_drawn_where_ours_are():
+    """They span more rates; the figure shows those of the results, and all of these."""
+    found = curves.of_rows(made_rows() + made_rows("sga", rate=0.9, more=0.1), "est_bpp")
+    beside = [curves.Curve("all", "sga", [{"rate": r, "psnr": 30 + r} for r in (0.01, 1.0, 9.0)])]
+    figure = report.draw_curves(found, beside, "psnr", "est_bpp", figures.looks(["mbt2018", "sga"]))
+    (axes,) = figure.axes
+    rates = [point["rate"] for curve in found for point in curve.points]
+    assert axes.get_xlim() == pytest.approx((0.8 * min(rates), 1.2 * max(rates)))
+    low, high = axes.get_ylim()
+    assert low < 28.5 and 34.6 < high < 37
+    figures.plt.close(figure)
 
 
 def test_report_of_result_files(uninterrupted, tmp_path, capsys):
