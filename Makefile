@@ -32,10 +32,10 @@ demo: setup
 
 # Two processes of one thread each are faster than one of two: the tests' graphs are small.
 test: setup-dev
-	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not parity"
+	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal -m "not parity"
 
 parity: setup-dev
-	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 tests/test_parity.py tests/test_demo_models.py tests/test_files.py
+	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/test_parity.py tests/test_demo_models.py tests/test_files.py
 
 BENCH =
 bench: setup

@@ -19,6 +19,7 @@ COLOURS = (
     "#882255",
 )
 MARKERS = "osD^vP*Xp"
+LINES = ("-", "--", "-.")
 FORMATS = ("png", "svg")
 STYLE = {
     "figure.dpi": 120,
@@ -36,18 +37,29 @@ def subplots(*args, **kwargs):
         return plt.subplots(*args, **kwargs)
 
 
-def looks(names):
-    """Keyword arguments of `plot` for lines that can be told apart, by name."""
-    number = len(COLOURS)
-    return {
-        name: {
-            "color": COLOURS[i % number],
-            "marker": MARKERS[(i + i // number) % len(MARKERS)],
-            "linestyle": ("-", "--", "-.")[i // number % 3],
+def looks(names, known=()):
+    """Keyword arguments of `plot` for lines that can be told apart.
+
+    Args:
+      names: of the lines. Those with the same first word, a script, have the same colour.
+      known: first words that keep their colours, whatever else is drawn.
+
+    Returns:
+      dict by name.
+    """
+    scripts = list(dict.fromkeys([*known, *(name.split()[0] for name in names)]))
+    found = {}
+    for name in dict.fromkeys(names):
+        index = scripts.index(name.split()[0])
+        # Of the same colour so far: with other flags, or beyond the number of colours.
+        same = sum(look["color"] == COLOURS[index % len(COLOURS)] for look in found.values())
+        found[name] = {
+            "color": COLOURS[index % len(COLOURS)],
+            "marker": MARKERS[(index + same) % len(MARKERS)],
+            "linestyle": LINES[same % len(LINES)],
             "markersize": 5,
         }
-        for i, name in enumerate(dict.fromkeys(names))
-    }
+    return found
 
 
 def line(label, **look):

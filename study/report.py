@@ -236,8 +236,7 @@ QUALITIES = {"psnr": "PSNR, dB", "msssim_db": "MS-SSIM, dB (−10 log₁₀(1 �
 
 def draw_all(rows, found, beside, args):
     """Draws the figures of all data sets; returns their paths."""
-    methods = [args.anchor, *(curve.method for curve in found + beside)]
-    looks = figures.looks(methods)  # the same in all figures
+    looks = figures.looks([curve.method for curve in found + beside], tables.METHODS)
     paths = []
     for dataset in dict.fromkeys(curve.dataset for curve in found):
         of_set = [curve for curve in found if curve.dataset == dataset]

@@ -15,8 +15,8 @@ PANELS = {  # key of the record, less `_after_rounding`
     "its_bpp": "rate, bits per pixel",
     "its_psnr": "PSNR, dB",
     "T": "temperature",
-    "its_y_changed": "share of y that has changed, %",
-    "its_z_changed": "share of z that has changed, %",
+    "its_y_changed": "y that changed, %",
+    "its_z_changed": "z that changed, %",
 }
 ROUNDED = "_after_rounding"
 
@@ -86,7 +86,7 @@ def read(path, index):
 def draw(traces, title):
     """The figure: dict of label to trace (`read`)."""
     figure, axes = figures.subplots(len(PANELS), 1, figsize=(8, 14), sharex=True)
-    looks = figures.looks(traces)
+    looks = figures.looks(traces, tables.METHODS)
     for panel, (key, text) in zip(axes, PANELS.items()):
         scale = 100 if text.endswith("%") else 1
         for label, trace in traces.items():
@@ -97,11 +97,12 @@ def draw(traces, title):
                     panel.plot(trace["its"], scale * trace[name], **style)
         panel.set_ylabel(text)
     figure.align_ylabels()
-    axes[0].set_title(title)
+    figure.suptitle(title)
     axes[-1].set_xlabel("iteration")
     handles = [figures.line(label, **looks[label]) for label in traces]
     handles.append(figures.line("relaxed, as the gradient sees it", color="0.5", linestyle=":"))
-    axes[0].legend(handles=handles, loc="upper right", fontsize="small")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.02), "ncol": 4}
+    axes[0].legend(handles=handles, **above, fontsize="small")
     return figure
 
 
