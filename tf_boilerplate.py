@@ -344,7 +344,7 @@ def shown_progress(args, its, title):
     with utils.Progress(its, title=title) as progress:
 
         def step(done):
-            (progress.show if progress.due() else progress.advance)(done)
+            progress.update(done)
 
         def write(line):
             if args.verbose:

@@ -510,6 +510,10 @@ class Progress:
         """Whether it is time to `show` how things stand."""
         return time.time() - self.shown >= (self.LINE_SECS if self.bar.disable else 1)
 
+    def update(self, step):
+        """Says that `step` steps are done, and shows it when it is time to."""
+        (self.show if self.due() else self.advance)(step)
+
     def advance(self, step):
         """Says that `step` steps are done."""
         self.bar.update(step - self.bar.n)

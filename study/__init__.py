@@ -9,3 +9,12 @@
 
 Needs the packages of `requirements-study.txt`; `--help` of each says more.
 """
+
+import importlib.util
+import sys
+
+for _name in ("bjontegaard", "distributed", "matplotlib"):
+    if importlib.util.find_spec(_name) is None:
+        line = "study: the package {} is missing; `make study-setup` installs it, or {}"
+        print(line.format(_name, "pip install -r requirements-study.txt"), file=sys.stderr)
+        sys.exit(2)

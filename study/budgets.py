@@ -1,11 +1,12 @@
 """What SGA reaches with fewer iterations, and by which of its options.
 
-    python -m study.budgets kodak/kodim01.png kodak/kodim05.png --crop 384x256 --output results/mine
+    python -m study.budgets kodak/kodim01.png kodak/kodim05.png --crop 384x256
 
 runs sga.py with several settings for several numbers of iterations, as `study.run` does (in whose
 `images.csv` they are), and prints by how much the mean loss λ·MSE + bpp falls below that of the
-network's prediction. The output folder gets this as `budgets.csv`, with the seconds of a task, and
-as a figure (`budgets.png`, `budgets.svg`).
+network's prediction. The output folder gets this as `budgets.csv`, with the seconds that an image
+took (start of the process and building of the graph apart), and as a figure (`budgets.png`,
+`budgets.svg`).
 """
 
 import os
@@ -16,16 +17,17 @@ import utils
 from study import command, figures, run, tables
 
 BUDGETS = (100, 250, 500, 1000, 2000)  # iterations
-SWIFT = "--fit_schedule --t_max 1 --lr_final 0.1"
-SETTINGS = {  # name to the flags besides those of `flags_of`
+RATES = {100: 0.05, 250: 0.05, 500: 0.02, 1000: 0.02, 2000: 0.02}  # of Adam
+DECAY = "--fit_schedule --lr_final 0.1 --lr {lr}"
+SWIFT = DECAY + " --t_max 1"
+SETTINGS = {  # name to flags, of which {lr} is that of `RATES`
     "default": "",
     "default, fitted": "--fit_schedule",
-    "atanh": "--fit_schedule --lr_final 0.1",
+    "atanh": DECAY,
     "linear": SWIFT + " --probability linear",
     "ssl": SWIFT + " --probability ssl",
     "ssl, 3 classes": SWIFT + " --probability ssl --classes 3",
 }
-RATES = {100: 0.05, 250: 0.05, 500: 0.02, 1000: 0.02, 2000: 0.02}  # of Adam, but for the defaults
 PREDICTION = "mbt2018"
 
 COLUMNS = ("setting", "method", "iterations", "images", "seconds", "est_rd_loss", "fall_percent")
@@ -34,18 +36,16 @@ COLUMNS = ("setting", "method", "iterations", "images", "seconds", "est_rd_loss"
 def main(argv=None):
     args = parse(argv)
     csv_path, stem = (os.path.join(args.output, name) for name in ("budgets.csv", "budgets"))
-    for path in (csv_path, stem + ".png"):
+    for path in (csv_path, stem + ".png", stem + ".svg"):
         utils.check_writable(path)
-    methods = {(s, its): method_of(s, its) for s in SETTINGS for its in BUDGETS}
-    known = ["--checkpoint_dir", args.checkpoint_dir, "--models", args.runname]
-    if args.crop:
-        known += ["--crop", "{}x{}".format(*args.crop)]
-    known += ["--output", args.output, "--dataset", args.dataset]
-    failed = run.main([*args.images, "--methods", PREDICTION, *methods.values(), *known])
+    methods = {(setting, its): method_of(setting, its) for setting in SETTINGS for its in BUDGETS}
+    args.methods = [PREDICTION, *methods.values()]
+    args.models = [utils.find_run(args.checkpoint_dir, args.runname).name]
+    found, failed = run.study(args)
     if failed:
-        return failed
-    means = tables.read_csv(os.path.join(args.output, "images.csv"), args.dataset)
-    rows = falls(tables.means(r for r in means if r["dataset"] == args.dataset), methods)
+        print("{} tasks failed: no table of budgets, and no figure".format(failed))
+        return 1
+    rows = falls(tables.means(found), methods)
     print(as_text(rows))
     utils.write_bytes(csv_path, tables.to_csv(rows, COLUMNS))
     written = [csv_path, *figures.save_all(draw(rows, args.dataset), stem)]
@@ -54,25 +54,22 @@ def main(argv=None):
 
 
 def parse(argv):
-    flags = ("--runname", "--checkpoint_dir", "--dataset", "--crop")
-    parser = command.parser("study.budgets", __doc__, *flags)
-    add = parser.add_argument
-    add("images", nargs="+", help="as for study.run")
-    add("--output", default="./results/budgets", metavar="DIR", help="(./results/budgets)")
-    return parser.parse_args(argv)
+    parser = command.parser("study.budgets", __doc__, "--runname", positional="images [images ...]")
+    run.add_flags(parser, "./results/budgets")
+    return run.parsed(parser, argv)
 
 
 def method_of(setting, its):
     """Script and flags of one of `SETTINGS` with so many iterations."""
-    lr = "" if setting.startswith("default") else "--lr {}".format(RATES[its])
-    return " ".join("sga {} --sga_its {} {}".format(SETTINGS[setting], its, lr).split())
+    flags = SETTINGS[setting].format(lr=RATES[its])
+    return " ".join("sga {} --sga_its {}".format(flags, its).split())
 
 
 def falls(means, methods):
     """Fall of the mean loss below the prediction's.
 
     Args:
-      means: `tables.means` of one data set.
+      means: `tables.means` of one data set and model.
       methods: dict of (setting, iterations) to the method's name.
 
     Returns:

@@ -1,6 +1,7 @@
 """What the command lines of studies have in common."""
 
 import argparse
+import os
 import re
 import sys
 
@@ -17,16 +18,18 @@ def run(main):
         sys.exit(main())
 
 
-def parser(name, doc, *flags):
+def parser(name, doc, *flags, positional=""):
     """A parser of a command line.
 
     Args:
       name: of the module that `python -m` runs.
       doc: of it.
       *flags: those of `FLAGS` that it has.
+      positional: what stands first, where flags that take several values would swallow it.
     """
     made = argparse.ArgumentParser(
         prog="python -m " + name,
+        usage="%(prog)s {} [flags]".format(positional) if positional else None,
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -52,11 +55,11 @@ def positive(text):
 
 
 FLAGS = {  # that several commands have
-    "--checkpoint_dir": {"default": "./checkpoints", "metavar": "DIR", "help": "(%(default)s)"},
-    "--runname": {"default": scripts.demo_run("mbt2018"), "help": "run folder (%(default)s)"},
-    "--dataset": {
-        "default": "images",
-        "help": "name of the data set, where a table has none (%(default)s)",
+    "--checkpoint_dir": {
+        "default": "./checkpoints",
+        "type": os.path.expanduser,
+        "metavar": "DIR",
+        "help": "(%(default)s)",
     },
-    "--crop": {"type": size, "metavar": "WxH", "help": "take the middle of each image, WxH or HxW"},
+    "--runname": {"default": scripts.demo_run("mbt2018"), "help": "run folder (%(default)s)"},
 }

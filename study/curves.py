@@ -78,9 +78,11 @@ def read_published(path):
                 "{}: line {}: not two numbers, est_bpp and PSNR: {}".format(path, number, line)
             )
         points.append({"rate": rate, "psnr": psnr})
+    if not points:
+        raise InputError("{}: no points".format(path))
     folder, name = os.path.split(os.path.abspath(path))
-    method = name[: -len(PUBLISHED)] if name.endswith(PUBLISHED) else os.path.splitext(name)[0]
-    return _curve("{}, published".format(os.path.basename(folder)), method, points, path)
+    dataset = "{}, published".format(os.path.basename(folder))
+    return _curve(dataset, name[: -len(PUBLISHED)], points, path)
 
 
 def of_rows(rows, rate):
@@ -115,7 +117,9 @@ def of_rows(rows, rate):
             if other["lambda"] == mean["lambda"]:
                 names = [" ".join((m["model"], m["checkpoint_sha256"][:8])) for m in (other, mean)]
                 raise InputError(
-                    "{}: of two checkpoints, {} and {}; --models picks a run".format(where, *names)
+                    "{}: of two checkpoints, {} and {}; --models picks a run by its name".format(
+                        where, *names
+                    )
                 )
         curve.append({**mean, "rate": mean[rate]})
     _check_same_images(rows)

@@ -19,7 +19,7 @@ COLOURS = (
     "#882255",
 )
 MARKERS = "osD^vP*Xp"
-LINES = ("-", "--", "-.")
+LINES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)))
 FORMATS = ("png", "svg")
 STYLE = {
     "figure.dpi": 120,

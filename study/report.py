@@ -5,9 +5,10 @@
 reads tables by image (`images.csv` of `study.run`, or any CSV with the columns image, method,
 lambda, est_bpp and psnr), result files of the scripts (`.npz`), published points
 (`<method>-psnr.csv`: rate and PSNR, a row for each model, no header), and folders of these. It
-prints the means over the images, and the BD-rate and BD-PSNR of each method against the anchor. The
-output folder gets both as text (report.txt), CSV (points.csv, bd.csv) and JSON (report.json), and
-figures as PNG and SVG.
+prints the means over the images, with the gain of each method: by how much the loss λ·MSE + bpp (of
+the estimated rate, whatever --rate says) lies below the anchor's at the same λ; and the BD-rate and
+BD-PSNR against the anchor. The output folder gets both as text (report.txt), CSV (points.csv,
+bd.csv) and JSON (report.json), and figures as PNG and SVG.
 
 BD-rate is the mean difference of the logarithm of the rate at equal quality, BD-PSNR that of the
 quality at equal logarithm of the rate, between curves through the points of two methods. With
@@ -26,6 +27,8 @@ from study import command, curves, figures, tables
 from utils import InputError
 
 RATES = ("est_bpp", "net_bpp", "actual_bpp")
+RATES_HELP = """bits per pixel to compare: estimated, of files, or net, which is that of files less
+what bits-back archives give back (%(default)s)"""
 LEAST_OVERLAP = 0.75  # below which a note says that a delta speaks for a part of the curves only
 
 POINT_COLUMNS = ("dataset", "method", "rate", *tables.MEANS[2:], "gain")
@@ -36,9 +39,14 @@ def main(argv=None):
     args = parse(argv)
     rows, found = select(*curves.read(args.inputs, args.dataset), args)
     rows = tables.in_order(rows)
+    if args.rate == "net_bpp":  # files without bits-back give nothing back
+        rows = [{**r, "net_bpp": r.get("net_bpp", "") or r.get("actual_bpp", "")} for r in rows]
     found = curves.of_rows(rows, args.rate) + found
     if not found:
         raise InputError("{}: no results there".format(" ".join(args.inputs)))
+    names = [(curve.dataset, curve.method) for curve in found]
+    if len(set(names)) < len(names):
+        raise InputError("{}: {} twice".format(*max(names, key=names.count)))
     beside = curves.read(args.published, "")[1]
     if args.published and not beside:
         names = " ".join(args.published)
@@ -79,13 +87,18 @@ def main(argv=None):
 
 
 def parse(argv):
-    parser = command.parser("study.report", __doc__, "--dataset")
+    parser = command.parser("study.report", __doc__, positional="inputs [inputs ...]")
     add = parser.add_argument
     add("inputs", nargs="+", help="tables, result files, published points, folders")
     add("--anchor", default="mbt2018", metavar="METHOD", help="to compare with (mbt2018)")
-    add("--methods", nargs="+", metavar="METHOD", help="to report (all)")
+    add(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="to report besides the anchor, with their flags (all)",
+    )
     add("--models", nargs="+", metavar="RUNNAME", help="and patterns of them (all)")
-    add("--rate", choices=RATES, default="est_bpp", help="bits per pixel to compare (est_bpp)")
+    add("--rate", choices=RATES, default="est_bpp", help=RATES_HELP)
     add(
         "--interpolation",
         choices=curves.INTERPOLATIONS,
@@ -100,7 +113,8 @@ def parse(argv):
         metavar="PATH",
         help="published points to draw beside, such as results/kodak",
     )
-    add("--output", default="./report", metavar="DIR", help="(./report)")
+    add("--dataset", default="images", help="name of a data set that has none (%(default)s)")
+    add("--output", default="./report", type=os.path.expanduser, metavar="DIR", help="(./report)")
     return parser.parse_args(argv)
 
 
@@ -116,8 +130,9 @@ def select(rows, found, args):
             if method not in there:
                 names = ", ".join(there)
                 raise InputError("--methods: no results of {}, but of {}".format(method, names))
-        rows = [row for row in rows if row["method"] in args.methods]
-        found = [curve for curve in found if curve.method in args.methods]
+        wanted = {*args.methods, args.anchor}
+        rows = [row for row in rows if row["method"] in wanted]
+        found = [curve for curve in found if curve.method in wanted]
     if args.models is not None:
         names = {row.get("model", "") for row in rows}
         wanted = set()
@@ -178,21 +193,32 @@ def _has_loss(values):
 
 def means_text(points, rate):
     """The points as a table."""
-    header = ["data set", "method", "λ", "images", rate, "PSNR", "MS-SSIM", "λ·MSE+bpp", "gain"]
-    keys = ["dataset", "method", "lambda", "images", "rate", "psnr", "msssim", "est_rd_loss"]
-    formats = ["{}", "{}", "{:g}", "{}", "{:.4f}", "{:.3f}", "{:.4f}", "{:.4f}", "{:.2f}%"]
-    header.append("seconds")
-    keys += ["gain", "seconds"]
-    formats.append("{:.1f}")
-    return _aligned(header, [_cells(keys, formats, point) for point in points])
+    columns = [
+        ("data set", "dataset", "{}"),
+        ("method", "method", "{}"),
+        ("λ", "lambda", "{:g}"),
+        ("images", "images", "{}"),
+        (rate, "rate", "{:.4f}"),
+        ("PSNR", "psnr", "{:.3f}"),
+        ("MS-SSIM", "msssim", "{:.4f}"),
+        ("λ·MSE+bpp", "est_rd_loss", "{:.4f}"),
+        ("gain", "gain", "{:.2f}%"),
+        ("seconds", "seconds", "{:.1f}"),
+    ]
+    return _aligned(columns, points)
 
 
 def deltas_text(deltas, args):
     """The deltas as a table, and what has to be said of them."""
-    header = ["data set", "method", "BD-rate", "BD-PSNR", "BD-rate (MS-SSIM)", "overlap"]
-    formats = ["{}", "{}", "{:+.2f}%", "{:+.3f} dB", "{:+.2f}%", "{:.0%}"]
-    keys = ["dataset", "method", "bd_rate", "bd_psnr", "bd_rate_msssim", "overlap"]
-    lines = [_aligned(header, [_cells(keys, formats, delta) for delta in deltas])]
+    columns = [
+        ("data set", "dataset", "{}"),
+        ("method", "method", "{}"),
+        ("BD-rate", "bd_rate", "{:+.2f}%"),
+        ("BD-PSNR", "bd_psnr", "{:+.3f} dB"),
+        ("BD-rate (MS-SSIM)", "bd_rate_msssim", "{:+.2f}%"),
+        ("overlap", "overlap", "{:.0%}"),
+    ]
+    lines = [_aligned(columns, deltas)]
     if not deltas:
         lines = []
     else:
@@ -211,14 +237,15 @@ def deltas_text(deltas, args):
     return "\n".join(lines)
 
 
-def _cells(keys, formats, values):
-    """Texts of some of `values`; a dash for what is not there."""
-    cells = (values.get(key, "") for key in keys)
-    return ["–" if c in ("", None) else f.format(c) for f, c in zip(formats, cells)]
+def _aligned(columns, rows):
+    """A table as text: two columns of names to the left, numbers to the right.
 
-
-def _aligned(header, lines):
-    """A table as text: two columns of names to the left, numbers to the right."""
+    Args:
+      columns: list of header, key and format; a dash is for what is not there.
+      rows: list of dicts.
+    """
+    header = [name for name, _, _ in columns]
+    lines = [[_cell(row.get(key, ""), form) for _, key, form in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *lines)]
     return "\n".join(
         "  ".join(
@@ -227,6 +254,10 @@ def _aligned(header, lines):
         ).rstrip()
         for line in [header, *lines]
     )
+
+
+def _cell(value, form):
+    return "–" if value in ("", None) else form.format(value)
 
 
 # --- Figures ---------------------------------------------------------------------------------
@@ -270,8 +301,8 @@ def draw_curves(found, beside, quality, rate, looks):
         label = "{} ({})".format(curve.method, curve.dataset)
         look = {**looks[curve.method], "linestyle": ":", "alpha": 0.5, "zorder": 1.5}
         axes.plot(*_columns(curve, quality), **look, label=label)
-        axes.set_xlim(low, high)
     if beside:
+        axes.set_xlim(low, high)
         _fit_height(axes)
     axes.set_xlabel("rate, bits per pixel ({})".format(rate))
     axes.set_ylabel(QUALITIES[quality])

@@ -26,7 +26,25 @@ from utils import InputError
 
 
 def main(argv=None):
-    args = parse(argv)
+    rows, failed = study(parse(argv))
+    if failed:
+        print("{} of {} tasks failed, and are not in them".format(failed, len(rows) + failed))
+    return 1 if failed else 0
+
+
+def study(args):
+    """Runs what is missing, and writes the tables.
+
+    Args:
+      args: namespace of the flags of `add_flags`, `images`, `methods` (None: all) and `models`.
+
+    Returns:
+      rows: of the tasks that `args` mean (`tables.COLUMNS`), less those that failed.
+      failed: their number.
+
+    Raises:
+      InputError: wrong input, before anything runs.
+    """
     images = tasks.find_images(args.images, args.crop)
     models = tasks.find_models(args.checkpoint_dir, args.models)
     methods = list(dict.fromkeys(args.methods or methods_for(models)))
@@ -41,8 +59,8 @@ def main(argv=None):
     line = "{} tasks ({} images, {} methods, {} models), of which {} are done already"
     numbers = (len(images), len(methods), len(models), len(wanted) - len(missing))
     print(line.format(len(wanted), *numbers), flush=True)
-    failures = compute(missing, args) if missing else set()
-    new = [row_of(t, known.get(t.key), args) for t in wanted if title(t) not in failures]
+    failures = compute(missing, args, len(wanted)) if missing else set()
+    new = [row_of(t, known.get(t.key), args) for t in wanted if t.key not in failures]
     # Read again: another study may have written to it since.
     rows = merged(read_table(images_csv, args), wanted, new, args.dataset)
     utils.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
@@ -50,9 +68,7 @@ def main(argv=None):
     means = tables.means(read_table(images_csv, args))
     utils.write_bytes(means_csv, tables.to_csv(means, tables.MEANS))
     print("wrote {} and {}".format(images_csv, means_csv))
-    if failures:
-        print("{} of {} tasks failed, and are not in them".format(len(failures), len(wanted)))
-    return 1 if failures else 0
+    return new, len(failures)
 
 
 def methods_for(models):
@@ -97,9 +113,8 @@ def merged(old, wanted, new, dataset):
 
 
 def parse(argv):
-    parser = command.parser("study.run", __doc__, "--checkpoint_dir", "--dataset", "--crop")
+    parser = command.parser("study.run", __doc__, positional="images [images ...]")
     add = parser.add_argument
-    add("images", nargs="+", help="folders, patterns, image files, uint8 .npy (n, H, W, 3)")
     add(
         "--methods",
         nargs="+",
@@ -114,7 +129,23 @@ def parse(argv):
         metavar="RUNNAME",
         help="run folders in --checkpoint_dir, or patterns of them (all)",
     )
-    add("--output", default="./results/study", metavar="DIR", help="(./results/study)")
+    add_flags(parser, "./results/study")
+    return parsed(parser, argv)
+
+
+def add_flags(parser, output):
+    """Adds images and flags that say on what a study runs, and where."""
+    add = parser.add_argument
+    add("images", nargs="+", help="folders, patterns, image files, uint8 .npy (n, H, W, 3)")
+    add("--checkpoint_dir", **command.FLAGS["--checkpoint_dir"])
+    add("--output", default=output, type=os.path.expanduser, metavar="DIR", help="(%(default)s)")
+    add("--dataset", default="images", help="what tables and figures call them (%(default)s)")
+    add(
+        "--crop",
+        type=command.size,
+        metavar="WxH",
+        help="take the middle of each image, turned where it is upright",
+    )
     add("--workers", type=command.positive, metavar="N", help="tasks at a time (one for each core)")
     add(
         "--threads",
@@ -123,10 +154,12 @@ def parse(argv):
         help="of a task (cores / workers, on a cluster 1)",
     )
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster to run on, tcp://host:port")
-    add("--retries", type=int, default=2, help="of a task that fails (2)")
+    add("--retries", type=int, default=2, help="of a task that fails (%(default)s)")
+
+
+def parsed(parser, argv):
+    """The flags of a command line that has those of `add_flags`."""
     args = parser.parse_args(argv)
-    args.checkpoint_dir = os.path.expanduser(args.checkpoint_dir)
-    args.output = os.path.expanduser(args.output)
     if args.scheduler and args.workers:
         parser.error("--workers: a cluster (--scheduler) has its own")
     return args
@@ -164,14 +197,20 @@ SELDOM = {
 }
 
 
-def compute(missing, args):
+def compute(missing, args, number):
     """Runs tasks, and writes their results as they come.
 
+    Args:
+      missing: list of `tasks.Task`.
+      args: the command line.
+      number: of all tasks, those that are done already too: which of them are missing does not
+        change how many threads each gets, as their seconds are compared.
+
     Returns:
-      set of the titles of the tasks that failed, which it has said.
+      set of the keys of the tasks that failed, which it has said.
     """
     failures = set()
-    with _client(args, len(missing)) as (client, threads), utils.Progress(
+    with _client(args, number) as (client, threads), utils.Progress(
         len(missing), title="tasks"
     ) as progress:
         futures = {
@@ -179,23 +218,23 @@ def compute(missing, args):
                 tasks.run_task,
                 task,
                 threads,
-                key=title(task),
+                key="{}, {}".format(title(task), task.key),
                 retries=args.retries,
             ): task
             for task in missing
         }
-        for number, future in enumerate(distributed.as_completed(futures), 1):
+        for done, future in enumerate(distributed.as_completed(futures), 1):
             task = futures[future]
             try:
                 content = future.result()
             except Exception as error:  # of the task; a worker that died; a cluster that is gone
-                failures.add(title(task))
+                failures.add(task.key)
                 line = "failed: {}: {}".format(title(task), _reason(error))
                 print(line, file=sys.stderr, flush=True)
             else:
                 utils.write_bytes(result_path(args.output, task), content)
             future.release()
-            (progress.show if progress.due() else progress.advance)(number)
+            progress.update(done)
     return failures
 
 

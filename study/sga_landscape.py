@@ -69,7 +69,7 @@ def watch(pixels, weights, args):
         def step(done):
             if done % every == 0 or done == stage.its:
                 seen.append((done, *look()))
-            (progress.show if progress.due() else progress.advance)(done)
+            progress.update(done)
 
         stage.run(session, step, lambda *figures: None)
     its, y, y_tilde = (np.array(values) for values in zip(*seen))
@@ -304,6 +304,7 @@ def parse(argv):
     add(
         "--output",
         default="results/sga_landscape.png",
+        type=os.path.expanduser,
         metavar="FILE",
         help=".png or .svg (%(default)s)",
     )

@@ -116,12 +116,13 @@ def read_csv(path, dataset):
             )
     rows = []
     for number, line in enumerate(lines, 2):
-        row = {"dataset": dataset, **line}
+        row = {key: value or "" for key, value in line.items() if key is not None}
+        row["dataset"] = row.get("dataset") or dataset
         for column in ("image", "method"):
-            if not (row[column] or "").strip():
+            if not row[column].strip():
                 raise InputError("{}: line {}: no {}".format(path, number, column))
         for column in ("lambda", *METRICS, *SECONDS):
-            text = row.get(column) or ""
+            text = row.get(column, "")
             try:
                 row[column] = float(text) if text or column in NEEDED else ""
             except ValueError:
@@ -151,7 +152,7 @@ def read_text(path):
 
 
 def in_order(rows):
-    """Rows by data set and image, and then the methods as in the paper's Table 1, others last."""
+    """Rows by data set and image, and then the methods as `METHODS` has them, others last."""
 
     def place(row):
         script = row["method"].split()[0]
@@ -169,17 +170,19 @@ def in_order(rows):
 
 
 def to_csv(rows, columns):
-    """Dicts as a table, in bytes; numbers with nine digits, which hold a float32."""
+    """Dicts as a table, in bytes; numbers with nine digits, which hold a float32, λ with all."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([_cell(row[column]) for column in columns])
+        writer.writerow([_cell(column, row[column]) for column in columns])
     return text.getvalue().encode()
 
 
-def _cell(value):
-    return "{:.9g}".format(value) if isinstance(value, float) else value
+def _cell(column, value):
+    if not isinstance(value, float):
+        return value
+    return repr(value) if column == "lambda" else "{:.9g}".format(value)
 
 
 MEANS = ("dataset", "method", "model", "checkpoint_sha256", "lambda", "images", *METRICS, *SECONDS)

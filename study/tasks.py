@@ -105,8 +105,11 @@ def _names(places):
 def _image(name, path, index, crop):
     image = Image(name, path, index, crop, "", 0, 0)
     pixels = read(image)
-    digest = hashlib.sha256("{} ".format(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-    return image._replace(sha256=digest, height=pixels.shape[0], width=pixels.shape[1])
+    return image._replace(sha256=_digest(pixels), height=pixels.shape[0], width=pixels.shape[1])
+
+
+def _digest(pixels):
+    return hashlib.sha256("{} ".format(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def read(image):
@@ -185,7 +188,7 @@ def make_tasks(images, methods, models):
         fitting = [model for model in models if model.kind == method_class.model_class.name]
         if not fitting:
             raise InputError(
-                "{}: --models has no run of {}.py, which this script needs".format(
+                "{}: none of the models is one of {}.py, which this script needs".format(
                     script, method_class.model_class.name
                 )
             )
@@ -206,10 +209,12 @@ def make_tasks(images, methods, models):
 def split(method):
     """Script and flags, a list, of a method as the user wrote it."""
     try:
-        script, *flags = shlex.split(method)
+        words = shlex.split(method)
     except ValueError as error:
         raise InputError("{!r}: not the name of a script and its flags ({})".format(method, error))
-    return script, flags
+    if not words:
+        raise InputError("{!r}: not the name of a script and its flags".format(method))
+    return words[0], words[1:]
 
 
 def parse(script, flags, runname):
@@ -221,7 +226,8 @@ def parse(script, flags, runname):
     """
     argv = ["compress", runname, "image", "--results_dir", "", *flags]
     args = tf_boilerplate.parse(script, "", inference.find_method(script), None, argv)
-    if args.output or args.results_dir or args.eval_imgs != "image" or args.save_reconstruction:
+    named = (args.output, args.results_dir, args.save_reconstruction)
+    if any(named) or args.eval_imgs != "image" or getattr(args, "side_info", None):
         raise InputError("{} {}: files are not named here".format(script, " ".join(flags)))
     return args
 
@@ -259,12 +265,15 @@ def run_task(task, threads):
       The result file's content, bytes.
 
     Raises:
-      InputError: the checkpoint is another than it was.
+      InputError: the checkpoint or the image is another than it was.
       RuntimeError: the script failed; the text says why.
     """
     run = utils.find_run(task.run.folder, task.run.name)
     if utils.checkpoint_sha256(run.checkpoint) != task.run.sha256:
         raise InputError("{}: is not as it was when the study began".format(run.checkpoint))
+    pixels = read(task.image)
+    if _digest(pixels) != task.image.sha256:
+        raise InputError("{}: is not as it was when the study began".format(task.image.path))
     script, flags = split(task.method)
     flags += ["--lambda", repr(task.settings["lmbda"])]
     number = str(threads)
@@ -277,7 +286,7 @@ def run_task(task, threads):
     }
     with tempfile.TemporaryDirectory() as folder:
         image = os.path.join(folder, task.image.name + ".npy")
-        np.save(image, read(task.image)[None])
+        np.save(image, pixels[None])
         command = [sys.executable, os.path.join(ROOT, script + ".py")]
         command += ["--checkpoint_dir", task.run.folder, "compress", task.run.name, image]
         process = subprocess.run(

@@ -7,6 +7,8 @@ y and z that are transmitted as other values than the network's prediction, from
 result files: dotted where the latents are relaxed, as the gradient sees them, full after rounding.
 """
 
+import os
+
 from study import command, figures, tables
 from utils import InputError
 
@@ -32,7 +34,7 @@ def main(argv=None):
         traces[trace["label"]] = trace
     first = next(iter(traces.values()))
     for trace in traces.values():
-        if trace["what"] != first["what"]:
+        if trace["what"] != first["what"] or trace["pixels"] != first["pixels"]:
             raise InputError(
                 "{}: of {}, but {} of {}; a figure is of one image and λ".format(
                     trace["path"], trace["what"], first["path"], first["what"]
@@ -47,7 +49,13 @@ def parse(argv):
     add = parser.add_argument
     add("results", nargs="+", help="result files of one image, one for each method")
     add("--image", type=int, default=0, help="number of the image in result files of several (0)")
-    add("--output", default="./traces.png", metavar="FILE", help=".png or .svg (./traces.png)")
+    add(
+        "--output",
+        default="./traces.png",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help=".png or .svg (./traces.png)",
+    )
     return parser.parse_args(argv)
 
 
@@ -55,7 +63,8 @@ def read(path, index):
     """The record of one image in a result file.
 
     Returns:
-      dict of its arrays (iterations,), and `label` (the method), `what` (image and λ) and `path`.
+      dict of its arrays (iterations,), and `label` (the method), `what` (image and λ), `pixels`
+      (their digest, if a study has computed it) and `path`.
 
     Raises:
       InputError: no readable result, no such image, or a method that optimises nothing.
@@ -65,6 +74,7 @@ def read(path, index):
         number, together = len(values["psnr"]), int(values["eval_batch_size"])
         label = str(values.get("method", values["script"]))
         what = "{}, λ = {:g}".format(tables.image_name(values), values["lmbda"])
+        pixels = str(values.get("image_sha256", ""))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("{}: not a result of these scripts ({!r})".format(path, error))
     if not 0 <= index < number:
@@ -75,7 +85,7 @@ def read(path, index):
         what += ", image {}".format(index)
     if together > 1:
         what += " (mean of the {} optimised with it)".format(together)
-    trace = {"label": label, "what": what, "path": path, "its": values["its"]}
+    trace = {"label": label, "what": what, "pixels": pixels, "path": path, "its": values["its"]}
     for key in (*PANELS, *(key + ROUNDED for key in PANELS)):
         if key in values:
             record = values[key]

@@ -116,11 +116,16 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained, monk
         (["{images}", "--methods", "inference"], "inference: no script of that name is a method"),
         (["{images}", "--methods", "sga out.tfci"], "sga out.tfci: files are not named here"),
         (["{images}", "--models", "nothing"], "no such run folder"),
-        (["{images}", "--models", "mbt2018_bb-*", "--methods", "sga"], "--models has no run of"),
+        (
+            ["{images}", "--models", "mbt2018_bb-*", "--methods", "sga"],
+            "none of the models is one of",
+        ),
         (["{images}", "--crop", "64x64"], "0.png: 40 x 30 pixels, less than 64 x 64"),
         (["{images}", "--crop", "64"], "--crop: '64' is not <width>x<height>"),
         (["{images}", "--threads", "0"], "--threads"),
         (["{images}", "--scheduler", "tcp://127.0.0.1:9"], "--scheduler: tcp://127.0.0.1:9"),
+        (["{images}", "--methods", "bb_sga --side_info x"], "files are not named here"),
+        (["{images}", "--methods", ""], "'': not the name of a script and its flags"),
         (["{broken}"], "broken.png: not a readable image"),
         (["{empty}"], "empty/*: no image there"),
     ],
@@ -304,6 +309,15 @@ def commands_of(group):
     return subprocess.run(command, stdout=subprocess.PIPE).stdout
 
 
+def test_an_image_that_changes_meanwhile_is_not_taken(untrained, tmp_path):
+    images = tasks.find_images([write_images(tmp_path, (24, 20))])
+    models = tasks.find_models(str(untrained), [UNTRAINED["mbt2018"]])
+    (task,) = tasks.make_tasks(images, ["mbt2018"], models)
+    write_images(tmp_path, (24, 20))
+    with pytest.raises(utils.InputError, match="0.png: is not as it was"):
+        tasks.run_task(task, 1)
+
+
 def test_a_task_says_why_it_ended():
     def reason(code):
         command = [sys.executable, "-c", code]
@@ -471,6 +485,15 @@ def test_report_writes_what_it_prints(tmp_path, capsys):
     assert gains == {"sga": {image: pytest.approx(10) for image in "ab"}}
 
 
+def test_net_rates_are_those_of_files_where_nothing_comes_back(tmp_path):
+    rows = [{**row, "actual_bpp": 2 * row["est_bpp"], "net_bpp": ""} for row in made_rows()]
+    rows += [{**row, "actual_bpp": 9.0, "net_bpp": row["est_bpp"]} for row in made_rows("bb_plain")]
+    path = write_rows(tmp_path / "images.csv", rows)
+    report.main([path, "--rate", "net_bpp", "--output", str(tmp_path), "--methods", "bb_plain"])
+    report_json = json.loads((tmp_path / "report.json").read_text())
+    assert report_json["deltas"][0]["bd_rate"] == pytest.approx(-50)
+
+
 def test_published_points_are_drawn_where_ours_are():
     """They span more rates; the figure shows those of the results, and all of these."""
     found = curves.of_rows(made_rows() + made_rows("sga", rate=0.9, more=0.1), "est_bpp")
@@ -484,12 +507,12 @@ def test_published_points_are_drawn_where_ours_are():
     figures.plt.close(figure)
 
 
-def test_report_of_result_files(uninterrupted, tmp_path, capsys):
+def test_report_of_result_files(uninterrupted, tmp_path):
     """The very files of a study, without its table; each model has one point only."""
     _, output = uninterrupted
-    paths = [str(path) for path in results(output)]
-    report.main([*paths, "--output", str(tmp_path)])
-    printed = capsys.readouterr().out
+    process = start("study.report", *results(output), "--output", tmp_path)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
     rows = without_times(output / "images.csv")
     mean = np.mean([float(row["est_bpp"]) for row in rows if row["method"] == "bb_plain"])
     assert "{:.4f}".format(mean) in printed and "has 1 of the 4 points" in printed
@@ -522,6 +545,13 @@ def test_wrong_input_of_a_report(rows, flags, message, tmp_path):
     assert not (tmp_path / "out" / "report.txt").exists()
 
 
+def test_points_that_are_given_twice(tmp_path):
+    kodak = os.path.join(PUBLISHED, "kodak")
+    again = os.path.join(kodak, "sga-psnr.csv")
+    with pytest.raises(utils.InputError, match="kodak, published: sga twice"):
+        report.main([kodak, again, "--output", str(tmp_path / "out")])
+
+
 def test_common_images_can_be_compared(tmp_path, capsys):
     path = write_rows(
         tmp_path / "images.csv", made_rows() + made_rows("sga", rate=0.9, images="ac")
@@ -539,6 +569,8 @@ def test_common_images_can_be_compared(tmp_path, capsys):
         ("nul.csv", b"image,method\na,\0\n", "nul.csv: not a CSV file"),
         ("other.csv", b"\xff\xfe\0", "other.csv: not a text file"),
         ("x-psnr.csv", b"0.1,27\n0.2\n", "x-psnr.csv: line 2: not two numbers"),
+        ("x-psnr.csv", b"", "x-psnr.csv: no points"),
+        ("short.csv", b"image,method,lambda,est_bpp,psnr\na,sga\n", "line 2: lambda is '', not"),
         ("x-psnr.csv", b"0.1,nan\n", "x-psnr.csv: a point of 0.1 bits per pixel and nan dB"),
     ],
 )
@@ -553,26 +585,44 @@ def test_files_that_are_no_results(name, content, message, tmp_path):
     assert message in str(error.value)
 
 
+def test_lines_can_be_told_apart():
+    names = [*tables.METHODS, *("sga --seed {}".format(seed) for seed in range(30))]
+    looks = figures.looks(names, tables.METHODS)
+    assert len({str(look) for look in looks.values()}) == len(names)
+    assert len({look["color"] for look in looks.values()}) == len(tables.METHODS)
+
+
 # --- Budgets and traces ----------------------------------------------------------------------
 
 
 def test_budgets_are_falls_below_the_prediction(untrained, tmp_path, monkeypatch, capsys):
-    write_images(tmp_path, (24, 20), (20, 24))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "others").mkdir()
+    write_images(tmp_path / "images", (24, 20), (20, 24))
+    write_images(tmp_path / "others", (30, 20))
+    (tmp_path / "others" / "0.png").rename(tmp_path / "others" / "x.png")
     monkeypatch.setattr(budgets, "BUDGETS", (1, 3))
     monkeypatch.setattr(budgets, "RATES", {1: 0.05, 3: 0.02})
-    monkeypatch.setattr(budgets, "SETTINGS", {"default": "", "linear": "--probability linear"})
-    where = ["--checkpoint_dir", str(untrained), "--runname", UNTRAINED["sga"]]
+    linear = "--probability linear --lr {lr}"
+    monkeypatch.setattr(budgets, "SETTINGS", {"default": "", "linear": linear})
     output = tmp_path / "out"
-    assert budgets.main([str(tmp_path), *where, "--output", str(output)]) == 0
+    where = ["--checkpoint_dir", str(untrained), "--output", str(output)]
+    # Rows of another image and of another λ are in the table already.
+    assert run.main([str(tmp_path / "others"), *where, "--methods", "mbt2018"]) == 0
+    methods = ["mbt2018 --lambda 0.5"]
+    assert run.main([str(tmp_path / "images"), *where, "--methods", *methods]) == 0
+    argv = [str(tmp_path / "images"), *where, "--runname", UNTRAINED["sga"]]
+    assert budgets.main(argv) == 0
     loss = {}
     for row in without_times(output / "images.csv"):
-        loss.setdefault(row["method"], []).append(float(row["est_rd_loss"]))
+        if row["image"] in "01" and row["lambda"] == "0.01":
+            loss.setdefault(row["method"], []).append(float(row["est_rd_loss"]))
     with open(str(output / "budgets.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["setting"], row["iterations"]) for row in rows] == [
         (setting, its) for setting in ("default", "linear") for its in "13"
     ]
-    method = "sga --probability linear --sga_its 3 --lr 0.02"
+    method = "sga --probability linear --lr 0.02 --sga_its 3"
     assert rows[3]["method"] == method and rows[3]["images"] == "2"
     fall = 100 * (1 - np.mean(loss[method]) / np.mean(loss["mbt2018"]))
     assert float(rows[3]["fall_percent"]) == pytest.approx(fall, rel=1e-5)
