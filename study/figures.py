@@ -21,6 +21,7 @@ COLOURS = (
 MARKERS = "osD^vP*Xp"
 LINES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)))
 FORMATS = ("png", "svg")
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "fontsize": "small"}  # a legend
 STYLE = {
     "figure.dpi": 120,
     "figure.constrained_layout.use": True,

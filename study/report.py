@@ -292,7 +292,7 @@ def draw_all(rows, found, beside, args):
 
 def draw_curves(found, beside, quality, rate, looks):
     """Rate-distortion curves of one data set, and of those `beside`, in pale, what is near."""
-    figure, axes = figures.subplots(figsize=(8, 5.5))
+    figure, axes = figures.subplots(figsize=(9, 5.5))
     for curve in found:
         axes.plot(*_columns(curve, quality), **looks[curve.method], label=curve.method)
     rates = [point["rate"] for curve in found for point in curve.points]
@@ -307,7 +307,7 @@ def draw_curves(found, beside, quality, rate, looks):
     axes.set_xlabel("rate, bits per pixel ({})".format(rate))
     axes.set_ylabel(QUALITIES[quality])
     axes.set_title(found[0].dataset)
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(**figures.BESIDE)
     return figure
 
 
@@ -372,7 +372,7 @@ def draw_gains(gains, anchor, looks):
         axes.set_xticklabels(images, rotation=45, ha="right")
     else:
         axes.set_xlabel("{} images, by the gain of {}".format(len(images), best))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize="small")
+    axes.legend(**figures.BESIDE)
     return figure
 
 
