@@ -494,6 +494,27 @@ def test_net_rates_are_those_of_files_where_nothing_comes_back(tmp_path):
     assert report_json["deltas"][0]["bd_rate"] == pytest.approx(-50)
 
 
+def test_the_readme_has_the_numbers_of_the_study_that_ships():
+    """And the methods stand in the order of the paper."""
+    rows, _ = curves.read([os.path.join(PUBLISHED, "demo")], "")
+    found = {curve.method: curve for curve in curves.of_rows(rows, "est_bpp")}
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+        cells = [line.split(" | ") for line in file if line.startswith("| ")]
+    table = {line[0]: line for line in cells if line[0].endswith(".py") and len(line) == 11}
+    assert set(found) == set(tables.METHODS) and len(table) == len(found)
+    saved = {"mbt2018": 0.0}
+    for method, curve in found.items():
+        line = table["| {}.py".format(method)]
+        (point,) = (point for point in curve.points if point["lambda"] == 0.01)
+        assert line[7] == "{:.3f}".format(point["psnr"]) and point["images"] == 8
+        if method != "mbt2018":
+            saved[method] = -curves.delta(found["mbt2018"], curve, "cubic").bd_rate
+            assert line[2] == "{:+.2f}%".format(-saved[method])
+    for best, others in (("sga", ("ste", "unoise", "map", "danneal")), ("bb_sga", ("sga",))):
+        assert saved[best] > max(saved[other] for other in others) > 0
+    assert saved["bb_sga"] > saved["bb_no_sga"] > saved["bb_plain"]
+
+
 def test_published_points_are_drawn_where_ours_are():
     """They span more rates; the figure shows those of the results, and all of these."""
     found = curves.of_rows(made_rows() + made_rows("sga", rate=0.9, more=0.1), "est_bpp")
