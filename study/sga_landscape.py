@@ -294,11 +294,16 @@ def main(argv=None):
 
 
 def parse(argv):
-    flags = ("--runname", "--checkpoint_dir", "--crop")
-    parser = command.parser("study.sga_landscape", __doc__, *flags)
-    parser.set_defaults(crop="192x128")
+    parser = command.parser("study.sga_landscape", __doc__, "--runname", "--checkpoint_dir")
     add = parser.add_argument
     add("--image", default="samples/coffee.png", metavar="FILE", help="(%(default)s)")
+    add(
+        "--crop",
+        type=command.size,
+        default="192x128",
+        metavar="WxH",
+        help="the middle of it, which is optimised (%(default)s)",
+    )
     add("--sga_its", default="2000", metavar="ITS", help="iterations of SGA (%(default)s)")
     add("--seed", default="0", help="of SGA (%(default)s)")
     add(
