@@ -338,7 +338,7 @@ def find_method(script):
             is_method = isinstance(value, type) and issubclass(value, Method)
             if is_method and value.__module__ == script:
                 return value
-    raise utils.InputError("{}: no script of that name is a method".format(script))
+    raise utils.InputError("{}: no script of that name is a method, as sga is".format(script))
 
 
 class BaseMethod(Method):

@@ -568,6 +568,9 @@ def command(name):
     except KeyboardInterrupt:
         print("{}: interrupted".format(name), file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # who read our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,8 @@ def read(paths, dataset):
             )
             if not inside:
                 raise InputError(
-                    "{}: no images.csv, .npz or …{} in this folder".format(path, PUBLISHED)
+                    "{}: no images.csv (which study.run writes when it ends), .npz or …{} in this "
+                    "folder".format(path, PUBLISHED)
                 )
         else:
             inside = [path]
@@ -61,7 +62,7 @@ def read(paths, dataset):
                 curves.append(read_published(name))
             else:
                 rows += tables.read_csv(name, dataset)
-    return rows, curves
+    return rows, sorted(curves, key=lambda curve: (curve.dataset, *tables.place(curve.method)))
 
 
 def read_published(path):

@@ -50,7 +50,7 @@ def looks(names, known=()):
     """
     scripts = list(dict.fromkeys([*known, *(name.split()[0] for name in names)]))
     found = {}
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys([*known, *names]):
         index = scripts.index(name.split()[0])
         # Of the same colour so far: with other flags, or beyond the number of colours.
         same = sum(look["color"] == COLOURS[index % len(COLOURS)] for look in found.values())
@@ -60,7 +60,7 @@ def looks(names, known=()):
             "linestyle": LINES[same % len(LINES)],
             "markersize": 5,
         }
-    return found
+    return {name: found[name] for name in names}
 
 
 def line(label, **look):

@@ -33,8 +33,8 @@ STRIDE = 16  # pixels along a latent's side
 Coded = collections.namedtuple("Coded", "name pixels bits result")
 Coded.__doc__ = """An image as a decoder gets it from a file.
 
-name: of the method; pixels: uint8 (H, W, 3); bits: (h, w), of y at each place; result: dict of the
-result file.
+name: of the method, with its flags; pixels: uint8 (H, W, 3); bits: (h, w), of y at each place;
+result: dict of the result file.
 """
 
 
@@ -53,7 +53,7 @@ def code(words, run, args):
     result = scripts.compress(script, args.runname, args.image, args.output, path, *flags, **place)
     result = tables.load(result)
     pixels, bits = decode(utils.read_bytes(path), run, inference.find_method(script))
-    return Coded(script, pixels, bits, result)
+    return Coded(" ".join(words), pixels, bits, result)
 
 
 def output_path(args, words, suffix):
@@ -156,7 +156,7 @@ def _draw_bits(figure, axes, base, method, size):
         y = coded.bits.sum()
         z = estimate(coded.result) * height * width - y
         net = "net " if "net_bpp" in coded.result else ""
-        ax.set_xlabel("{}\ny {:.0f} bits (map), z {}{:.0f} bits".format(coded.name, y, net, z))
+        ax.set_xlabel("{}\ny {:.0f} bits (shown), z {}{:.0f} bits".format(coded.name, y, net, z))
     bar = {"location": "bottom", "pad": 0.03}
     figure.colorbar(shown, ax=list(axes[1:]), aspect=40, **bar).set_label("bits of y " + WHERE)
     change = method.bits - base.bits

@@ -41,6 +41,8 @@ def main(argv=None):
     rows = tables.in_order(rows)
     if args.rate == "net_bpp":  # files without bits-back give nothing back
         rows = [{**r, "net_bpp": r.get("net_bpp", "") or r.get("actual_bpp", "")} for r in rows]
+    if found and args.rate != RATES[0]:
+        raise InputError("--rate {}: published points have {}".format(args.rate, RATES[0]))
     found = curves.of_rows(rows, args.rate) + found
     if not found:
         raise InputError("{}: no results there".format(" ".join(args.inputs)))
@@ -148,7 +150,7 @@ def select(rows, found, args):
 
 def _is_known(value):
     """Whether a value is there, and one that JSON has."""
-    return value != "" and (not isinstance(value, float) or np.isfinite(value))
+    return value not in ("", None) and (not isinstance(value, float) or np.isfinite(value))
 
 
 # --- Tables ----------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ def deltas_text(deltas, args):
         elif delta["overlap"] < LEAST_OVERLAP:
             lines.append(
                 name
-                + "speaks for the {:.0%} of the curves' PSNR that both have".format(
+                + "compared over {:.0%} of the PSNR that the two curves cover".format(
                     delta["overlap"]
                 )
             )
@@ -257,7 +259,7 @@ def _aligned(columns, rows):
 
 
 def _cell(value, form):
-    return "–" if value in ("", None) else form.format(value)
+    return form.format(value) if _is_known(value) else "–"
 
 
 # --- Figures ---------------------------------------------------------------------------------
@@ -366,7 +368,7 @@ def draw_gains(gains, anchor, looks):
         mean = np.mean(list(by_image.values()))
         label = "{} (mean {:.2f}%)".format(method, mean)
         axes.plot(range(len(images)), values, **{**looks[method], "linestyle": ""}, label=label)
-    axes.set_ylabel("fall of λ·MSE + bpp below that of {}, %".format(anchor))
+    axes.set_ylabel("fall of λ·MSE + bpp below that of {}, mean over λ, %".format(anchor))
     if len(images) <= MOST_NAMES:
         axes.set_xticks(range(len(images)))
         axes.set_xticklabels(images, rotation=45, ha="right")

@@ -154,19 +154,17 @@ def read_text(path):
 def in_order(rows):
     """Rows by data set and image, and then the methods as `METHODS` has them, others last."""
 
-    def place(row):
-        script = row["method"].split()[0]
-        known = METHODS.index(script) if script in METHODS else len(METHODS)
-        return (
-            row["dataset"],
-            row["image"],
-            known,
-            row["method"],
-            row["lambda"],
-            row.get("model", ""),
-        )
+    def key(row):
+        method = place(row["method"])
+        return (row["dataset"], row["image"], *method, row["lambda"], row.get("model", ""))
 
-    return sorted(rows, key=place)
+    return sorted(rows, key=key)
+
+
+def place(method):
+    """What to sort methods by, to have them as `METHODS` has them, others last."""
+    script = method.split()[0]
+    return METHODS.index(script) if script in METHODS else len(METHODS), method
 
 
 def to_csv(rows, columns):

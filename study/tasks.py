@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -214,7 +215,7 @@ def split(method):
         raise InputError("{!r}: not the name of a script and its flags ({})".format(method, error))
     if not words:
         raise InputError("{!r}: not the name of a script and its flags".format(method))
-    return words[0], words[1:]
+    return re.sub(r"\.py$", "", words[0]), words[1:]
 
 
 def parse(script, flags, runname):

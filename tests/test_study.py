@@ -566,6 +566,12 @@ def test_wrong_input_of_a_report(rows, flags, message, tmp_path):
     assert not (tmp_path / "out" / "report.txt").exists()
 
 
+def test_published_points_are_of_estimated_rates(tmp_path):
+    with pytest.raises(utils.InputError, match="--rate net_bpp: published points have est_bpp"):
+        kodak = os.path.join(PUBLISHED, "kodak")
+        report.main([kodak, "--rate", "net_bpp", "--output", str(tmp_path / "out")])
+
+
 def test_points_that_are_given_twice(tmp_path):
     kodak = os.path.join(PUBLISHED, "kodak")
     again = os.path.join(kodak, "sga-psnr.csv")
@@ -584,7 +590,7 @@ def test_common_images_can_be_compared(tmp_path, capsys):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("empty", None, "empty: no images.csv, .npz or …-psnr.csv in this folder"),
+        ("empty", None, "empty: no images.csv (which study.run writes when"),
         ("missing.csv", None, "missing.csv: "),
         ("cut.npz", b"PK\3\4 cut", "cut.npz: not a readable .npz file"),
         ("nul.csv", b"image,method\na,\0\n", "nul.csv: not a CSV file"),
