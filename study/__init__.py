@@ -15,6 +15,6 @@ import sys
 
 for _name in ("bjontegaard", "distributed", "matplotlib"):
     if importlib.util.find_spec(_name) is None:
-        line = "study: the package {} is missing; `make study-setup` installs it, or {}"
-        print(line.format(_name, "pip install -r requirements-study.txt"), file=sys.stderr)
+        _line = "study: the package {} is missing; `make study-setup` installs it, or {}"
+        print(_line.format(_name, "pip install -r requirements-study.txt"), file=sys.stderr)
         sys.exit(2)

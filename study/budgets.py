@@ -54,7 +54,9 @@ def main(argv=None):
 
 
 def parse(argv):
-    parser = command.parser("study.budgets", __doc__, "--runname", positional="images [images ...]")
+    parser = command.parser(
+        "study.budgets", __doc__, "--runname", "--checkpoint_dir", positional="images [images ...]"
+    )
     run.add_flags(parser, "./results/budgets")
     return run.parsed(parser, argv)
 
@@ -75,13 +77,11 @@ def falls(means, methods):
     Returns:
       list of dicts with the keys `COLUMNS`.
     """
-    by_method = {mean["method"]: mean for mean in means}
-    anchor = by_method[PREDICTION]["est_rd_loss"]
+    by_method = {mean["method"]: (mean, fall) for mean, fall in tables.gains(means, PREDICTION)}
     rows = []
     for (setting, its), method in methods.items():
-        mean = by_method[method]
+        mean, fall = by_method[method]
         values = (mean["images"], mean["seconds"], mean["est_rd_loss"])
-        fall = 100 * (1 - mean["est_rd_loss"] / anchor)
         rows.append(dict(zip(COLUMNS, (setting, method, its, *values, fall))))
     return rows
 

@@ -39,6 +39,17 @@ def parser(name, doc, *flags, positional=""):
     return made
 
 
+def add_output(parser, default, metavar="DIR", what=""):
+    """Adds --output, the folder or file that a command writes to."""
+    parser.add_argument(
+        "--output",
+        default=default,
+        type=os.path.expanduser,
+        metavar=metavar,
+        help=what + "(%(default)s)",
+    )
+
+
 def size(text):
     """(width, height) of "<width>x<height>", for `add_argument`."""
     match = re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)", text)

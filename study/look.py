@@ -240,13 +240,7 @@ def parse(argv):
     )
     add("--runname", default="", help="run folder (the demo model that the script needs)")
     add("--window", type=command.positive, default=96, help="pixels of its side (%(default)s)")
-    add(
-        "--output",
-        default="look",
-        type=os.path.expanduser,
-        metavar="DIR",
-        help="folder (%(default)s)",
-    )
+    command.add_output(parser, "look")
     return parser.parse_args(argv)
 
 

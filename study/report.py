@@ -41,7 +41,8 @@ def main(argv=None):
     rows = tables.in_order(rows)
     if args.rate == "net_bpp":  # files without bits-back give nothing back
         rows = [{**r, "net_bpp": r.get("net_bpp", "") or r.get("actual_bpp", "")} for r in rows]
-    if found and args.rate != RATES[0]:
+    beside = curves.read(args.published, "")[1]
+    if args.rate != RATES[0] and found + beside:
         raise InputError("--rate {}: published points have {}".format(args.rate, RATES[0]))
     found = curves.of_rows(rows, args.rate) + found
     if not found:
@@ -49,7 +50,6 @@ def main(argv=None):
     names = [(curve.dataset, curve.method) for curve in found]
     if len(set(names)) < len(names):
         raise InputError("{}: {} twice".format(*max(names, key=names.count)))
-    beside = curves.read(args.published, "")[1]
     if args.published and not beside:
         names = " ".join(args.published)
         raise InputError("--published: {}: no …{} there".format(names, curves.PUBLISHED))
@@ -63,7 +63,8 @@ def main(argv=None):
         for curve in found
         for point in curve.points
     ]
-    add_gains(points, args.anchor)
+    for point, gain in tables.gains(points, args.anchor, "dataset", "lambda"):
+        point["gain"] = gain
     deltas = compare(found, args)
     text = "{}\n{}".format(means_text(points, args.rate), deltas_text(deltas, args))
     report = {
@@ -116,7 +117,7 @@ def parse(argv):
         help="published points to draw beside, such as results/kodak",
     )
     add("--dataset", default="images", help="name of a data set that has none (%(default)s)")
-    add("--output", default="./report", type=os.path.expanduser, metavar="DIR", help="(./report)")
+    command.add_output(parser, "./report")
     return parser.parse_args(argv)
 
 
@@ -175,22 +176,6 @@ def compare(found, args):
         names = (curve.dataset, curve.method, args.anchor, args.rate, args.interpolation)
         deltas.append({**dict(zip(DELTA_COLUMNS, names)), **value._asdict()})
     return deltas
-
-
-def add_gains(points, anchor):
-    """Adds to points `gain`: percent by which λ·MSE + bpp lies below the anchor's at the same λ."""
-
-    def key(point):
-        return point["dataset"], point.get("lambda")
-
-    losses = {key(p): p["est_rd_loss"] for p in points if p["method"] == anchor and _has_loss(p)}
-    for point in points:
-        if _has_loss(point) and key(point) in losses and point["method"] != anchor:
-            point["gain"] = 100 * (1 - point["est_rd_loss"] / losses[key(point)])
-
-
-def _has_loss(values):
-    return values.get("est_rd_loss", "") != ""
 
 
 def means_text(points, rate):
@@ -337,20 +322,12 @@ def gains_by_image(rows, anchor):
       dict of method to a dict of image to percent, the mean over all λ; without rows that have no
       loss.
     """
-    losses = {
-        (row["method"], row["lambda"], row["image"]): row["est_rd_loss"]
-        for row in rows
-        if _has_loss(row)
-    }
-    gains = {}
-    for (method, lmbda, image), loss in losses.items():
-        base = losses.get((anchor, lmbda, image))
-        if method != anchor and base is not None:
-            gain = 100 * (1 - loss / base)
-            gains.setdefault(method, {}).setdefault(image, []).append(gain)
+    found = {}
+    for row, gain in tables.gains(rows, anchor, "lambda", "image"):
+        found.setdefault(row["method"], {}).setdefault(row["image"], []).append(gain)
     return {
         method: {image: float(np.mean(values)) for image, values in by_image.items()}
-        for method, by_image in gains.items()
+        for method, by_image in found.items()
     }
 
 

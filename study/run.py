@@ -113,7 +113,9 @@ def merged(old, wanted, new, dataset):
 
 
 def parse(argv):
-    parser = command.parser("study.run", __doc__, positional="images [images ...]")
+    parser = command.parser(
+        "study.run", __doc__, "--checkpoint_dir", positional="images [images ...]"
+    )
     add = parser.add_argument
     add(
         "--methods",
@@ -137,8 +139,7 @@ def add_flags(parser, output):
     """Adds images and flags that say on what a study runs, and where."""
     add = parser.add_argument
     add("images", nargs="+", help="folders, patterns, image files, uint8 .npy (n, H, W, 3)")
-    add("--checkpoint_dir", **command.FLAGS["--checkpoint_dir"])
-    add("--output", default=output, type=os.path.expanduser, metavar="DIR", help="(%(default)s)")
+    command.add_output(parser, output)
     add("--dataset", default="images", help="what tables and figures call them (%(default)s)")
     add(
         "--crop",

@@ -306,13 +306,7 @@ def parse(argv):
     )
     add("--sga_its", default="2000", metavar="ITS", help="iterations of SGA (%(default)s)")
     add("--seed", default="0", help="of SGA (%(default)s)")
-    add(
-        "--output",
-        default="results/sga_landscape.png",
-        type=os.path.expanduser,
-        metavar="FILE",
-        help=".png or .svg (%(default)s)",
-    )
+    command.add_output(parser, "results/sga_landscape.png", "FILE", ".png or .svg ")
     return parser.parse_args(argv)
 
 

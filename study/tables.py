@@ -183,6 +183,28 @@ def _cell(column, value):
     return repr(value) if column == "lambda" else "{:.9g}".format(value)
 
 
+def gains(rows, anchor, *same):
+    """By how much the loss λ·MSE + bpp lies below the anchor's.
+
+    Args:
+      rows: list of dicts, of images or means.
+      anchor: a method.
+      *same: keys in which a row and that of the anchor which it is compared with agree.
+
+    Yields:
+      (row, percent), for each row of another method that has a loss and a row of the anchor.
+    """
+    rows = [row for row in rows if row.get("est_rd_loss", "") != ""]
+
+    def key(row):
+        return tuple(row[name] for name in same)
+
+    losses = {key(row): row["est_rd_loss"] for row in rows if row["method"] == anchor}
+    for row in rows:
+        if row["method"] != anchor and key(row) in losses:
+            yield row, 100 * (1 - row["est_rd_loss"] / losses[key(row)])
+
+
 MEANS = ("dataset", "method", "model", "checkpoint_sha256", "lambda", "images", *METRICS, *SECONDS)
 
 

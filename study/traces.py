@@ -7,8 +7,6 @@ y and z that are transmitted as other values than the network's prediction, from
 result files: dotted where the latents are relaxed, as the gradient sees them, full after rounding.
 """
 
-import os
-
 from study import command, figures, tables
 from utils import InputError
 
@@ -34,9 +32,10 @@ def main(argv=None):
         traces[trace["label"]] = trace
     first = next(iter(traces.values()))
     for trace in traces.values():
-        if trace["what"] != first["what"] or trace["pixels"] != first["pixels"]:
+        pixels = {trace["pixels"], first["pixels"]} - {""}  # results of a script do not say
+        if trace["what"] != first["what"] or len(pixels) > 1:
             raise InputError(
-                "{}: of {}, but {} of {}; a figure is of one image and λ".format(
+                "{}: of {}, but {} of {}; a figure is of one image, all its pixels, and λ".format(
                     trace["path"], trace["what"], first["path"], first["what"]
                 )
             )
@@ -49,13 +48,7 @@ def parse(argv):
     add = parser.add_argument
     add("results", nargs="+", help="result files of one image, one for each method")
     add("--image", type=int, default=0, help="number of the image in result files of several (0)")
-    add(
-        "--output",
-        default="./traces.png",
-        type=os.path.expanduser,
-        metavar="FILE",
-        help=".png or .svg (./traces.png)",
-    )
+    command.add_output(parser, "./traces.png", "FILE", ".png or .svg ")
     return parser.parse_args(argv)
 
 

@@ -36,6 +36,11 @@ needs_golden = pytest.mark.skipif(
     not os.path.isdir(GOLDEN), reason="the reference's numbers are not at {}".format(GOLDEN)
 )
 
+KODAK = os.path.join(SHARED, "kodak")
+needs_kodak = pytest.mark.skipif(
+    not os.path.isdir(KODAK), reason="no Kodak images at {}".format(KODAK)
+)
+
 
 def compress(script, run, image, results_dir, *flags, checkpoint_dir, top=(), output=()):
     """Results of `<script> <top> compress <run> <image> <output> <flags>`, run in this process.

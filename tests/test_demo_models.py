@@ -4,12 +4,10 @@ import os
 
 import numpy as np
 import pytest
-from conftest import BASE, BITS_BACK, DEMO, DEMO_DIR, ROOT, SHARED, compress
+from conftest import BASE, BITS_BACK, DEMO, DEMO_DIR, KODAK, ROOT, compress, needs_kodak
 from PIL import Image
 
 from quiet_tf import tf
-
-KODAK = os.path.join(SHARED, "kodak")
 
 
 @pytest.mark.parametrize("run", sorted(set(DEMO.values())))
@@ -43,7 +41,7 @@ def check_order(losses):
     assert losses["bb_sga"] < losses["bb_no_sga"] < losses["bb_plain"]
 
 
-@pytest.mark.skipif(not os.path.isdir(KODAK), reason="no Kodak images at {}".format(KODAK))
+@needs_kodak
 @pytest.mark.parametrize(
     "height, width", [(96, 128), pytest.param(256, 384, marks=pytest.mark.parity)]
 )

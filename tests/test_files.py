@@ -10,7 +10,18 @@ import zlib
 import conftest
 import numpy as np
 import pytest
-from conftest import BASE, BITS_BACK, DEMO, DEMO_DIR, GOLDEN, ROOT, needs_golden, run_script
+from conftest import (
+    BASE,
+    BITS_BACK,
+    DEMO,
+    DEMO_DIR,
+    GOLDEN,
+    KODAK,
+    ROOT,
+    needs_golden,
+    needs_kodak,
+    run_script,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,7 +39,6 @@ GOLDEN_RUNS = {
     **{script: "mbt2018-num_filters=8-lmbda=0.02" for script in BASE},
     **{script: "mbt2018_bb-num_filters=8-lmbda=0.02" for script in BITS_BACK},
 }
-KODAK = os.path.join(os.path.dirname(GOLDEN), "kodak")
 CHELSEA = os.path.join(ROOT, "samples", "chelsea.png")
 
 
@@ -116,7 +126,7 @@ def test_round_trip_with_the_models_of_the_reference(script, flags, name, tmp_pa
 
 
 @pytest.mark.parity
-@pytest.mark.skipif(not os.path.isdir(KODAK), reason="no Kodak images at {}".format(KODAK))
+@needs_kodak
 @pytest.mark.parametrize("name", ["kodim01.png", "kodim04.png", "kodim07.png"])
 @pytest.mark.parametrize("script, flags", ALL)
 def test_round_trip_of_kodak(script, flags, name, tmp_path):

@@ -670,7 +670,14 @@ def test_traces_of_result_files(uninterrupted, tmp_path, capsys):
     trace = traces.read(map_of_0, 0)
     assert list(trace["its"]) == [0, 2] and trace["what"] == "0, λ = 0.01"
     assert trace["its_z_changed_after_rounding"].shape == (2,)
+    # A result of a script, which does not name its pixels, and one of other pixels.
+    values = {**tables.load(map_of_0), "method": "other"}
+    other_pixels, unnamed = str(tmp_path / "pixels.npz"), str(tmp_path / "unnamed.npz")
+    np.savez(other_pixels, **{**values, "image_sha256": "0"})
+    np.savez(unnamed, **{key: values[key] for key in values if key != "image_sha256"})
+    traces.main([map_of_0, unnamed, "--output", str(figure)])
     for argv, message in [
+        ([map_of_0, other_pixels], "a figure is of one image, all its pixels, and λ"),
         ([map_of_0, map_of_0], "a second result of map"),
         ([path for path in paths if "tasks" + os.sep + "mbt2018" in path][:1], "has no record"),
         ([map_of_1, "--image", "1"], "has 1 images, and no number 1"),
