@@ -10,11 +10,14 @@ images, methods and models stay in it.
 """
 
 import contextlib
+import io
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
+import threading
 
 import dask
 import distributed
@@ -264,7 +267,9 @@ def _client(args, number):
     cores = utils.cores()
     workers = args.workers or max(1, min(number, cores // (args.threads or 1)))
     threads = args.threads or max(1, cores // workers)
-    with tempfile.TemporaryDirectory() as folder, dask.config.set(SELDOM), _deaf_to_interrupts(
+    with _no_process_left(), tempfile.TemporaryDirectory() as folder, dask.config.set(
+        SELDOM
+    ), _deaf_to_interrupts(
         distributed.LocalCluster,
         n_workers=workers,
         threads_per_worker=1,
@@ -272,8 +277,38 @@ def _client(args, number):
         dashboard_address=":0",  # any port: several studies may run
         local_directory=folder,
         silence_logs=logging.CRITICAL,
-    ) as cluster, distributed.Client(cluster) as client:
+    ) as cluster, distributed.Client(cluster) as client, _silent_once_interrupted():
         yield client, threads
+
+
+@contextlib.contextmanager
+def _silent_once_interrupted():
+    """What Dask writes to stderr while it closes after Ctrl-C is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr = io.StringIO()
+        raise
+
+
+@contextlib.contextmanager
+def _no_process_left():
+    """Ends the workers that Dask leaves running when it closes after Ctrl-C.
+
+    A thread of Dask waits for each of them. Were they to end with this process, it might find its
+    worker gone, and write a traceback.
+    """
+    stderr = sys.stderr
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.kill()
+        for thread in threading.enumerate():
+            if thread.name.endswith("watch process join"):
+                thread.join(10)
+        sys.stderr = stderr
+        raise
 
 
 def _deaf_to_interrupts(make, **kwargs):
