@@ -1,11 +1,13 @@
 """The operations that take nearly all the time, in the shapes that a CPU is fast at.
 
-* `conv_up`, the transpose of a convolution of stride 2, as the four convolutions that its output
-  interleaves (Shi et al. 2016, arXiv 1609.05158): TensorFlow's `conv2d` comes closer to the speed
-  of a matrix product than its `conv2d_transpose`. `conv_down` has that for its gradient.
+* `conv_up`, the transpose of a convolution of stride 2, as the convolutions that its output
+  interleaves (Shi et al. 2016, arXiv 1609.05158), one for even rows and one for odd: TensorFlow's
+  `conv2d` comes closer to the speed of a matrix product than its `conv2d_transpose`. `conv_down`
+  has that for its gradient.
 * The same with Winograd's minimal filtering (Lavin and Gray 2016, arXiv 1509.09308), where an error
   of some 1e-6 of the largest output does not matter, because nothing is decoded with it.
 * `gdn`, with a gradient of few operations, in pieces that stay in a processor's cache.
+* `bias_add` and `mean_squared_error` without slow broadcasts.
 
 All kernels are 5×5. Tensors are float32, channels-last and of static shape.
 """
@@ -40,6 +42,29 @@ def conv_down(x, kernel):
     return correlate(x, kernel)
 
 
+def conv(x, kernel):
+    """Correlation with zeros around `x`.
+
+    Args:
+      x: (N, H, W, C).
+      kernel: (2k + 1, 2k + 1, C, M).
+
+    Returns:
+      (N, H, W, M).
+    """
+
+    @tf.custom_gradient
+    def correlate(x, kernel):
+        def gradient(g):
+            return _same(g, _transposed(flipped(kernel))), tf.nn.conv2d_backprop_filter(
+                x, kernel.shape.as_list(), g, strides=(1, 1, 1, 1), padding="SAME"
+            )
+
+        return _same(x, kernel), gradient
+
+    return correlate(x, kernel)
+
+
 def conv_up(x, kernel, winograd=False):
     """Zeros put between the samples of `x`, then convolution.
 
@@ -51,7 +76,7 @@ def conv_up(x, kernel, winograd=False):
     Returns:
       (N, 2h, 2w, M).
     """
-    if winograd and min(kernel.shape.as_list()[2:]) >= WINOGRAD_CHANNELS:
+    if winograd and _is_for_winograd(x, kernel):
         return _Winograd(x.shape.as_list(), kernel).up(x)
 
     @tf.custom_gradient
@@ -92,6 +117,10 @@ def _folded(name, kernel, function):
     return result
 
 
+def _same(x, kernel):
+    return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
+
+
 def _down(x, kernel):
     return tf.nn.conv2d(x, kernel, strides=2, padding=PADDING)
 
@@ -117,23 +146,28 @@ def _up(x, kernel):
             strides=(1, 2, 2, 1),
             padding=PADDING,
         )
-    rows = []
-    for a in (0, 1):
-        columns = [
-            tf.nn.conv2d(
-                x,
-                _phase(kernel, a, b),
-                strides=1,
-                padding=[[0, 0], [1 - a, 1], [1 - b, 1], [0, 0]],
-            )
-            for b in (0, 1)
-        ]
-        rows.append(tf.reshape(tf.concat(columns, 3), (batch * height, 2 * width * outputs)))
+    rows = [
+        tf.nn.conv2d(
+            x, _row_taps(kernel, a), strides=1, padding=[[0, 0], [1 - a, 1], [1, 1], [0, 0]]
+        )
+        for a in (0, 1)
+    ]
+    rows = [tf.reshape(row, (batch * height, 2 * width * outputs)) for row in rows]
     return tf.reshape(tf.concat(rows, 1), (batch, 2 * height, 2 * width, outputs))
 
 
-def _phase(kernel, a, b):
-    return _folded("phase {} {}".format(a, b), kernel, lambda kernel: _taps(kernel, a, b))
+def _row_taps(kernel, a):
+    """With which rows 2u + a are made, even and odd columns as channels: (3 - a, 3, C, 2M).
+
+    The odd ones' missing tap is a zero: one convolution with some zeros is faster than two.
+    """
+
+    def taps(kernel):
+        library = np if isinstance(kernel, np.ndarray) else tf
+        odd = library.pad(_taps(kernel, a, 1), [[0, 0], [1, 0], [0, 0], [0, 0]], "constant")
+        return (np.concatenate if library is np else tf.concat)([_taps(kernel, a, 0), odd], 3)
+
+    return _folded("taps of rows {}".format(a), kernel, taps)
 
 
 def _taps(kernel, a, b):
@@ -144,9 +178,19 @@ def _taps(kernel, a, b):
     return kernel[TAPS - 1 - a :: -2, TAPS - 1 - b :: -2]
 
 
+def bias_add(x, bias):
+    """`x` (N, H, W, C) + `bias` (C,); few channels are slow to broadcast to: to rows, then."""
+    _, _, width, channels = x.shape.as_list()
+    if channels > FEW_OUTPUTS:
+        return tf.nn.bias_add(x, bias)
+    rows = tf.reshape(x, (-1, width * channels))
+    return tf.reshape(tf.nn.bias_add(rows, tf.tile(bias, [width])), x.shape)
+
+
 # --- Winograd --------------------------------------------------------------------------------
 
-WINOGRAD_CHANNELS = 128  # with fewer there is too little to multiply for all that is moved
+WINOGRAD_CHANNELS = 128  # with fewer there is too little to multiply for all that is moved,
+WINOGRAD_TILES = 128  # and with fewer of these too little for all the weights
 TILE, REACH = 4, 6  # samples that a tile makes of each phase, and those of x that they depend on
 POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and ∞: a fifth of the error of (0, ±1, ±2)
 
@@ -172,6 +216,12 @@ def toom_cook(points, outputs):
     g[-1, -1] = 1
     b[-1] = np.poly(points)[::-1]
     return a, g, b
+
+
+def _is_for_winograd(x, kernel):
+    batch, height, width, _ = x.shape.as_list()
+    tiles = batch * -(-height // TILE) * -(-width // TILE)
+    return min(kernel.shape.as_list()[2:]) >= WINOGRAD_CHANNELS and tiles >= WINOGRAD_TILES
 
 
 class _Winograd:
@@ -284,6 +334,27 @@ def _shifted(v, axis, by):
     paddings[axis] = [1, 0] if by > 0 else [0, 1]
     begin[axis] = 0 if by > 0 else 1
     return tf.pad(tf.slice(v, begin, size), paddings)
+
+
+# --- Distortion ------------------------------------------------------------------------------
+
+
+def mean_squared_error(x, x_tilde):
+    """Mean of (x - x_tilde)² of each image, (N,), with a gradient of one pass for `x_tilde`.
+
+    Args:
+      x, x_tilde: (N, H, W, C); no gradient for `x`.
+    """
+    number = np.prod(x.shape.as_list()[1:])
+
+    @tf.custom_gradient
+    def error(x_tilde):
+        def gradient(g):
+            return (2 / number) * tf.reshape(g, (-1, 1, 1, 1)) * (x_tilde - x)
+
+        return tf.reduce_mean(tf.math.squared_difference(x, x_tilde), axis=(1, 2, 3)), gradient
+
+    return error(x_tilde)
 
 
 # --- GDN -------------------------------------------------------------------------------------

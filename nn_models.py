@@ -61,7 +61,7 @@ def synthesis(y, layers, size, winograd=False):
 
 def hyper_analysis(y, layers):
     """h_a: y (N, h, w, C) to (N, ⌈h/4⌉, ⌈w/4⌉, channels of the last layer)."""
-    y = tf.nn.relu(_biased(_conv(y, layers[0].kernel), layers[0]))
+    y = tf.nn.relu(_biased(fast_layers.conv(y, layers[0].kernel), layers[0]))
     y = tf.nn.relu(_biased(fast_layers.conv_down(y, layers[1].kernel), layers[1]))
     return fast_layers.conv_down(y, layers[2].kernel)
 
@@ -70,7 +70,7 @@ def hyper_synthesis(z, layers, size):
     """h_s: hyper-latents z to (mu, sigma) of p(y|z), each (N, h, w, C); `size` = (h, w) of y."""
     for layer in layers[:2]:
         z = tf.nn.relu(_biased(fast_layers.conv_up(z, layer.kernel), layer))
-    z = _biased(_conv(z, fast_layers.flipped(layers[2].kernel)), layers[2])
+    z = _biased(fast_layers.conv(z, fast_layers.flipped(layers[2].kernel)), layers[2])
     mu, log_sigma = tf.split(_cropped(z, size), 2, axis=-1)
     return mu, tf.math.exp(log_sigma)
 
@@ -80,12 +80,8 @@ def _cropped(x, size):
     return x if x.shape.as_list()[1:3] == list(size) else x[:, : size[0], : size[1]]
 
 
-def _conv(x, kernel):
-    return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
-
-
 def _biased(x, layer):
-    return tf.nn.bias_add(x, layer.bias)
+    return fast_layers.bias_add(x, layer.bias)
 
 
 def transforms(num_filters, hyper_channels, getter=tf.get_variable):

@@ -60,9 +60,33 @@ def test_convolutions(size, channels):
     assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
 
 
+@pytest.mark.parametrize("support", [3, 5])
+def test_convolution_without_stride(support):
+    x, kernel = constant(2, 5, 8, 3), constant(support, support, 3, 7)
+    ours = with_gradients(fast_layers.conv(x, kernel), x, kernel)
+    theirs = tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
+    assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
+
+
+@pytest.mark.parametrize("channels", [3, 20])
+def test_bias_and_error(channels):
+    x, target, bias = constant(2, 5, 8, channels), constant(2, 5, 8, channels), constant(channels)
+    ours, theirs = fast_layers.bias_add(x, bias), x + bias
+    assert_close(with_gradients(ours, x, bias), with_gradients(theirs, x, bias), 2e-6)
+    theirs = tf.reduce_mean(tf.math.squared_difference(target, x), axis=(1, 2, 3))
+    ours = fast_layers.mean_squared_error(target, x)
+    assert_close(with_gradients(ours, x), with_gradients(theirs, x), 2e-6)
+
+
+def allow_winograd(monkeypatch):
+    """For layers of a few channels and tiles."""
+    monkeypatch.setattr(fast_layers, "WINOGRAD_CHANNELS", 8)
+    monkeypatch.setattr(fast_layers, "WINOGRAD_TILES", 1)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (4, 8), (7, 13)])
 def test_winograd(size, monkeypatch):
-    monkeypatch.setattr(fast_layers, "WINOGRAD_CHANNELS", 8)
+    allow_winograd(monkeypatch)
     x, kernel = constant(2, *size, 24), constant(5, 5, 24, 9)
     ours = with_gradients(fast_layers.conv_up(x, kernel, winograd=True), x)
     theirs = with_gradients(plain_up(x, kernel), x)
@@ -135,7 +159,7 @@ def test_pieces_equal_the_whole(size, monkeypatch):
 def test_an_iteration_of_sga_equals_the_plain_one(winograd, monkeypatch):
     """With the same noise: relaxed loss and gradients, and Adam's steps from them."""
     if winograd:
-        monkeypatch.setattr(fast_layers, "WINOGRAD_CHANNELS", 8)
+        allow_winograd(monkeypatch)
     # The same whichever tests ran before: Adam's bound below depends on the image.
     pixels = np.random.RandomState(0).randint(0, 256, (75, 53, 3)).astype(np.uint8)
     run = utils.find_run(DEMO_DIR, DEMO["sga"])
