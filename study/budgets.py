@@ -87,10 +87,16 @@ def falls(means, methods):
 
 
 def as_text(rows):
-    """The falls as a Markdown table, settings by iterations."""
+    """The falls as a Markdown table, settings by iterations, the largest of each number bold."""
+
+    def cell(row):
+        rivals = [r["fall_percent"] for r in rows if r["iterations"] == row["iterations"]]
+        text = "{:.2f}%".format(row["fall_percent"])
+        return "**{}**".format(text) if row["fall_percent"] == max(rivals) else text
+
     lines = ["| | {} |".format(" | ".join(map(str, BUDGETS))), "|---" * (1 + len(BUDGETS)) + "|"]
     for setting in SETTINGS:
-        cells = ["{:.2f}%".format(r["fall_percent"]) for r in rows if r["setting"] == setting]
+        cells = [cell(row) for row in rows if row["setting"] == setting]
         lines.append("| {} | {} |".format(setting, " | ".join(cells)))
     return "\n".join(lines)
 

@@ -27,6 +27,8 @@ import utils
 from study import command, tables, tasks
 from utils import InputError
 
+CONNECT_TIMEOUT = 10  # seconds
+
 
 def main(argv=None):
     rows, failed = study(parse(argv))
@@ -256,7 +258,7 @@ def _client(args, number):
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if args.scheduler:
         try:
-            client = distributed.Client(args.scheduler, timeout=10)
+            client = distributed.Client(args.scheduler, timeout=CONNECT_TIMEOUT)
         except (OSError, ValueError, TypeError) as error:
             raise InputError("--scheduler: {}: {}".format(args.scheduler, error))
         with client:

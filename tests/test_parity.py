@@ -83,7 +83,10 @@ def logged(script, image, sharp=False):
 
 
 DETERMINISTIC_CASES = [
-    (script, image, sharp)
+    pytest.param(
+        *(script, image, sharp),
+        marks=pytest.mark.parity if script == "danneal" and sharp else (),  # takes five runs
+    )
     for script in DETERMINISTIC
     for image, sharp in [(i, False) for i in INPUTS] + [(PARROT, True)]
 ]
@@ -214,11 +217,10 @@ def test_unoise_on_the_grid_of_a_decoder(image, tmp_path):
 
 
 def test_sga_with_sigma_below_the_bound_of_training(tmp_path):
-    """The mean over three seeds, which spread by 1.2%; of the reference there is one."""
+    """Over 16 seeds est_bpp spreads by 1.6%, psnr by 0.0005 dB; of the reference there is one."""
     reference, _ = expected("sga", PARROT, sharp=True)
-    _, spread = expected("sga", PARROT)
-    results = [run("sga", PARROT, tmp_path, seed, sharp=True) for seed in range(3)]
-    check(mean_of_seeds(results), reference, 3e-3 + 3 * spread, 0.02, 2e-3)
+    result = run("sga", PARROT, tmp_path, sharp=True)
+    check(result, reference, 3 * 0.016 * 2**0.5, 0.003, 2e-3)
 
 
 def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp_path):
