@@ -515,6 +515,15 @@ def test_the_readme_has_the_numbers_of_the_study_that_ships():
     assert saved["bb_sga"] > saved["bb_no_sga"] > saved["bb_plain"]
 
 
+def test_the_readme_has_the_budgets_that_ship():
+    with open(os.path.join(PUBLISHED, "demo-budgets", "budgets.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row.update(fall_percent=float(row["fall_percent"]))
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+        assert budgets.as_text(rows) in file.read()
+
+
 def test_published_points_are_drawn_where_ours_are():
     """They span more rates; the figure shows those of the results, and all of these."""
     found = curves.of_rows(made_rows() + made_rows("sga", rate=0.9, more=0.1), "est_bpp")
