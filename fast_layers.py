@@ -9,7 +9,7 @@
 * `gdn`, with a gradient of few operations, in pieces that stay in a processor's cache.
 * `bias_add` and `mean_squared_error` without slow broadcasts.
 
-All kernels are 5×5. Tensors are float32, channels-last and of static shape.
+Kernels are 5×5 but for `conv`. Tensors are float32, channels-last and of static shape.
 """
 
 import numpy as np
@@ -17,7 +17,6 @@ import numpy as np
 from quiet_tf import tf
 
 TAPS = 5
-PADDING = [[0, 0], [2, 2], [2, 2], [0, 0]]
 
 
 def conv_down(x, kernel):
@@ -35,9 +34,10 @@ def conv_down(x, kernel):
     def correlate(x, kernel):
         def gradient(g):
             height, width = x.shape.as_list()[1:3]
-            return _up(g, _transposed(kernel))[:, :height, :width], _kernel_gradient(x, kernel, g)
+            dx = _up(g, _transposed(kernel))[:, :height, :width]
+            return dx, _kernel_gradient(x, kernel, g, stride=2)
 
-        return _down(x, kernel), gradient
+        return _correlated(x, kernel, stride=2), gradient
 
     return correlate(x, kernel)
 
@@ -56,11 +56,10 @@ def conv(x, kernel):
     @tf.custom_gradient
     def correlate(x, kernel):
         def gradient(g):
-            return _same(g, _transposed(flipped(kernel))), tf.nn.conv2d_backprop_filter(
-                x, kernel.shape.as_list(), g, strides=(1, 1, 1, 1), padding="SAME"
-            )
+            dx = _correlated(g, _transposed(flipped(kernel)), stride=1)
+            return dx, _kernel_gradient(x, kernel, g, stride=1)
 
-        return _same(x, kernel), gradient
+        return _correlated(x, kernel, stride=1), gradient
 
     return correlate(x, kernel)
 
@@ -83,7 +82,8 @@ def conv_up(x, kernel, winograd=False):
     def convolve(x, kernel):
         def gradient(g):
             adjoint = _transposed(kernel)
-            return _down(g, adjoint), _transposed(_kernel_gradient(g, adjoint, x))
+            dx = _correlated(g, adjoint, stride=2)
+            return dx, _transposed(_kernel_gradient(g, adjoint, x, stride=2))
 
         return _up(x, kernel), gradient
 
@@ -96,11 +96,13 @@ def flipped(kernel):
 
 
 def _transposed(kernel):
-    def transposed(kernel):
-        library = np if isinstance(kernel, np.ndarray) else tf
-        return library.transpose(kernel, (0, 1, 3, 2))
+    return _folded(
+        "transposed", kernel, lambda kernel: _library(kernel).transpose(kernel, (0, 1, 3, 2))
+    )
 
-    return _folded("transposed", kernel, transposed)
+
+def _library(kernel):
+    return np if isinstance(kernel, np.ndarray) else tf
 
 
 def _folded(name, kernel, function):
@@ -117,19 +119,21 @@ def _folded(name, kernel, function):
     return result
 
 
-def _same(x, kernel):
-    return tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
+def _correlated(x, kernel, stride):
+    return tf.nn.conv2d(x, kernel, strides=stride, padding=_padding(kernel))
 
 
-def _down(x, kernel):
-    return tf.nn.conv2d(x, kernel, strides=2, padding=PADDING)
+def _kernel_gradient(x, kernel, g, stride):
+    """Of `_correlated`."""
+    shape = kernel.shape.as_list()
+    strides = (1, stride, stride, 1)
+    return tf.nn.conv2d_backprop_filter(x, shape, g, strides=strides, padding=_padding(kernel))
 
 
-def _kernel_gradient(x, kernel, g):
-    """Of `_down`."""
-    return tf.nn.conv2d_backprop_filter(
-        x, kernel.shape.as_list(), g, strides=(1, 2, 2, 1), padding=PADDING
-    )
+def _padding(kernel):
+    """Half a kernel of odd size on all sides."""
+    rows, columns = (taps // 2 for taps in kernel.shape.as_list()[:2])
+    return [[0, 0], [rows, rows], [columns, columns], [0, 0]]
 
 
 FEW_OUTPUTS = 16  # up to here TensorFlow's own way is the faster one
@@ -144,11 +148,11 @@ def _up(x, kernel):
             _transposed(kernel),
             x,
             strides=(1, 2, 2, 1),
-            padding=PADDING,
+            padding=_padding(kernel),
         )
     rows = [
         tf.nn.conv2d(
-            x, _row_taps(kernel, a), strides=1, padding=[[0, 0], [1 - a, 1], [1, 1], [0, 0]]
+            x, _row_kernel(kernel, a), strides=1, padding=[[0, 0], [1 - a, 1], [1, 1], [0, 0]]
         )
         for a in (0, 1)
     ]
@@ -156,18 +160,22 @@ def _up(x, kernel):
     return tf.reshape(tf.concat(rows, 1), (batch, 2 * height, 2 * width, outputs))
 
 
+def _row_kernel(kernel, a):
+    return _folded("rows {}".format(a), kernel, lambda kernel: _row_taps(kernel, a))
+
+
 def _row_taps(kernel, a):
     """With which rows 2u + a are made, even and odd columns as channels: (3 - a, 3, C, 2M).
 
     The odd ones' missing tap is a zero: one convolution with some zeros is faster than two.
     """
-
-    def taps(kernel):
-        library = np if isinstance(kernel, np.ndarray) else tf
-        odd = library.pad(_taps(kernel, a, 1), [[0, 0], [1, 0], [0, 0], [0, 0]], "constant")
-        return (np.concatenate if library is np else tf.concat)([_taps(kernel, a, 0), odd], 3)
-
-    return _folded("taps of rows {}".format(a), kernel, taps)
+    library = _library(kernel)
+    columns = [
+        library.pad(_taps(kernel, a, b), [[0, 0], [b, 0], [0, 0], [0, 0]], "constant")
+        for b in (0, 1)
+    ]
+    channels, outputs = (int(number) for number in kernel.shape[2:])
+    return library.reshape(library.stack(columns, axis=3), (3 - a, 3, channels, 2 * outputs))
 
 
 def _taps(kernel, a, b):
@@ -178,10 +186,13 @@ def _taps(kernel, a, b):
     return kernel[TAPS - 1 - a :: -2, TAPS - 1 - b :: -2]
 
 
+FEW_CHANNELS = 16  # broadcasting to so few is slow
+
+
 def bias_add(x, bias):
-    """`x` (N, H, W, C) + `bias` (C,); few channels are slow to broadcast to: to rows, then."""
+    """`x` (N, H, W, C) + `bias` (C,), of few channels for whole rows at once."""
     _, _, width, channels = x.shape.as_list()
-    if channels > FEW_OUTPUTS:
+    if channels > FEW_CHANNELS:
         return tf.nn.bias_add(x, bias)
     rows = tf.reshape(x, (-1, width * channels))
     return tf.reshape(tf.nn.bias_add(rows, tf.tile(bias, [width])), x.shape)
@@ -300,14 +311,11 @@ def _winograd_constants(kernel):
 
     def constants(kernel):
         a, g, b = (np.kron(m, m) for m in toom_cook(POINTS, TILE))
-        taps = np.stack(
-            [
-                np.pad(_taps(kernel, i, j), [(i, 0), (j, 0), (0, 0), (0, 0)], "constant")
-                for i in (0, 1)
-                for j in (0, 1)
-            ],
-            axis=3,
-        )
+        rows = [
+            np.pad(_row_taps(kernel, i), [(i, 0), (0, 0), (0, 0), (0, 0)], "constant")
+            for i in (0, 1)
+        ]
+        taps = np.stack(rows, axis=3)
         weights = np.dot(g, taps.reshape(9, -1)).reshape(REACH**2, kernel.shape[2], -1)
         return [m.astype(np.float32) for m in (a, b, weights)]
 
