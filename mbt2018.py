@@ -44,17 +44,24 @@ def training_graph(x, num_filters, lmbda):
       loss, metrics: as `hyperprior.Mbt2018.rate_distortion`, of y and z with U(-½, ½) noise.
       bottleneck: `tfc.EntropyBottleneck`, whose auxiliary loss fits the quantiles of p(z) and
         whose updates keep the range coder's tables.
+      transmitted: function of images x that returns the model and its latents for x, rounded.
     """
     bottleneck = tfc.EntropyBottleneck()
     bottleneck(tf.zeros((1, 1, 1, num_filters)), training=True)  # makes its variables
     variables = {variable.op.name: variable for variable in bottleneck.variables}
     packed.make_range_coder_tables()
 
-    model = Mbt2018(
+    weights = (
         nn_models.transforms(num_filters, Mbt2018.hyper_channels(num_filters)),
         entropy_models.density(num_filters, lambda name, *_: variables[Mbt2018.prior_scope + name]),
-        sigma_min=entropy_models.SIGMA_MIN,
     )
+    model = Mbt2018(*weights, sigma_min=entropy_models.SIGMA_MIN)
+
+    def transmitted(x):
+        medians = variables[Mbt2018.prior_scope + "quantiles"][:, 0, 1]
+        model = Mbt2018(*weights, medians, sigma_min=entropy_models.SIGMA_MIN)
+        y = model.analysis(x)
+        return model, model.round_centred(y, **model.hyper_analysis(y))
 
     def loss(x):
         y = model.analysis(x)
@@ -65,7 +72,7 @@ def training_graph(x, num_filters, lmbda):
         }
         return model.rate_distortion(x, lmbda, **noisy)
 
-    return tf_boilerplate.by_cores(loss, x) + (bottleneck,)
+    return tf_boilerplate.by_cores(loss, x) + (bottleneck, transmitted)
 
 
 if __name__ == "__main__":

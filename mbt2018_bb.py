@@ -22,14 +22,22 @@ def training_graph(x, num_filters, lmbda):
       loss, metrics: as `hyperprior.Mbt2018.rate_distortion`, of y with U(-½, ½) noise and a sample
         of z, with q's standard deviation bounded by √10.
       None: p(z) has no auxiliary loss here.
+      transmitted: function of images x that returns the model without training's bounds and its
+        latents for x, y rounded and z a sample.
     """
     packed.make_range_coder_tables()
-    model = Mbt2018BB(
+    weights = (
         nn_models.transforms(num_filters, Mbt2018BB.hyper_channels(num_filters)),
         entropy_models.density(num_filters),
-        sigma_min=entropy_models.SIGMA_MIN,
-        q_sigma_max=10**0.5,
     )
+    model = Mbt2018BB(*weights, sigma_min=entropy_models.SIGMA_MIN, q_sigma_max=10**0.5)
+
+    def transmitted(x):
+        unbounded = Mbt2018BB(*weights)
+        y = tf.math.round(unbounded.analysis(x))
+        q = unbounded.hyper_analysis(y)
+        normal = tf.random.stateless_normal(q["z_mean"].shape, seed=(0, 0))
+        return unbounded, {"y": y, **unbounded.sample(normal=normal, **q)}
 
     def loss(x):
         y = model.analysis(x)
@@ -38,7 +46,7 @@ def training_graph(x, num_filters, lmbda):
         latents = model.sample(normal=tf.random.normal(tf.shape(q["z_mean"])), **q)
         return model.rate_distortion(x, lmbda, y_tilde, **latents)
 
-    return tf_boilerplate.by_cores(loss, x) + (None,)
+    return tf_boilerplate.by_cores(loss, x) + (None, transmitted)
 
 
 if __name__ == "__main__":

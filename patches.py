@@ -41,7 +41,7 @@ def find_images(pattern, patchsize):
     return usable
 
 
-def batches(paths, batchsize, patchsize, threads, seed):
+def batches(paths, batchsize, patchsize, threads, seed, flip=False):
     """Endless batches of patches, float32 (batchsize, patchsize, patchsize, 3) in [0, 1].
 
     Each pass takes patches, at random places, of every image, in a new order: of an array one,
@@ -50,7 +50,8 @@ def batches(paths, batchsize, patchsize, threads, seed):
     turns out to be unreadable is named on stderr and passed over; where all are,
     `tf.errors.InvalidArgumentError` is raised.
 
-    Of several workers each takes other images of that order, and other places in them.
+    Of several workers each takes other images of that order, and other places in them. With `flip`,
+    half of the patches, chosen at random, are mirrored left to right.
     """
     reported = set()
     own_seed = workers.own_seed(seed)
@@ -72,17 +73,33 @@ def batches(paths, batchsize, patchsize, threads, seed):
         patches = tf.numpy_function(read, [path, places], tf.float32)
         return tf.ensure_shape(patches, (None, patchsize, patchsize, 3))
 
+    def maybe_mirrored(patch):
+        is_mirrored = tf.random.uniform((), seed=own_seed) < 0.5
+        return tf.cond(is_mirrored, lambda: tf.reverse(patch, [1]), lambda: patch)
+
     dataset = tf.data.Dataset.from_tensor_slices(paths)
     dataset = dataset.shuffle(len(paths), seed=seed).repeat()
     dataset = dataset.shard(workers.size(), workers.rank())
     dataset = dataset.map(load, num_parallel_calls=threads)
     dataset = dataset.apply(tf.data.experimental.unbatch())
+    if flip:
+        dataset = dataset.map(maybe_mirrored)
     dataset = dataset.shuffle(MOST_PATCHES * batchsize, seed=own_seed)
     dataset = dataset.batch(batchsize, drop_remainder=True).prefetch(8)
     return tf.data.make_one_shot_iterator(dataset).get_next()
 
 
 MOST_PATCHES = 16
+
+
+def read_whole(path):
+    """A training or validation image, float32 (H, W, 3) in [0, 1].
+
+    Raises:
+      InputError: it cannot be read, or has values outside of [0, 1].
+    """
+    image = _open_image_array(path) if path.endswith(".npy") else read_image(path)
+    return _as_float(image, path)
 
 
 def _read_patches(path, patchsize, places):
@@ -97,11 +114,16 @@ def _read_patches(path, patchsize, places):
             for top, left in corners[: max(number, 1)]
         ]
     )
-    if patches.dtype == np.uint8:
-        return patches / np.float32(255)
-    if not (patches.min() >= 0 and patches.max() <= 1):  # so that NaN fails too
+    return _as_float(patches, path)
+
+
+def _as_float(samples, path):
+    """uint8 scaled to [0, 1], or float32 that is there already, as an array in memory."""
+    if samples.dtype == np.uint8:
+        return samples / np.float32(255)
+    if not (samples.min() >= 0 and samples.max() <= 1):  # so that NaN fails too
         raise InputError("{}: has values outside of [0, 1], or NaN".format(path))
-    return patches
+    return np.array(samples)
 
 
 def _size(path):

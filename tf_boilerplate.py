@@ -20,6 +20,8 @@ import workers
 from coding import container, digests, files
 from hyperprior import Mbt2018BB
 from quiet_tf import tf
+from training.validation import Validation
+from training.validation import line as validation_line
 from utils import InputError
 
 # --- Training --------------------------------------------------------------------------------
@@ -33,8 +35,9 @@ def train(script, training_graph, args):
     Args:
       script: name of the model, with which its run name begins.
       training_graph: `training_graph(x, num_filters, lmbda)` makes variables and loss for patches
-        x; it returns loss, metrics (as `hyperprior.Mbt2018.rate_distortion`), and a Keras layer
-        with an auxiliary loss and updates of its own, or None.
+        x; it returns loss, metrics (as `hyperprior.Mbt2018.rate_distortion`), a Keras layer with
+        an auxiliary loss and updates of its own, or None, and what `validation.Validation` takes
+        as `transmitted`.
       args: the command line.
 
     Raises:
@@ -45,13 +48,15 @@ def train(script, training_graph, args):
     paths = patches.find_images(args.train_glob, args.patchsize)
     config = cores_config(batch_parts(args.batchsize))
     checkpoint = utils.newest_checkpoint(folder) if workers.first() else None
-    step = utils.read_checkpoint(checkpoint)[1] if checkpoint else 0
+    start = utils.read_checkpoint(checkpoint)[1] if checkpoint else 0
     # So that training which goes on sees other patches and noise than it has seen.
-    seed = args.seed + workers.of_first(step, config)
+    seed = args.seed + workers.of_first(start, config)
 
-    x = patches.batches(paths, args.batchsize, args.patchsize, args.preprocess_threads, seed)
+    x = patches.batches(
+        paths, args.batchsize, args.patchsize, args.preprocess_threads, seed, args.flip
+    )
     tf.set_random_seed(workers.own_seed(seed))  # not of the batches: they know what is shared
-    loss, metrics, auxiliary = training_graph(x, args.num_filters, args.lmbda)
+    loss, metrics, auxiliary, transmitted = training_graph(x, args.num_filters, args.lmbda)
     x_tilde = metrics.pop("x_tilde")
     metrics["psnr"] = utils.psnr(metrics["mse"])
     shown = {
@@ -61,14 +66,15 @@ def train(script, training_graph, args):
 
     step = tf.train.create_global_step()
     # The model's optimiser first, the auxiliary one second: so their variables are numbered.
-    train_op = [workers.minimize(tf.train.AdamOptimizer(args.learning_rate), loss, step)]
+    optimizer = tf.train.AdamOptimizer(learning_rate(step, args))
+    train_op = [workers.minimize(optimizer, loss, step)]
     if auxiliary is not None:
         train_op.append(workers.minimize(tf.train.AdamOptimizer(1e-3), auxiliary.losses[0]))
         train_op.extend(auxiliary.updates)
     with tf.control_dependencies(train_op):
         done_op = tf.identity(step)
     saved = tf.global_variables()
-    init_fn = None
+    init_fn = validation = None
     # Before the saver, which would keep the NaN. The average is one for all workers at once.
     hooks = [tf.train.NanTensorHook(shown["rd_loss"])]
     if workers.first():
@@ -77,7 +83,17 @@ def train(script, training_graph, args):
             # The state file may hold the paths of another machine.
             tf.train.update_checkpoint_state(folder, checkpoint)
         init_fn = warm_start(args.init_from, saved)
-        record_settings(folder, args)
+        if args.val_glob:
+            validation = Validation(
+                transmitted,
+                args.val_glob,
+                args.lmbda,
+                folder,
+                saved,
+                args.val_secs,
+                args.logdir and os.path.join(args.logdir, runname),
+            )
+        record_settings(folder, args, start)
         hooks.append(
             tf.train.CheckpointSaverHook(
                 folder,
@@ -87,6 +103,7 @@ def train(script, training_graph, args):
         )
         if args.logdir:
             hooks.append(summary_hook(x, x_tilde, shown, runname, args))
+    figures = "loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.2f}"
     try:
         with utils.stop_signals() as stop, tf.train.MonitoredTrainingSession(
             checkpoint_dir=folder if workers.first() else None,
@@ -100,16 +117,26 @@ def train(script, training_graph, args):
             start = session.run_step_fn(lambda step_context: step_context.session.run(step))
             line = "{}: steps {} to {}, {} images"
             print(line.format(folder, start, max(start, args.last_step), len(paths)), flush=True)
-            done = start
+            done, values = start, None
             with utils.Progress(args.last_step, start) as progress:
+
+                def validate():
+                    means = session.run_step_fn(
+                        lambda step_context: validation.run(step_context.session, done)
+                    )
+                    progress.write(validation_line(done, means))
+
+                if validation and start < args.last_step:
+                    validate()
                 while done < args.last_step and not session.should_stop():
                     # In each step: other workers may wait for these metrics, to show them.
                     done, values = session.run([done_op, shown])
                     if progress.due():
-                        text = "loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.2f}".format(**values)
-                        progress.show(done, text)
+                        progress.show(done, figures.format(**values))
                     else:
                         progress.advance(done)
+                    if validation and (validation.due() or done >= args.last_step):
+                        validate()
     except tf.train.NanLossDuringTrainingError:
         raise InputError(
             "{}: the loss became NaN, and this step was not saved; try a lower --learning_rate, "
@@ -119,9 +146,19 @@ def train(script, training_graph, args):
         if "no image can be read" in str(error):
             raise InputError("--train_glob: none of the images can be decoded")
         raise
-    print("{}: saved at step {}".format(folder, done))
+    last = ", " + figures.format(**values) if values else ""
+    print("{}: saved at step {}{}".format(folder, done, last))
     if stop or done < args.last_step:
         raise KeyboardInterrupt
+
+
+def learning_rate(step, args):
+    """Half a cosine, from --learning_rate to --lr_final times as much at the last step."""
+    if args.lr_final == 1:
+        return args.learning_rate
+    done = tf.cast(step, tf.float32) / max(args.last_step, 1)
+    cosine = 0.5 * (1 + tf.math.cos(np.pi * tf.math.minimum(done, 1)))
+    return args.learning_rate * (args.lr_final + (1 - args.lr_final) * cosine)
 
 
 def summary_hook(x, x_tilde, metrics, runname, args):
@@ -166,14 +203,31 @@ def batch_parts(batchsize):
     return max(n for n in range(1, utils.cores() + 1) if batchsize % n == 0)
 
 
-def record_settings(folder, args):
-    """Leaves args.json in the run folder and appends the same to record.txt."""
-    settings = {**vars(args), "workers": workers.size()}
+def record_settings(folder, args, start):
+    """Leaves args.json in the run folder and appends the same to record.txt.
+
+    A new run that starts from another one's weights (`--init_from`) begins with a copy of its
+    record, so that a record holds all steps that a model has seen.
+
+    Args:
+      start: the step from which training goes on.
+    """
+    settings = {**vars(args), "workers": workers.size(), "start_step": start}
+    path = os.path.join(folder, "record.txt")
+    history = ""
+    if args.init_from and not os.path.exists(path):
+        settings["init_from_step"] = utils.read_checkpoint(utils.newest_checkpoint(args.init_from))[
+            1
+        ]
+        with contextlib.suppress(FileNotFoundError), open(
+            os.path.join(args.init_from, "record.txt")
+        ) as file:
+            history = file.read()
     settings = json.dumps(settings, indent=4, sort_keys=True)
     with utils.atomic_write(os.path.join(folder, "args.json")) as file:
         file.write(settings.encode())
-    with open(os.path.join(folder, "record.txt"), "a") as file:
-        file.write("{}\n{}\n\n".format(time.strftime("%Y-%m-%d %H:%M:%S"), settings))
+    with open(path, "a") as file:
+        file.write("{}{}\n{}\n\n".format(history, time.strftime("%Y-%m-%d %H:%M:%S"), settings))
 
 
 def check_resumable(checkpoint, variables):
@@ -765,8 +819,12 @@ def _add_train(commands):
             "patchsize": (256, "pixels of a patch's side"),
             "last_step": (1000000, "number of steps", 0),
             "learning_rate": (1e-4, "of Adam"),
+            "lr_final": (1.0, "fraction of it at the last step, after a cosine decay; 1: none"),
+            "flip": (False, "mirror half of the patches left to right"),
             "init_from": ("", "run folder whose weights a new run starts from, where they fit"),
             "seed": (0, "of the patches, the noise and the initial weights", 0),
+            "val_glob": ("", "images to validate on, whole, with latents rounded; '' for none"),
+            "val_secs": (300, "seconds between validations", 0),
             "preprocess_threads": (16, "threads that read images"),
             "logdir": ("./tensorboard", "folder for TensorBoard; '' for none"),
             "save_summary_secs": (60, "seconds between TensorBoard summaries", 0),

@@ -1,0 +1,1 @@
+"""Training of the two models: validation and the recipe of the models in `checkpoints/`."""

@@ -1,0 +1,142 @@
+"""Validation during training: whole images, with latents rounded as they are transmitted."""
+
+import collections
+import csv
+import glob
+import hashlib
+import os
+import time
+
+import numpy as np
+
+import patches
+import utils
+from quiet_tf import tf
+from utils import InputError
+
+LOG = "validation.csv"  # in the run folder
+FIELDS = ("step", "images", "rd_loss", "bpp", "mse", "psnr")
+BEST = "best.ckpt"  # prefix of the checkpoint with the lowest validation loss so far
+BEST_STATE = "best_checkpoint"  # what `checkpoint` is for the newest one
+
+
+class Validation:
+    """Measures a model on fixed images every so often, and keeps the best checkpoint.
+
+    Each measurement appends a line to `validation.csv` in the run folder, so that the curve of a
+    training that was interrupted is whole. A new run with other images starts a curve of its own
+    in the same file: the column `images` is a digest of their samples.
+
+    Args:
+      transmitted: `transmitted(x)` returns a model and its latents for images x (N, H, W, 3) in
+        [0, 1], rounded as they are transmitted.
+      pattern: glob pattern of the images.
+      lmbda: λ of the loss.
+      folder: run folder.
+      saved: variables that a checkpoint holds.
+      secs: seconds between measurements.
+      logdir: folder of a TensorBoard log that gets the measurements too; '' for none.
+
+    Raises:
+      InputError: no image matches, or one cannot be read.
+    """
+
+    def __init__(self, transmitted, pattern, lmbda, folder, saved, secs, logdir):
+        paths = sorted(glob.glob(pattern, recursive=True))
+        if not paths:
+            raise InputError("--val_glob: no file matches {!r}".format(pattern))
+        self._images = [patches.read_whole(path) for path in paths]
+        digest = hashlib.sha256()
+        for image in self._images:
+            digest.update(image.tobytes())
+        self._digest = digest.hexdigest()[:12]
+        self._graphs = {
+            shape: _measurement(transmitted, shape, lmbda)
+            for shape in {image.shape for image in self._images}
+        }
+        self._folder, self._secs = folder, secs
+        self._saver = tf.train.Saver(saved, max_to_keep=1, save_relative_paths=True)
+        self._best = min(
+            (row["rd_loss"] for row in read_log(folder) if row["images"] == self._digest),
+            default=np.inf,
+        )
+        if not glob.glob(os.path.join(glob.escape(folder), BEST + "-*.index")):
+            self._best = np.inf
+        self._tensorboard = tf.summary.FileWriter(logdir) if logdir else None
+        self._measured = time.time()
+
+    def due(self):
+        """Whether it is time to measure."""
+        return time.time() - self._measured >= self._secs
+
+    def run(self, session, step):
+        """Measures the model at `step`.
+
+        Args:
+          session: a `tf.Session` without hooks, as they would count this as a step of training.
+          step: number of the step, for the records.
+
+        Returns:
+          dict of means over the images: `rd_loss` (λ · MSE + bpp), `bpp`, `mse` and `psnr` (of
+          reconstructions in 8 bits).
+        """
+        sums = collections.Counter()
+        for image in self._images:
+            x, metrics = self._graphs[image.shape]
+            sums.update(session.run(metrics, {x: image[None]}))
+        means = {key: float(value) / len(self._images) for key, value in sums.items()}
+        path = os.path.join(self._folder, LOG)
+        is_new = not os.path.exists(path)
+        with open(path, "a", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            if is_new:
+                writer.writeheader()
+            values = {key: "{:.6g}".format(value) for key, value in means.items()}
+            writer.writerow({"step": step, "images": self._digest, **values})
+        if self._tensorboard:
+            tags = {"validation/" + key: value for key, value in means.items()}
+            values = [tf.Summary.Value(tag=tag, simple_value=v) for tag, v in tags.items()]
+            self._tensorboard.add_summary(tf.Summary(value=values), step)
+            self._tensorboard.flush()
+        if means["rd_loss"] < self._best:
+            self._best = means["rd_loss"]
+            self._saver.save(
+                session,
+                os.path.join(self._folder, BEST),
+                step,
+                latest_filename=BEST_STATE,
+                write_meta_graph=False,
+            )
+        self._measured = time.time()
+        return means
+
+
+def _measurement(transmitted, shape, lmbda):
+    """Placeholder (1, H, W, 3) for an image of a shape, and scalar metrics by name."""
+    x = tf.placeholder(tf.float32, (1, *shape))
+    model, latents = transmitted(x)
+    bpp = model.rates(shape[0] * shape[1], **latents)["bpp"]
+    metrics = utils.quality(x, model.synthesis(latents["y"], shape[:2]))
+    metrics.update(bpp=bpp, rd_loss=lmbda * metrics["mse"] + bpp)
+    return x, {key: value[0] for key, value in metrics.items()}
+
+
+def read_log(folder):
+    """The measurements in a run folder, a list of dicts of `FIELDS`; none where it has none."""
+    try:
+        with open(os.path.join(folder, LOG), newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    numbers = set(FIELDS) - {"images"}
+    return [
+        {key: float(value) if key in numbers else value for key, value in row.items()}
+        for row in rows
+    ]
+
+
+def line(step, means):
+    """What a measurement says in one line."""
+    return "validation at step {}: loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.3f}".format(
+        step, **means
+    )
