@@ -1,5 +1,6 @@
 """Training: what it leaves behind, how it goes on, and what it makes of bad input."""
 
+import argparse
 import glob
 import json
 import os
@@ -16,6 +17,7 @@ from conftest import (
     GOLDEN,
     ROOT,
     checkpoint_values,
+    compress,
     needs_golden,
     train_argv,
 )
@@ -28,6 +30,8 @@ import patches
 import tf_boilerplate
 import utils
 from quiet_tf import tf
+from tools import recipe
+from training import validation
 from utils import InputError
 
 MODELS = {"mbt2018": mbt2018, "mbt2018_bb": mbt2018_bb}
@@ -299,3 +303,126 @@ def test_parts_of_a_batch_are_the_whole(monkeypatch):
         assert parts == ([6] if cores == 1 else [2, 2, 2])
     for whole, joined in zip(*results):
         np.testing.assert_allclose(joined, whole, rtol=1e-6)
+
+
+def test_the_learning_rate_falls_along_a_cosine():
+    args = argparse.Namespace(learning_rate=2e-3, lr_final=0.1, last_step=100)
+    with tf.Session() as session:
+        values = session.run([tf_boilerplate.learning_rate(step, args) for step in (0, 50, 100)])
+    np.testing.assert_allclose(values, [2e-3, 1.1e-3, 2e-4], rtol=1e-6)
+    args.lr_final = 1.0
+    assert tf_boilerplate.learning_rate(7, args) == 2e-3
+
+
+def test_the_learning_rate_reaches_the_weights(photos, tmp_path):
+    """Adam's first step moves each weight by the learning rate, its last by next to nothing."""
+    flags = ["--learning_rate", 1e-3, "--lr_final", 1e-4]
+    name = "synthesis_transform/layer_3/bias"
+    start = checkpoint_values(train("mbt2018", photos, tmp_path, "--last_step", 0, *flags))
+    folder = train("mbt2018", photos, tmp_path, "--last_step", 1, *flags)
+    moved = np.abs(checkpoint_values(folder)[name] - start[name])
+    np.testing.assert_allclose(moved, 1e-3, rtol=1e-2)
+    # Resumed for step 60 of 60, whose rate is 1e-3 (1e-4 + ½ (1 + cos(59/60 π))) = 7.8e-7.
+    train("mbt2018", photos, tmp_path, "--last_step", 59, *flags)
+    before = checkpoint_values(folder)[name]
+    train("mbt2018", photos, tmp_path, "--last_step", 60, *flags)
+    moved = np.abs(checkpoint_values(folder)[name] - before)
+    assert 0 < moved.max() < 5e-6
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_patches_are_mirrored_if_asked(flip, tmp_path):
+    rng = np.random.RandomState(0)
+    image = rng.uniform(size=(20, 24, 3)).astype(np.float32)
+    np.save(str(tmp_path / "a.npy"), image)
+    with tf.Graph().as_default(), tf.Session() as session:
+        batch = session.run(patches.batches([str(tmp_path / "a.npy")], 32, 16, 1, 1, flip))
+    mirrored = 0
+    for patch in batch:
+        windows = [image[i : i + 16, j : j + 16] for i in range(5) for j in range(9)]
+        straight = any((window == patch).all() for window in windows)
+        assert straight or any((window[:, ::-1] == patch).all() for window in windows)
+        mirrored += not straight
+    assert 8 <= mirrored <= 24 if flip else mirrored == 0
+
+
+@pytest.mark.parametrize("model,script", [("mbt2018", "mbt2018"), ("mbt2018_bb", "bb_plain")])
+def test_validation_is_what_the_scripts_measure(model, script, photos, tmp_path, capsys):
+    logs = tmp_path / "logs"
+    flags = ["--last_step", 30, "--learning_rate", 3e-3, "--val_secs", 0]
+    flags += ["--val_glob", photos / "[01].png", "--logdir", logs]
+    folder = train(model, photos, tmp_path, *flags)
+    rows = validation.read_log(folder)
+    assert [row["step"] for row in rows] == list(range(31))
+    assert "validation at step 30: loss=" in capsys.readouterr().out
+    means = []
+    for name in ("0.png", "1.png"):
+        run = os.path.basename(folder)
+        results = tmp_path / name
+        means.append(compress(script, run, photos / name, results, checkpoint_dir=str(tmp_path)))
+    for ours, theirs, tolerance in (("psnr", "psnr", 1e-3), ("bpp", "est_bpp", 1e-3)):
+        mean = np.mean([result[theirs] for result in means])
+        if model == "mbt2018_bb" and ours == "bpp":
+            tolerance = 0.1  # one sample of z
+        assert rows[-1][ours] == pytest.approx(mean, rel=tolerance)
+    for row in rows:
+        assert row["rd_loss"] == pytest.approx(0.01 * row["mse"] + row["bpp"], rel=1e-4)
+    # The best one is kept under a name of its own, and the newest is still the newest.
+    best = min(rows, key=lambda row: row["rd_loss"])["step"]
+    kept = glob.glob(os.path.join(folder, "best.ckpt-*.index"))
+    assert [os.path.basename(path) for path in kept] == ["best.ckpt-{:g}.index".format(best)]
+    assert tf.train.load_checkpoint(kept[0][: -len(".index")]).get_tensor("global_step") == best
+    assert checkpoint_values(folder)["global_step"] == 30
+    (path,) = glob.glob(str(logs / os.path.basename(folder) / "events*"))
+    tags = {value.tag for event in tf.train.summary_iterator(path) for value in event.summary.value}
+    assert {"validation/rd_loss", "validation/bpp", "validation/psnr"} <= tags
+
+
+def test_a_resumed_training_continues_its_validation(photos, tmp_path):
+    flags = ["--val_glob", photos / "0.png", "--learning_rate", 3e-3]
+    train("mbt2018", photos, tmp_path, "--last_step", 5, *flags)
+    folder = train("mbt2018", photos, tmp_path, "--last_step", 9, *flags)
+    rows = validation.read_log(folder)
+    assert [row["step"] for row in rows] == [0, 5, 5, 9]
+    assert rows[1]["rd_loss"] == pytest.approx(rows[2]["rd_loss"], rel=1e-4)
+    assert len({row["images"] for row in rows}) == 1
+
+
+def test_validation_images_that_cannot_be_used(photos, tmp_path, capsys):
+    line = fails(capsys, photos, tmp_path, "--last_step", 1, "--val_glob", "/nothing/*.png")
+    assert "--val_glob" in line and "/nothing/*.png" in line
+    (tmp_path / "text.png").write_text("not an image")
+    line = fails(capsys, photos, tmp_path, "--last_step", 1, "--val_glob", tmp_path / "text.png")
+    assert "text.png: not a readable image" in line
+
+
+def test_the_record_of_a_start_from_another_model(photos, tmp_path, capsys):
+    source = train("mbt2018", photos, tmp_path / "a", "--last_step", 2)
+    assert "saved at step 2, loss=" in capsys.readouterr().out
+    folder = train("mbt2018_bb", photos, tmp_path / "b", "--last_step", 3, "--init_from", source)
+    with open(os.path.join(folder, "record.txt")) as file:
+        record = file.read()
+    assert [step for step in (2, 3) if '"last_step": {}'.format(step) in record] == [2, 3]
+    assert '"init_from_step": 2' in record and '"start_step": 0' in record
+
+
+def test_a_recipe_resumes_after_a_kill(photos, tmp_path):
+    """Killed twice without warning, it ends with all models at the steps of one that was not."""
+    argv = ["--train_glob", str(photos / "*"), "--checkpoint_dir", str(tmp_path / "runs")]
+    argv += ["--output", str(tmp_path / "out"), "--scale", "0.001", "--num_filters", "4"]
+    argv += ["--patchsize", "64", "--batchsize", "2", "--save_checkpoint_secs", "1"]
+    command = [sys.executable, os.path.join(ROOT, "tools", "recipe.py"), *argv]
+    for stage in ("trunk", "mbt2018-0.0025"):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+            deadline = time.time() + 120
+            while not glob.glob(str(tmp_path / "runs" / stage / "*" / "model.ckpt*.index")):
+                assert time.time() < deadline and process.poll() is None
+                time.sleep(0.1)
+            process.kill()
+    recipe.main(argv)
+    for stage in recipe.STAGES:
+        (folder,) = glob.glob(str(tmp_path / "runs" / stage.name / "*"))
+        assert checkpoint_values(folder)["global_step"] == round(0.001 * stage.steps)
+    outputs = glob.glob(str(tmp_path / "out" / "*"))
+    assert len(outputs) == len(recipe.STAGES) - 1
+    assert all(checkpoint_values(folder)["global_step"] == 15 for folder in outputs)

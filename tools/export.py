@@ -20,7 +20,7 @@ from quiet_tf import tf  # noqa: E402
 
 
 def main(source, target):
-    """Writes the newest checkpoint of `source`, args.json and record.txt to `target`."""
+    """Writes the newest checkpoint of `source`, its settings and records to `target`."""
     checkpoint = utils.newest_checkpoint(source)
     if checkpoint is None:
         raise utils.InputError("{}: no checkpoint there".format(source))
@@ -37,8 +37,9 @@ def main(source, target):
         tf.train.Saver(variables, save_relative_paths=True).save(
             session, os.path.join(target, os.path.basename(checkpoint)), write_meta_graph=False
         )
-    for name in ("args.json", "record.txt"):
-        shutil.copy(os.path.join(source, name), target)
+    for name in ("args.json", "record.txt", "validation.csv"):
+        if os.path.exists(os.path.join(source, name)):
+            shutil.copy(os.path.join(source, name), target)
 
 
 if __name__ == "__main__":

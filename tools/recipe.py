@@ -1,0 +1,139 @@
+"""Trains the models of `checkpoints/`, or resumes whatever of that is missing.
+
+    python tools/recipe.py --train_glob 'photos/*' --output mine
+
+One model is trained at a constant learning rate (the trunk). Every shipped model, base and
+bits-back alike, continues from its weights for the same number of steps at its own λ, while the
+learning rate falls to nothing. So all have seen the same number of steps, and differ in nothing
+else. Run folders with optimiser states are kept in --checkpoint_dir; the finished models are
+copied to --output without them. After an interruption of any kind the same command resumes.
+"""
+
+import argparse
+import collections
+import importlib
+import os
+import shutil
+
+import tf_boilerplate
+import utils
+from quiet_tf import tf
+from tools import export
+from utils import InputError
+
+Stage = collections.namedtuple("Stage", "name script lmbda steps learning_rate lr_final source")
+Stage.__doc__ = """One run of a training script.
+
+name: of its folder in --checkpoint_dir, which holds the run folder.
+steps: at --scale 1, counted from 0.
+learning_rate, lr_final: as the flags of the same names.
+source: name of the stage whose weights it starts from, or None.
+"""
+
+LAMBDAS = (0.0005, 0.001, 0.0015, 0.0025)
+
+STAGES = (
+    Stage("trunk", "mbt2018", 0.0025, 60000, 1e-3, 1.0, None),
+    *(
+        Stage("{}-{:g}".format(script, lmbda), script, lmbda, 15000, 1e-3, 0.01, "trunk")
+        for lmbda in reversed(LAMBDAS)
+        for script in ("mbt2018", "mbt2018_bb")
+    ),
+)
+
+
+def run_folder(args, stage):
+    """Where a stage trains."""
+    name = utils.run_name(stage.script, args.num_filters, -1, stage.lmbda)
+    return os.path.join(args.checkpoint_dir, stage.name, name)
+
+
+def steps(args, stage):
+    """Last step of a stage."""
+    return max(1, round(args.scale * stage.steps))
+
+
+def steps_done(args, stage):
+    """Steps that a stage's newest checkpoint has seen."""
+    checkpoint = utils.newest_checkpoint(run_folder(args, stage))
+    return utils.read_checkpoint(checkpoint)[1] if checkpoint else 0
+
+
+def train(args, stage):
+    """Runs a stage, or resumes it."""
+    flags = {
+        "train_glob": args.train_glob,
+        "batchsize": args.batchsize,
+        "patchsize": args.patchsize,
+        "lambda": stage.lmbda,
+        "last_step": steps(args, stage),
+        "learning_rate": stage.learning_rate,
+        "lr_final": stage.lr_final,
+        "save_checkpoint_secs": args.save_checkpoint_secs,
+        "logdir": args.logdir,
+    }
+    if stage.source:
+        (source,) = (other for other in STAGES if other.name == stage.source)
+        flags["init_from"] = run_folder(args, source)
+    if args.val_glob:
+        flags.update(val_glob=args.val_glob, val_secs=args.val_secs)
+    argv = [
+        *("--num_filters", str(args.num_filters)),
+        *("--checkpoint_dir", os.path.join(args.checkpoint_dir, stage.name)),
+        *("train", "--flip"),
+        *(text for name, value in flags.items() for text in ("--" + name, str(value))),
+    ]
+    # In this process, so that no training goes on where the recipe was killed.
+    with tf.Graph().as_default():
+        graph = importlib.import_module(stage.script).training_graph
+        tf_boilerplate.main(None, graph, argv)
+
+
+def main(argv=None):
+    """Runs the stages in their order."""
+    parser = argparse.ArgumentParser(
+        prog="python tools/recipe.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--train_glob", required=True, help="training images, as for the training scripts")
+    add("--output", default="", help="folder that gets the finished models; default: none")
+    add("--checkpoint_dir", default="runs", help="folder of the stages (runs)")
+    add("--scale", type=float, default=1.0, help="multiplies the number of steps of each stage (1)")
+    add("--num_filters", type=int, default=64, help="(64)")
+    add("--batchsize", type=int, default=8, help="(8)")
+    add("--patchsize", type=int, default=128, help="(128)")
+    add("--val_glob", default="", help="validation images, as for the training scripts")
+    add("--val_secs", type=int, default=300, help="seconds between validations (300)")
+    add("--save_checkpoint_secs", type=int, default=300, help="seconds between checkpoints (300)")
+    add("--logdir", default="", help="folder for TensorBoard; default: none")
+    add("--dry_run", action="store_true", help="say what there is to do, and stop")
+    args = parser.parse_args(argv)
+    with utils.command("recipe"):
+        if args.scale <= 0:
+            raise InputError("--scale: {} is not above 0".format(args.scale))
+        for stage in STAGES:
+            figures = stage.name, steps_done(args, stage), steps(args, stage)
+            print("{}: {} of {} steps".format(*figures), flush=True)
+        if args.dry_run:
+            return
+        for stage in STAGES:
+            if steps_done(args, stage) < steps(args, stage):
+                train(args, stage)
+            if args.output and stage.source:
+                publish(run_folder(args, stage), args.output)
+
+
+def publish(folder, output):
+    """Copies a finished run to the folder `output`, in place of an older copy."""
+    target = os.path.join(output, os.path.basename(folder))
+    temporary = os.path.join(output, ".part-" + os.path.basename(folder))
+    shutil.rmtree(temporary, ignore_errors=True)
+    export.main(folder, temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(temporary, target)
+
+
+if __name__ == "__main__":
+    main()
