@@ -360,11 +360,10 @@ def test_validation_is_what_the_scripts_measure(model, script, photos, tmp_path,
         run = os.path.basename(folder)
         results = tmp_path / name
         means.append(compress(script, run, photos / name, results, checkpoint_dir=str(tmp_path)))
-    for ours, theirs, tolerance in (("psnr", "psnr", 1e-3), ("bpp", "est_bpp", 1e-3)):
-        mean = np.mean([result[theirs] for result in means])
-        if model == "mbt2018_bb" and ours == "bpp":
-            tolerance = 0.1  # one sample of z
-        assert rows[-1][ours] == pytest.approx(mean, rel=tolerance)
+    assert rows[-1]["psnr"] == pytest.approx(np.mean([m["psnr"] for m in means]), rel=1e-3)
+    # That of bits-back is of other samples of z, of which there are only 16.
+    tolerance = 1e-4 if model == "mbt2018" else 0.03
+    assert rows[-1]["bpp"] == pytest.approx(np.mean([m["est_bpp"] for m in means]), abs=tolerance)
     for row in rows:
         assert row["rd_loss"] == pytest.approx(0.01 * row["mse"] + row["bpp"], rel=1e-4)
     # The best one is kept under a name of its own, and the newest is still the newest.
@@ -408,21 +407,26 @@ def test_the_record_of_a_start_from_another_model(photos, tmp_path, capsys):
 
 def test_a_recipe_resumes_after_a_kill(photos, tmp_path):
     """Killed twice without warning, it ends with all models at the steps of one that was not."""
+    stages = ("trunk", "mbt2018-0.001", "mbt2018_bb-0.001")
     argv = ["--train_glob", str(photos / "*"), "--checkpoint_dir", str(tmp_path / "runs")]
-    argv += ["--output", str(tmp_path / "out"), "--scale", "0.001", "--num_filters", "4"]
-    argv += ["--patchsize", "64", "--batchsize", "2", "--save_checkpoint_secs", "1"]
+    argv += ["--output", str(tmp_path / "out"), "--scale", "0.0005", "--num_filters", "4"]
+    argv += ["--patchsize", "32", "--batchsize", "2", "--save_checkpoint_secs", "0"]
+    argv += ["--only", *stages]
     command = [sys.executable, os.path.join(ROOT, "tools", "recipe.py"), *argv]
-    for stage in ("trunk", "mbt2018-0.0025"):
+    for stage in stages[:2]:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-            deadline = time.time() + 120
-            while not glob.glob(str(tmp_path / "runs" / stage / "*" / "model.ckpt*.index")):
-                assert time.time() < deadline and process.poll() is None
-                time.sleep(0.1)
+            while not glob.glob(str(tmp_path / "runs" / stage / "*" / "model.ckpt-[1-9]*.index")):
+                assert process.poll() is None
+                time.sleep(0.05)
             process.kill()
     recipe.main(argv)
-    for stage in recipe.STAGES:
-        (folder,) = glob.glob(str(tmp_path / "runs" / stage.name / "*"))
-        assert checkpoint_values(folder)["global_step"] == round(0.001 * stage.steps)
-    outputs = glob.glob(str(tmp_path / "out" / "*"))
-    assert len(outputs) == len(recipe.STAGES) - 1
-    assert all(checkpoint_values(folder)["global_step"] == 15 for folder in outputs)
+    steps = {stage.name: round(0.0005 * stage.steps) for stage in recipe.STAGES}
+    for stage in stages:
+        (folder,) = glob.glob(str(tmp_path / "runs" / stage / "*"))
+        assert checkpoint_values(folder)["global_step"] == steps[stage]
+    outputs = sorted(glob.glob(str(tmp_path / "out" / "*")))
+    assert [os.path.basename(path) for path in outputs] == [
+        "mbt2018-num_filters=4-lmbda=0.001",
+        "mbt2018_bb-num_filters=4-lmbda=0.001",
+    ]
+    assert not any("Adam" in name for path in outputs for name in checkpoint_values(path))

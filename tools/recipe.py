@@ -101,6 +101,15 @@ def main(argv=None):
     add("--output", default="", help="folder that gets the finished models; default: none")
     add("--checkpoint_dir", default="runs", help="folder of the stages (runs)")
     add("--scale", type=float, default=1.0, help="multiplies the number of steps of each stage (1)")
+    names = [stage.name for stage in STAGES]
+    add(
+        "--only",
+        nargs="+",
+        default=names,
+        choices=names,
+        metavar="STAGE",
+        help="some of the stages",
+    )
     add("--num_filters", type=int, default=64, help="(64)")
     add("--batchsize", type=int, default=8, help="(8)")
     add("--patchsize", type=int, default=128, help="(128)")
@@ -113,12 +122,13 @@ def main(argv=None):
     with utils.command("recipe"):
         if args.scale <= 0:
             raise InputError("--scale: {} is not above 0".format(args.scale))
-        for stage in STAGES:
+        stages = [stage for stage in STAGES if stage.name in args.only]
+        for stage in stages:
             figures = stage.name, steps_done(args, stage), steps(args, stage)
             print("{}: {} of {} steps".format(*figures), flush=True)
         if args.dry_run:
             return
-        for stage in STAGES:
+        for stage in stages:
             if steps_done(args, stage) < steps(args, stage):
                 train(args, stage)
             if args.output and stage.source:

@@ -62,7 +62,7 @@ class Validation:
         )
         if not glob.glob(os.path.join(glob.escape(folder), BEST + "-*.index")):
             self._best = np.inf
-        self._tensorboard = tf.summary.FileWriter(logdir) if logdir else None
+        self._tensorboard = tf.summary.FileWriterCache.get(logdir) if logdir else None
         self._measured = time.time()
 
     def due(self):
