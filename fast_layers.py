@@ -14,6 +14,7 @@ Kernels are 5×5 but for `conv`. Tensors are float32, channels-last and of stati
 
 import numpy as np
 
+import patch_products
 from quiet_tf import tf
 
 TAPS = 5
@@ -32,12 +33,14 @@ def conv_down(x, kernel):
 
     @tf.custom_gradient
     def correlate(x, kernel):
+        y, kernel_gradient = _correlation(x, kernel, stride=2)
+
         def gradient(g):
             height, width = x.shape.as_list()[1:3]
             dx = _up(g, _transposed(kernel))[:, :height, :width]
-            return dx, _kernel_gradient(x, kernel, g, stride=2)
+            return dx, kernel_gradient(g)
 
-        return _correlated(x, kernel, stride=2), gradient
+        return y, gradient
 
     return correlate(x, kernel)
 
@@ -55,11 +58,13 @@ def conv(x, kernel):
 
     @tf.custom_gradient
     def correlate(x, kernel):
-        def gradient(g):
-            dx = _correlated(g, _transposed(flipped(kernel)), stride=1)
-            return dx, _kernel_gradient(x, kernel, g, stride=1)
+        y, kernel_gradient = _correlation(x, kernel, stride=1)
 
-        return _correlated(x, kernel, stride=1), gradient
+        def gradient(g):
+            dx, _ = _correlation(g, _transposed(flipped(kernel)), stride=1)
+            return dx, kernel_gradient(g)
+
+        return y, gradient
 
     return correlate(x, kernel)
 
@@ -81,9 +86,8 @@ def conv_up(x, kernel, winograd=False):
     @tf.custom_gradient
     def convolve(x, kernel):
         def gradient(g):
-            adjoint = _transposed(kernel)
-            dx = _correlated(g, adjoint, stride=2)
-            return dx, _transposed(_kernel_gradient(g, adjoint, x, stride=2))
+            dx, kernel_gradient = _correlation(g, _transposed(kernel), stride=2)
+            return dx, _transposed(kernel_gradient(x))
 
         return _up(x, kernel), gradient
 
@@ -119,15 +123,16 @@ def _folded(name, kernel, function):
     return result
 
 
-def _correlated(x, kernel, stride):
-    return tf.nn.conv2d(x, kernel, strides=stride, padding=_padding(kernel))
+def _correlation(x, kernel, stride):
+    """As `patch_products.correlation`, which is for kernels that are trained."""
+    if kernel.op.type != "Const":
+        return patch_products.correlation(x, kernel, stride)
 
+    def kernel_gradient(g):
+        shape, strides = kernel.shape.as_list(), (1, stride, stride, 1)
+        return tf.nn.conv2d_backprop_filter(x, shape, g, strides=strides, padding=_padding(kernel))
 
-def _kernel_gradient(x, kernel, g, stride):
-    """Of `_correlated`."""
-    shape = kernel.shape.as_list()
-    strides = (1, stride, stride, 1)
-    return tf.nn.conv2d_backprop_filter(x, shape, g, strides=strides, padding=_padding(kernel))
+    return tf.nn.conv2d(x, kernel, strides=stride, padding=_padding(kernel)), kernel_gradient
 
 
 def _padding(kernel):

@@ -9,6 +9,7 @@ from conftest import DEMO, DEMO_DIR
 
 import fast_layers
 import hyperprior
+import patch_products
 import pieces
 import sga
 import tf_boilerplate
@@ -26,6 +27,12 @@ def fresh_graph():
 
 def constant(*shape):
     return tf.constant(RNG.normal(0, 1, shape), tf.float32)
+
+
+def kernels(*shape):
+    """One that is a constant, and the same as one of training, which is not."""
+    kernel = constant(*shape)
+    return kernel, tf.identity(kernel)
 
 
 def with_gradients(y, *inputs):
@@ -52,20 +59,35 @@ def plain_up(x, kernel):
 @pytest.mark.parametrize("channels", [(3, 20), (20, 3), (17, 18)])
 def test_convolutions(size, channels):
     """With gradients of inputs and of weights."""
-    x, kernel = constant(2, *size, channels[0]), constant(5, 5, *channels)
-    ours = with_gradients(fast_layers.conv_up(x, kernel), x, kernel)
-    assert_close(ours, with_gradients(plain_up(x, kernel), x, kernel), 2e-6)
-    ours = with_gradients(fast_layers.conv_down(x, kernel), x, kernel)
-    theirs = tf.nn.conv2d(x, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
-    assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
+    x = constant(2, *size, channels[0])
+    for kernel in kernels(5, 5, *channels):
+        ours = with_gradients(fast_layers.conv_up(x, kernel), x, kernel)
+        assert_close(ours, with_gradients(plain_up(x, kernel), x, kernel), 2e-6)
+        ours = with_gradients(fast_layers.conv_down(x, kernel), x, kernel)
+        theirs = tf.nn.conv2d(x, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
+        assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
 
 
 @pytest.mark.parametrize("support", [3, 5])
-def test_convolution_without_stride(support):
-    x, kernel = constant(2, 5, 8, 3), constant(support, support, 3, 7)
-    ours = with_gradients(fast_layers.conv(x, kernel), x, kernel)
-    theirs = tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
-    assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
+@pytest.mark.parametrize("channels", [3, 17])
+def test_convolution_without_stride(support, channels):
+    x = constant(2, 5, 8, channels)
+    for kernel in kernels(support, support, channels, 7):
+        ours = with_gradients(fast_layers.conv(x, kernel), x, kernel)
+        theirs = tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
+        assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
+
+
+@pytest.mark.parametrize("limit", [1, 10000])
+def test_patches_of_a_few_images_at_a_time(limit, monkeypatch):
+    """One, and two or one of three: 20 places of 25 taps and 17 channels are 34 kB."""
+    monkeypatch.setattr(patch_products, "PATCHES_BYTES", 7 * limit)
+    x, kernel = constant(3, 7, 10, 17), tf.identity(constant(5, 5, 17, 6))
+    ours = with_gradients(fast_layers.conv_down(x, kernel), kernel)
+    theirs = tf.nn.conv2d(x, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
+    assert_close(ours, with_gradients(theirs, kernel), 2e-6)
+    operations = [op for op in tf.get_default_graph().get_operations() if op.type == "GatherV2"]
+    assert len(operations) == {1: 3, 10000: 2}[limit]
 
 
 @pytest.mark.parametrize("channels", [3, 20])
