@@ -14,6 +14,7 @@ import pieces
 import sga
 import tf_boilerplate
 import utils
+import winograd
 from quiet_tf import tf
 
 RNG = np.random.RandomState(0)
@@ -116,9 +117,29 @@ def test_winograd(size, monkeypatch):
     assert any(np.abs(a - b).max() > 0 for a, b in zip(ours, theirs)), "not Winograd's"
 
 
+@pytest.mark.parametrize("size", [(2, 4), (7, 6)])
+def test_winograd_in_training(size, monkeypatch):
+    """With gradients of inputs and of weights, which two convolutions share."""
+    monkeypatch.setattr(fast_layers, "TRAINED_CHANNELS", 8)
+    monkeypatch.setattr(fast_layers, "TRAINED_TILES", 1)
+    kernel = tf.identity(constant(5, 5, 24, 9))
+    small, large = constant(2, *size, 24), constant(2, 2 * size[0], 2 * size[1], 24)
+    ours, theirs = fast_layers.conv_up(small, kernel), plain_up(small, kernel)
+    ours, theirs = (with_gradients(y, small, kernel) for y in (ours, theirs))
+    assert_close(ours, theirs, 1e-5)
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(ours, theirs)), "not Winograd's"
+
+    halves = tf.split(large, 2)
+    ours = tf.concat([fast_layers.conv_down(half, kernel) for half in halves], 0)
+    theirs = tf.nn.conv2d(large, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
+    ours, theirs = (with_gradients(y, large, kernel) for y in (ours, theirs))
+    assert_close(ours, theirs, 1e-5)
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(ours, theirs)), "not Winograd's"
+
+
 @pytest.mark.parametrize("outputs", [2, 4])
 def test_toom_cook(outputs):
-    a, g, b = fast_layers.toom_cook((0, 1, -1, 2, -0.5), outputs)
+    a, g, b = winograd.toom_cook((0, 1, -1, 2, -0.5), outputs)
     d, taps = RNG.normal(0, 1, 6), RNG.normal(0, 1, 7 - outputs)
     np.testing.assert_allclose(a @ ((g @ taps) * (b @ d)), np.correlate(d, taps, "valid"))
 
@@ -177,10 +198,10 @@ def test_pieces_equal_the_whole(size, monkeypatch):
 # --- The plain graph -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("winograd", [False, True])
-def test_an_iteration_of_sga_equals_the_plain_one(winograd, monkeypatch):
+@pytest.mark.parametrize("with_winograd", [False, True])
+def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
     """With the same noise: relaxed loss and gradients, and Adam's steps from them."""
-    if winograd:
+    if with_winograd:
         allow_winograd(monkeypatch)
     # The same whichever tests ran before: Adam's bound below depends on the image.
     pixels = np.random.RandomState(0).randint(0, 256, (75, 53, 3)).astype(np.uint8)
