@@ -4,8 +4,8 @@
   interleaves (Shi et al. 2016, arXiv 1609.05158), one for even rows and one for odd: TensorFlow's
   `conv2d` comes closer to the speed of a matrix product than its `conv2d_transpose`. `conv_down`
   has that for its gradient.
-* The same with Winograd's minimal filtering (Lavin and Gray 2016, arXiv 1509.09308), where an error
-  of some 1e-6 of the largest output does not matter, because nothing is decoded with it.
+* The same with Winograd's minimal filtering (`winograd.py`), where an error of some 1e-6 of the
+  largest output does not matter: in training, and in losses, with which nothing is decoded.
 * `gdn`, with a gradient of few operations, in pieces that stay in a processor's cache.
 * `bias_add` and `mean_squared_error` without slow broadcasts.
 
@@ -14,7 +14,9 @@ Kernels are 5×5 but for `conv`. Tensors are float32, channels-last and of stati
 
 import numpy as np
 
+import patch_products
 from quiet_tf import tf
+from winograd import Tiles, constant_weights, number_of_tiles, trained_weights
 
 TAPS = 5
 
@@ -29,15 +31,22 @@ def conv_down(x, kernel):
     Returns:
       (N, ⌈H/2⌉, ⌈W/2⌉, M).
     """
+    batch, height, width, _ = x.shape.as_list()
+    channels, outputs = kernel.shape.as_list()[2:]
+    small = [batch, height // 2, width // 2, outputs]
+    if _is_trained(kernel) and not (height % 2 or width % 2) and _is_for_winograd(small, kernel):
+        weights = _winograd_weights(_transposed(kernel))
+        return Tiles(small, channels).down(x, weights)
 
     @tf.custom_gradient
     def correlate(x, kernel):
-        def gradient(g):
-            height, width = x.shape.as_list()[1:3]
-            dx = _up(g, _transposed(kernel))[:, :height, :width]
-            return dx, _kernel_gradient(x, kernel, g, stride=2)
+        y, kernel_gradient = _correlation(x, kernel, stride=2)
 
-        return _correlated(x, kernel, stride=2), gradient
+        def gradient(g):
+            dx = _up(g, _transposed(kernel))[:, :height, :width]
+            return dx, kernel_gradient(g)
+
+        return y, gradient
 
     return correlate(x, kernel)
 
@@ -55,11 +64,13 @@ def conv(x, kernel):
 
     @tf.custom_gradient
     def correlate(x, kernel):
-        def gradient(g):
-            dx = _correlated(g, _transposed(flipped(kernel)), stride=1)
-            return dx, _kernel_gradient(x, kernel, g, stride=1)
+        y, kernel_gradient = _correlation(x, kernel, stride=1)
 
-        return _correlated(x, kernel, stride=1), gradient
+        def gradient(g):
+            dx, _ = _correlation(g, _transposed(flipped(kernel)), stride=1)
+            return dx, kernel_gradient(g)
+
+        return y, gradient
 
     return correlate(x, kernel)
 
@@ -70,20 +81,21 @@ def conv_up(x, kernel, winograd=False):
     Args:
       x: (N, h, w, C).
       kernel: (5, 5, C, M).
-      winograd: whether speed matters more than the last bits; the kernel has to be a constant then.
+      winograd: whether speed matters more than the last bits, as it does in training anyway.
 
     Returns:
       (N, 2h, 2w, M).
     """
-    if winograd and _is_for_winograd(x, kernel):
-        return _Winograd(x.shape.as_list(), kernel).up(x)
+    shape = x.shape.as_list()
+    if (winograd or _is_trained(kernel)) and _is_for_winograd(shape, kernel):
+        tiles = Tiles(shape, kernel.shape.as_list()[3])
+        return tiles.up(x, _winograd_weights(kernel))
 
     @tf.custom_gradient
     def convolve(x, kernel):
         def gradient(g):
-            adjoint = _transposed(kernel)
-            dx = _correlated(g, adjoint, stride=2)
-            return dx, _transposed(_kernel_gradient(g, adjoint, x, stride=2))
+            dx, kernel_gradient = _correlation(g, _transposed(kernel), stride=2)
+            return dx, _transposed(kernel_gradient(x))
 
         return _up(x, kernel), gradient
 
@@ -105,29 +117,52 @@ def _library(kernel):
     return np if isinstance(kernel, np.ndarray) else tf
 
 
+def _is_trained(kernel):
+    return kernel.op.type != "Const"
+
+
 def _folded(name, kernel, function):
-    """`function(kernel)`; of a constant a constant, made in NumPy, once and outside of loops."""
-    if kernel.op.type != "Const":
-        return function(kernel)
-    cache = tf.get_collection_ref("folded constants")
+    """`function(kernel)`, once; of a constant a constant, made in NumPy and outside of loops."""
+    cache = tf.get_collection_ref("folded kernels")
     for key, of, result in cache:
         if key == name and of is kernel:
             return result
-    with tf.control_dependencies(None):
-        result = tf.nest.map_structure(tf.constant, function(tf.get_static_value(kernel)))
+    if _is_trained(kernel):
+        result = function(kernel)
+    else:
+        with tf.control_dependencies(None):
+            result = tf.constant(function(tf.get_static_value(kernel)))
     cache.append((name, kernel, result))
     return result
 
 
-def _correlated(x, kernel, stride):
-    return tf.nn.conv2d(x, kernel, strides=stride, padding=_padding(kernel))
+WINOGRAD_CHANNELS = 128  # with fewer there is too little to multiply for all that is moved,
+WINOGRAD_TILES = 128  # and with fewer of these too little for all the weights
+TRAINED_CHANNELS, TRAINED_TILES = 64, 16  # the kernel's gradient gains most
 
 
-def _kernel_gradient(x, kernel, g, stride):
-    """Of `_correlated`."""
-    shape = kernel.shape.as_list()
-    strides = (1, stride, stride, 1)
-    return tf.nn.conv2d_backprop_filter(x, shape, g, strides=strides, padding=_padding(kernel))
+def _is_for_winograd(shape, kernel):
+    """`shape`: of the smaller tensor of the two between which the kernel is."""
+    least = TRAINED_CHANNELS if _is_trained(kernel) else WINOGRAD_CHANNELS
+    tiles = TRAINED_TILES if _is_trained(kernel) else WINOGRAD_TILES
+    return min(kernel.shape.as_list()[2:]) >= least and number_of_tiles(shape) >= tiles
+
+
+def _winograd_weights(kernel):
+    weights = trained_weights if _is_trained(kernel) else constant_weights
+    return _folded("Winograd", kernel, weights)
+
+
+def _correlation(x, kernel, stride):
+    """As `patch_products.correlation`, which is for kernels that are trained."""
+    if _is_trained(kernel):
+        return patch_products.correlation(x, kernel, stride)
+
+    def kernel_gradient(g):
+        shape, strides = kernel.shape.as_list(), (1, stride, stride, 1)
+        return tf.nn.conv2d_backprop_filter(x, shape, g, strides=strides, padding=_padding(kernel))
+
+    return tf.nn.conv2d(x, kernel, strides=stride, padding=_padding(kernel)), kernel_gradient
 
 
 def _padding(kernel):
@@ -196,152 +231,6 @@ def bias_add(x, bias):
         return tf.nn.bias_add(x, bias)
     rows = tf.reshape(x, (-1, width * channels))
     return tf.reshape(tf.nn.bias_add(rows, tf.tile(bias, [width])), x.shape)
-
-
-# --- Winograd --------------------------------------------------------------------------------
-
-WINOGRAD_CHANNELS = 128  # with fewer there is too little to multiply for all that is moved,
-WINOGRAD_TILES = 128  # and with fewer of these too little for all the weights
-TILE, REACH = 4, 6  # samples that a tile makes of each phase, and those of x that they depend on
-POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and ∞: a fifth of the error of (0, ±1, ±2)
-
-
-def toom_cook(points, outputs):
-    """The matrices A, G, B of minimal filtering in one dimension.
-
-    A (Gg ⊙ Bd) is the correlation of d (n samples) with g (n - outputs + 1 taps), at `outputs`
-    places. n is the number of `points` and one, which is ∞ (Blahut 2010, "Fast Algorithms for
-    Signal Processing", section 5.2).
-    """
-    points = np.array(points)
-    n = len(points) + 1
-    a = np.zeros((outputs, n))
-    a[:, :-1] = points ** np.arange(outputs)[:, None]
-    a[-1, -1] = 1
-    g = np.zeros((n, n - outputs + 1))
-    b = np.zeros((n, n))
-    for i, point in enumerate(points):
-        others = np.delete(points, i)
-        g[i] = point ** np.arange(n - outputs + 1) / np.prod(point - others)
-        b[i, :-1] = np.poly(others)[::-1]
-    g[-1, -1] = 1
-    b[-1] = np.poly(points)[::-1]
-    return a, g, b
-
-
-def _is_for_winograd(x, kernel):
-    batch, height, width, _ = x.shape.as_list()
-    tiles = batch * -(-height // TILE) * -(-width // TILE)
-    return min(kernel.shape.as_list()[2:]) >= WINOGRAD_CHANNELS and tiles >= WINOGRAD_TILES
-
-
-class _Winograd:
-    """`conv_up` of tensors of one shape with one kernel, as 36 matrix products.
-
-    The four phases, their taps filled up with zeros to 3×3, are one correlation with 4 M outputs.
-    Rows of matrices are gathered into tiles and back, in steps of C or M numbers.
-    """
-
-    def __init__(self, shape, kernel):
-        self.shape = shape
-        batch, height, width, self.channels = shape
-        self.outputs = kernel.shape.as_list()[3]
-        down, across = -(-height // TILE), -(-width // TILE)
-        self.tiles = (batch, down, across)
-        self.a, self.b, self.weights = _winograd_constants(kernel)
-
-        n = np.arange(batch)
-        # Rows of the padded x, in the order (REACH, REACH, batch, down, across).
-        self.padded = (TILE * down + 2, TILE * across + 2)
-        i, j, n_, t, s = np.ix_(
-            np.arange(REACH), np.arange(REACH), n, TILE * np.arange(down), TILE * np.arange(across)
-        )
-        self.inputs = _indices((n_, i + t, j + s), (batch, *self.padded))
-        # Where the output's rows are, in the order (TILE, TILE, batch, down, across, 2, 2).
-        n_, i, j = np.ix_(n, np.arange(2 * height), np.arange(2 * width))
-        u, v = i // 2, j // 2
-        places = (u % TILE, v % TILE, n_, u // TILE, v // TILE, i % 2, j % 2)
-        self.places = _indices(places, (TILE, TILE, *self.tiles, 2, 2))
-        # The inverse; tiles that stick out take a row of zeros that is put at the end.
-        origins = np.full(TILE**2 * int(np.prod(self.tiles)) * 4, self.places.size)
-        origins[self.places] = np.arange(self.places.size)
-        self.origins = origins
-
-    def up(self, x):
-        """The convolution and its gradient."""
-
-        @tf.custom_gradient
-        def convolve(x):
-            return self._forward(x), self._backward
-
-        return convolve(x)
-
-    def _forward(self, x):
-        batch, height, width, _ = self.shape
-        below, right = (self.padded[0] - height - 1, self.padded[1] - width - 1)
-        x = tf.pad(x, [[0, 0], [1, below], [1, right], [0, 0]])
-        x = tf.gather(tf.reshape(x, (-1, self.channels)), self.inputs)
-        x = tf.matmul(self.b, tf.reshape(x, (REACH**2, -1)))
-        x = tf.matmul(tf.reshape(x, (REACH**2, -1, self.channels)), self.weights)
-        x = tf.matmul(self.a, tf.reshape(x, (REACH**2, -1)))
-        x = tf.gather(tf.reshape(x, (-1, self.outputs)), self.places)
-        return tf.reshape(x, (batch, 2 * height, 2 * width, self.outputs))
-
-    def _backward(self, g):
-        batch, height, width, _ = self.shape
-        g = tf.reshape(g, (-1, self.outputs))
-        if self.origins.size > self.places.size:
-            g = tf.pad(g, [[0, 1], [0, 0]])
-        g = tf.reshape(tf.gather(g, self.origins), (TILE**2, -1))
-        g = tf.matmul(self.a, g, transpose_a=True)
-        g = tf.reshape(g, (REACH**2, -1, 4 * self.outputs))
-        g = tf.matmul(g, self.weights, transpose_b=True)
-        g = tf.matmul(self.b, tf.reshape(g, (REACH**2, -1)), transpose_a=True)
-        g = tf.reshape(g, (REACH, REACH, *self.tiles, self.channels))
-        g = _overlapped(_overlapped(g, axis=0, tiles=3), axis=1, tiles=4)
-        g = tf.reshape(
-            tf.transpose(g, (2, 3, 0, 4, 1, 5)),
-            (batch, TILE * self.tiles[1], TILE * self.tiles[2], self.channels),
-        )
-        return g[:, :height, :width]
-
-
-def _winograd_constants(kernel):
-    """The matrices of two dimensions, and the kernel as that of the 36 products."""
-
-    def constants(kernel):
-        a, g, b = (np.kron(m, m) for m in toom_cook(POINTS, TILE))
-        rows = [
-            np.pad(_row_taps(kernel, i), [(i, 0), (0, 0), (0, 0), (0, 0)], "constant")
-            for i in (0, 1)
-        ]
-        taps = np.stack(rows, axis=3)
-        weights = np.dot(g, taps.reshape(9, -1)).reshape(REACH**2, kernel.shape[2], -1)
-        return [m.astype(np.float32) for m in (a, b, weights)]
-
-    return _folded("Winograd", kernel, constants)
-
-
-def _indices(places, shape):
-    return np.ravel_multi_index(np.broadcast_arrays(*places), shape).astype(np.int32).ravel()
-
-
-def _overlapped(g, axis, tiles):
-    """Adds what tiles reach of their neighbours, first and last along `axis`, to what is theirs."""
-    first, *own, last = tf.unstack(g, axis=axis)
-    own[0] += _shifted(last, tiles - 1, 1)
-    own[-1] += _shifted(first, tiles - 1, -1)
-    return tf.stack(own, axis)
-
-
-def _shifted(v, axis, by):
-    """`v` moved by one place along `axis`, with zeros where nothing comes from."""
-    paddings = [[0, 0] for _ in v.shape]
-    begin, size = [0] * len(paddings), v.shape.as_list()
-    size[axis] -= 1
-    paddings[axis] = [1, 0] if by > 0 else [0, 1]
-    begin[axis] = 0 if by > 0 else 1
-    return tf.pad(tf.slice(v, begin, size), paddings)
 
 
 # --- Distortion ------------------------------------------------------------------------------

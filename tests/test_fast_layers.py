@@ -9,10 +9,12 @@ from conftest import DEMO, DEMO_DIR
 
 import fast_layers
 import hyperprior
+import patch_products
 import pieces
 import sga
 import tf_boilerplate
 import utils
+import winograd
 from quiet_tf import tf
 
 RNG = np.random.RandomState(0)
@@ -26,6 +28,12 @@ def fresh_graph():
 
 def constant(*shape):
     return tf.constant(RNG.normal(0, 1, shape), tf.float32)
+
+
+def kernels(*shape):
+    """One that is a constant, and the same as one of training, which is not."""
+    kernel = constant(*shape)
+    return kernel, tf.identity(kernel)
 
 
 def with_gradients(y, *inputs):
@@ -52,20 +60,35 @@ def plain_up(x, kernel):
 @pytest.mark.parametrize("channels", [(3, 20), (20, 3), (17, 18)])
 def test_convolutions(size, channels):
     """With gradients of inputs and of weights."""
-    x, kernel = constant(2, *size, channels[0]), constant(5, 5, *channels)
-    ours = with_gradients(fast_layers.conv_up(x, kernel), x, kernel)
-    assert_close(ours, with_gradients(plain_up(x, kernel), x, kernel), 2e-6)
-    ours = with_gradients(fast_layers.conv_down(x, kernel), x, kernel)
-    theirs = tf.nn.conv2d(x, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
-    assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
+    x = constant(2, *size, channels[0])
+    for kernel in kernels(5, 5, *channels):
+        ours = with_gradients(fast_layers.conv_up(x, kernel), x, kernel)
+        assert_close(ours, with_gradients(plain_up(x, kernel), x, kernel), 2e-6)
+        ours = with_gradients(fast_layers.conv_down(x, kernel), x, kernel)
+        theirs = tf.nn.conv2d(x, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
+        assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
 
 
 @pytest.mark.parametrize("support", [3, 5])
-def test_convolution_without_stride(support):
-    x, kernel = constant(2, 5, 8, 3), constant(support, support, 3, 7)
-    ours = with_gradients(fast_layers.conv(x, kernel), x, kernel)
-    theirs = tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
-    assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
+@pytest.mark.parametrize("channels", [3, 17])
+def test_convolution_without_stride(support, channels):
+    x = constant(2, 5, 8, channels)
+    for kernel in kernels(support, support, channels, 7):
+        ours = with_gradients(fast_layers.conv(x, kernel), x, kernel)
+        theirs = tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
+        assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
+
+
+@pytest.mark.parametrize("limit", [1, 10000])
+def test_patches_of_a_few_images_at_a_time(limit, monkeypatch):
+    """One, and two or one of three: 20 places of 25 taps and 17 channels are 34 kB."""
+    monkeypatch.setattr(patch_products, "PATCHES_BYTES", 7 * limit)
+    x, kernel = constant(3, 7, 10, 17), tf.identity(constant(5, 5, 17, 6))
+    ours = with_gradients(fast_layers.conv_down(x, kernel), kernel)
+    theirs = tf.nn.conv2d(x, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
+    assert_close(ours, with_gradients(theirs, kernel), 2e-6)
+    operations = [op for op in tf.get_default_graph().get_operations() if op.type == "GatherV2"]
+    assert len(operations) == {1: 3, 10000: 2}[limit]
 
 
 @pytest.mark.parametrize("channels", [3, 20])
@@ -94,9 +117,29 @@ def test_winograd(size, monkeypatch):
     assert any(np.abs(a - b).max() > 0 for a, b in zip(ours, theirs)), "not Winograd's"
 
 
+@pytest.mark.parametrize("size", [(2, 4), (7, 6)])
+def test_winograd_in_training(size, monkeypatch):
+    """With gradients of inputs and of weights, which two convolutions share."""
+    monkeypatch.setattr(fast_layers, "TRAINED_CHANNELS", 8)
+    monkeypatch.setattr(fast_layers, "TRAINED_TILES", 1)
+    kernel = tf.identity(constant(5, 5, 24, 9))
+    small, large = constant(2, *size, 24), constant(2, 2 * size[0], 2 * size[1], 24)
+    ours, theirs = fast_layers.conv_up(small, kernel), plain_up(small, kernel)
+    ours, theirs = (with_gradients(y, small, kernel) for y in (ours, theirs))
+    assert_close(ours, theirs, 1e-5)
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(ours, theirs)), "not Winograd's"
+
+    halves = tf.split(large, 2)
+    ours = tf.concat([fast_layers.conv_down(half, kernel) for half in halves], 0)
+    theirs = tf.nn.conv2d(large, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
+    ours, theirs = (with_gradients(y, large, kernel) for y in (ours, theirs))
+    assert_close(ours, theirs, 1e-5)
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(ours, theirs)), "not Winograd's"
+
+
 @pytest.mark.parametrize("outputs", [2, 4])
 def test_toom_cook(outputs):
-    a, g, b = fast_layers.toom_cook((0, 1, -1, 2, -0.5), outputs)
+    a, g, b = winograd.toom_cook((0, 1, -1, 2, -0.5), outputs)
     d, taps = RNG.normal(0, 1, 6), RNG.normal(0, 1, 7 - outputs)
     np.testing.assert_allclose(a @ ((g @ taps) * (b @ d)), np.correlate(d, taps, "valid"))
 
@@ -155,10 +198,10 @@ def test_pieces_equal_the_whole(size, monkeypatch):
 # --- The plain graph -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("winograd", [False, True])
-def test_an_iteration_of_sga_equals_the_plain_one(winograd, monkeypatch):
+@pytest.mark.parametrize("with_winograd", [False, True])
+def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
     """With the same noise: relaxed loss and gradients, and Adam's steps from them."""
-    if winograd:
+    if with_winograd:
         allow_winograd(monkeypatch)
     # The same whichever tests ran before: Adam's bound below depends on the image.
     pixels = np.random.RandomState(0).randint(0, 256, (75, 53, 3)).astype(np.uint8)
