@@ -40,7 +40,7 @@ class Mbt2018:
       tables: `packed.TablesOfLatents` of the range coder; None in training.
       sigma_min: lower bound of sigma, as training and the base codec have it; None: no bound.
       frozen: whether the weights are constants, which no gradient is asked for: then large images
-        are computed in pieces, and losses by faster ways (`fast_layers.conv_up`).
+        are computed in pieces, and losses by faster ways (`cpu_layers.conv_up`).
     """
 
     name = "mbt2018"
