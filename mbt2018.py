@@ -10,7 +10,7 @@ import nn_models
 import tf_boilerplate
 from coding import container, files, packed
 from hyperprior import Mbt2018
-from quiet_tf import tf, tfc
+from quiet_tf import tf
 
 
 class BaseHyperprior(inference.Method):
@@ -45,6 +45,8 @@ def training_graph(x, num_filters, lmbda):
       bottleneck: `tfc.EntropyBottleneck`, whose auxiliary loss fits the quantiles of p(z) and
         whose updates keep the range coder's tables.
     """
+    from quiet_tf import tfc
+
     bottleneck = tfc.EntropyBottleneck()
     bottleneck(tf.zeros((1, 1, 1, num_filters)), training=True)  # makes its variables
     variables = {variable.op.name: variable for variable in bottleneck.variables}

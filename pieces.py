@@ -16,7 +16,7 @@ import itertools
 
 import numpy as np
 
-from model import cpu_layers
+from model import device
 from quiet_tf import tf
 
 STRIDE = 16  # pixels along a latent's side
@@ -90,7 +90,7 @@ def synthesis(transform, y, size):
 def distortion_of_whole(transform, y, x):
     """Mean of (x - x_tilde)² of each image, (N,), and x_tilde = transform(y), (N, H, W, 3)."""
     x_tilde = transform(y, size=tuple(x.shape.as_list()[1:3]))
-    return cpu_layers.mean_squared_error(x, x_tilde), x_tilde
+    return device.layers().mean_squared_error(x, x_tilde), x_tilde
 
 
 def distortion(transform, y, x):

@@ -19,6 +19,7 @@ import utils
 import workers
 from coding import container, digests, files
 from hyperprior import Mbt2018BB
+from model import device
 from quiet_tf import tf
 from utils import InputError
 
@@ -162,7 +163,9 @@ def cores_config(parts):
 
 
 def batch_parts(batchsize):
-    """Into how many parts of equal size a batch is cut in training."""
+    """Into how many parts of equal size a batch is cut in training; a GPU takes all at once."""
+    if device.gpus():
+        return 1
     return max(n for n in range(1, utils.cores() + 1) if batchsize % n == 0)
 
 
@@ -231,11 +234,15 @@ class Evaluation:
             self.pixels = tf.placeholder(tf.uint8, shape)
             self.keys = tf.placeholder(tf.int64, shape[:1])
             x = tf.get_variable("x", shape, trainable=False, use_resource=True)
-            keys = tf.get_variable("keys", shape[:1], tf.int64, trainable=False, use_resource=True)
+            with device.on_host():
+                keys = tf.get_variable(
+                    "keys", shape[:1], tf.int64, trainable=False, use_resource=True
+                )
+                image_keys = keys.read_value()
             self.feed = tf.group(
                 x.assign(tf.cast(self.pixels, tf.float32) / 255), keys.assign(self.keys)
             )
-            x, keys = x.read_value(), keys.read_value()
+            x, keys = x.read_value(), image_keys
             model = hyperprior.build(
                 method_class.model_class, weights, sigma_min=method_class.sigma_min
             )
@@ -243,11 +250,7 @@ class Evaluation:
             self._build_measurement(model, x, keys)
             initialiser = tf.global_variables_initializer()
             self.graph.finalize()
-        config = tf.ConfigProto()
-        # Grappler copies the constants of large models several times for each set of fetches.
-        # That takes seconds, and makes no iteration faster.
-        config.graph_options.rewrite_options.disable_meta_optimizer = True
-        self.session = tf.Session(graph=self.graph, config=config)
+        self.session = tf.Session(graph=self.graph, config=device.session_config())
         self.session.run(initialiser)
 
     def _build_measurement(self, model, x, keys):
