@@ -11,7 +11,6 @@ gradient with respect to them is made here.
 """
 
 import collections
-import functools
 import itertools
 
 import numpy as np
@@ -132,7 +131,19 @@ def distortion(transform, y, x):
         paddings = tf.stack([before, after], axis=1)
         return total + tf.ensure_shape(tf.pad(gradient, paddings), y.shape)
 
-    fold = functools.partial(tf.foldl, elems=elements, parallel_iterations=1, back_prop=False)
+    def fold(add, initializer):
+        # As `tf.foldl`, whose counters a GPU would have to send to the host for each piece.
+        def add_next(i, total):
+            return i + 1, add(total, [element[i] for element in elements])
+
+        _, total = tf.while_loop(
+            lambda i, _: i < len(pieces),
+            add_next,
+            (0, initializer),
+            parallel_iterations=1,
+            back_prop=False,
+        )
+        return total
 
     @tf.custom_gradient
     def in_pieces(y):

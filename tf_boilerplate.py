@@ -425,6 +425,7 @@ def compress(method_class, args):
             "input": os.path.basename(args.eval_imgs),
             "input_sha256": images.sha256,
             "eval_batch_size": args.eval_batch_size,
+            "device": device.describe(),
         }
         values = {**provenance, **settings(method_class, args)}
         utils.write_result(path, {**values, **merge_records(records), **results})
@@ -642,11 +643,23 @@ def main(method_class, training_graph=None, argv=None):
         if args.command == "train":
             args.num_filters = args.num_filters or 192
             with workers.joined():
+                say_device(args)
                 train(script, training_graph, args)
         elif args.command == "compress":
+            say_device(args)
             compress(method_class, args)
         else:
+            say_device(args)
             decompress(method_class, args)
+
+
+def say_device(args):
+    """Says on stderr where the run takes place with --verbose, and always why no GPU is used."""
+    why = device.why_unused()
+    if why:
+        print("note: " + why, file=sys.stderr)
+    if args.verbose:
+        print("device: " + device.describe(), file=sys.stderr)
 
 
 def parse(script, doc, method_class, training_graph, argv=None):
@@ -678,7 +691,7 @@ def parse(script, doc, method_class, training_graph, argv=None):
         metavar="M",
         help="enters the name of a trained run, if positive, and nothing else (-1)",
     )
-    add("--verbose", "-V", action="store_true", help="a line every 100 iterations")
+    add("--verbose", "-V", action="store_true", help="the device, and a line every 100 iterations")
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.required = True
     if training_graph:
