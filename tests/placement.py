@@ -62,7 +62,7 @@ def _types(op, name):
 
 
 def devices(graph):
-    """ "GPU" or "CPU" of each operation of a graph, by name."""
+    """Where the placer puts each operation of a graph, by name: on "GPU" or "CPU"."""
     ops = graph.get_operations()
     groups = _colocated(ops)
     members = collections.defaultdict(list)
