@@ -11,7 +11,8 @@ import collections
 
 import numpy as np
 
-from quiet_tf import tf, tfc
+from model.bounds import lower_bound
+from quiet_tf import tf
 
 LIKELIHOOD_BOUND = 1e-9  # no symbol costs more than 29.9 bits
 SCALE_TABLE = np.exp(np.linspace(np.log(0.11), np.log(256), 64))  # of the range coder's tables
@@ -20,7 +21,7 @@ SIGMA_MIN = SCALE_TABLE[0]
 
 def bound_likelihood(likelihood):
     """max(likelihood, 1e-9), whose gradient still pulls bounded likelihoods upwards."""
-    return tfc.lower_bound(likelihood, LIKELIHOOD_BOUND)
+    return lower_bound(likelihood, LIKELIHOOD_BOUND)
 
 
 def gaussian_mass(v, mu, sigma):

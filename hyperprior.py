@@ -27,7 +27,8 @@ import pieces
 import rounding
 import utils
 from coding import packed
-from quiet_tf import tf, tfc
+from model import bounds, device
+from quiet_tf import tf
 
 
 class Mbt2018:
@@ -40,7 +41,7 @@ class Mbt2018:
       tables: `packed.TablesOfLatents` of the range coder; None in training.
       sigma_min: lower bound of sigma, as training and the base codec have it; None: no bound.
       frozen: whether the weights are constants, which no gradient is asked for: then large images
-        are computed in pieces, and losses by faster ways (`fast_layers.conv_up`).
+        are computed in pieces, and losses, on a CPU, by faster ways (`cpu_layers.conv_up`).
     """
 
     name = "mbt2018"
@@ -80,7 +81,7 @@ class Mbt2018:
         """mu and sigma of p(y|z), both of the shape of `y`."""
         mu, sigma = nn_models.hyper_synthesis(z, self.transforms.hyper_synthesis, _size(y))
         if self.sigma_min is not None:
-            sigma = tfc.lower_bound(sigma, self.sigma_min)
+            sigma = bounds.lower_bound(sigma, self.sigma_min)
         return mu, sigma
 
     def synthesis(self, y, size):
@@ -202,7 +203,7 @@ class Mbt2018BB(Mbt2018):
     def _q_sigma(self, z_logvar):
         sigma = tf.math.exp(0.5 * z_logvar)
         if self.q_sigma_max is not None:
-            sigma = tfc.upper_bound(sigma, self.q_sigma_max)
+            sigma = bounds.upper_bound(sigma, self.q_sigma_max)
         return sigma
 
 
@@ -250,7 +251,10 @@ def load(model_class, run):
         return tf.constant(value)
 
     try:
-        with tf.Graph().as_default(), tf.Session() as session:
+        # On the CPU, as a decoder has to find the same weights.
+        with tf.Graph().as_default(), device.on_cpu(), tf.Session(
+            config=device.cpu_config()
+        ) as session:
             channels = model_class.hyper_channels(run.num_filters)
             transforms = nn_models.transforms(run.num_filters, channels, getter)
             with tf.variable_scope(model_class.prior_scope.rstrip("/")):

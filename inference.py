@@ -15,6 +15,7 @@ import zlib
 import hyperprior
 import utils
 from coding import container, files
+from model import device
 from quiet_tf import tf
 
 RECORD_EVERY = 100  # iterations between lines of progress, which are saved with the result
@@ -45,9 +46,10 @@ class Noise:
         return self._draw(tf.random.stateless_normal, like)
 
     def _draw(self, sampler, like):
-        step = tf.cast(self.t, tf.int64) * 2**32 + zlib.crc32(self.name.encode())
-        keys = tf.unstack(self.image_keys)
-        return tf.stack([sampler(like.shape[1:], seed=tf.stack([key, step])) for key in keys])
+        with device.on_host():
+            step = tf.cast(self.t, tf.int64) * 2**32 + zlib.crc32(self.name.encode())
+            seeds = [tf.stack([key, step]) for key in tf.unstack(self.image_keys)]
+        return tf.stack([sampler(like.shape[1:], seed=seed) for seed in seeds])
 
 
 class EarlyStop(collections.namedtuple("EarlyStop", "every rounded tie_is_worse")):
@@ -101,14 +103,16 @@ class Stage:
         early_stop=None,
     ):
         self.its, self.early_stop = its, early_stop
-        step = _variable(tf.zeros((), tf.int64))
+        with device.on_host():
+            step = _variable(tf.zeros((), tf.int64))
+            t = step.read_value()
         variables = _variables(start)
         remembered = _variables(start)
         start_hat = _integers(start, rounded)
         first = _variables(start_hat)
 
         # One read for the gradient and all that is shown with it, so that they cannot disagree.
-        t, before = step.read_value(), _values(variables)
+        before = _values(variables)
         objective, metrics = loss(**relaxed(t, **before))
         optimizer = tf.train.AdamOptimizer(
             learning_rate(t), adam.adam_beta1, adam.adam_beta2, adam.adam_epsilon

@@ -10,7 +10,7 @@ import nn_models
 import tf_boilerplate
 from coding import container, files, packed
 from hyperprior import Mbt2018
-from quiet_tf import tf, tfc
+from quiet_tf import tf
 
 
 class BaseHyperprior(inference.Method):
@@ -46,6 +46,8 @@ def training_graph(x, num_filters, lmbda):
         whose updates keep the range coder's tables.
       transmitted: function of images x that returns the model and its latents for x, rounded.
     """
+    from quiet_tf import tfc
+
     bottleneck = tfc.EntropyBottleneck()
     bottleneck(tf.zeros((1, 1, 1, num_filters)), training=True)  # makes its variables
     variables = {variable.op.name: variable for variable in bottleneck.variables}

@@ -21,8 +21,8 @@ All tensors are float32, channels-last and of static shape; convolutions are "sa
 import collections
 import functools
 
-import fast_layers
-from quiet_tf import tf, tfc
+from model import device, parameters
+from quiet_tf import tf
 
 Conv = collections.namedtuple("Conv", "kernel bias beta gamma")
 Conv.__doc__ = """Weights of a convolution and of the (inverse) GDN behind it.
@@ -39,38 +39,42 @@ Transforms.__doc__ = "The `Conv`s of each transform, first layer first."
 
 def analysis(x, layers):
     """g_a: images (N, H, W, 3) in [0, 1] to latents y (N, ⌈H/16⌉, ⌈W/16⌉, N_f)."""
+    ops = device.layers()
     for layer in layers:
-        x = _biased(fast_layers.conv_down(x, layer.kernel), layer)
+        x = _biased(ops.conv_down(x, layer.kernel), layer)
         if layer.gamma is not None:
-            x = fast_layers.gdn(x, layer.beta, layer.gamma)
+            x = ops.gdn(x, layer.beta, layer.gamma)
     return x
 
 
 def synthesis(y, layers, size, winograd=False):
     """g_s: latents y to images (N, H, W, 3), not clipped; `size` = (H, W).
 
-    `winograd` is for losses (see `fast_layers.conv_up`).
+    `winograd` is for losses (see `model.cpu_layers.conv_up`).
     """
+    ops = device.layers()
     x = y
     for layer in layers:
-        x = _biased(fast_layers.conv_up(x, layer.kernel, winograd), layer)
+        x = _biased(ops.conv_up(x, layer.kernel, winograd), layer)
         if layer.gamma is not None:
-            x = fast_layers.gdn(x, layer.beta, layer.gamma, inverse=True)
+            x = ops.gdn(x, layer.beta, layer.gamma, inverse=True)
     return _cropped(x, size)
 
 
 def hyper_analysis(y, layers):
     """h_a: y (N, h, w, C) to (N, ⌈h/4⌉, ⌈w/4⌉, channels of the last layer)."""
-    y = tf.nn.relu(_biased(fast_layers.conv(y, layers[0].kernel), layers[0]))
-    y = tf.nn.relu(_biased(fast_layers.conv_down(y, layers[1].kernel), layers[1]))
-    return fast_layers.conv_down(y, layers[2].kernel)
+    ops = device.layers()
+    y = tf.nn.relu(_biased(ops.conv(y, layers[0].kernel), layers[0]))
+    y = tf.nn.relu(_biased(ops.conv_down(y, layers[1].kernel), layers[1]))
+    return ops.conv_down(y, layers[2].kernel)
 
 
 def hyper_synthesis(z, layers, size):
     """h_s: hyper-latents z to (mu, sigma) of p(y|z), each (N, h, w, C); `size` = (h, w) of y."""
+    ops = device.layers()
     for layer in layers[:2]:
-        z = tf.nn.relu(_biased(fast_layers.conv_up(z, layer.kernel), layer))
-    z = _biased(fast_layers.conv(z, fast_layers.flipped(layers[2].kernel)), layers[2])
+        z = tf.nn.relu(_biased(ops.conv_up(z, layer.kernel), layer))
+    z = _biased(ops.conv(z, ops.flipped(layers[2].kernel)), layers[2])
     mu, log_sigma = tf.split(_cropped(z, size), 2, axis=-1)
     return mu, tf.math.exp(log_sigma)
 
@@ -81,7 +85,7 @@ def _cropped(x, size):
 
 
 def _biased(x, layer):
-    return fast_layers.bias_add(x, layer.bias)
+    return device.layers().bias_add(x, layer.bias)
 
 
 def transforms(num_filters, hyper_channels, getter=tf.get_variable):
@@ -128,7 +132,7 @@ def _weights(getter, scope, support, channels_in, channels_out, gdn=None, bias=T
     """A `Conv`. gdn: scope of its GDN; rdft: whether the kernel's Fourier transform is trained."""
     with tf.variable_scope(scope):
         kernel = _parameter(
-            tfc.RDFTParameterizer() if rdft else None,
+            parameters.fourier if rdft else None,
             getter,
             "kernel",
             (support, support, channels_in, channels_out),
@@ -140,14 +144,14 @@ def _weights(getter, scope, support, channels_in, channels_out, gdn=None, bias=T
         if gdn:
             with tf.variable_scope(gdn):
                 beta = _parameter(
-                    tfc.NonnegativeParameterizer(minimum=1e-6),
+                    functools.partial(parameters.nonnegative, minimum=1e-6),
                     getter,
                     "beta",
                     [channels_out],
                     tf.initializers.ones(),
                 )
                 gamma = _parameter(
-                    tfc.NonnegativeParameterizer(),
+                    parameters.nonnegative,
                     getter,
                     "gamma",
                     [channels_out, channels_out],

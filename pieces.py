@@ -11,12 +11,11 @@ gradient with respect to them is made here.
 """
 
 import collections
-import functools
 import itertools
 
 import numpy as np
 
-import fast_layers
+from model import device
 from quiet_tf import tf
 
 STRIDE = 16  # pixels along a latent's side
@@ -90,7 +89,7 @@ def synthesis(transform, y, size):
 def distortion_of_whole(transform, y, x):
     """Mean of (x - x_tilde)² of each image, (N,), and x_tilde = transform(y), (N, H, W, 3)."""
     x_tilde = transform(y, size=tuple(x.shape.as_list()[1:3]))
-    return fast_layers.mean_squared_error(x, x_tilde), x_tilde
+    return device.layers().mean_squared_error(x, x_tilde), x_tilde
 
 
 def distortion(transform, y, x):
@@ -132,7 +131,19 @@ def distortion(transform, y, x):
         paddings = tf.stack([before, after], axis=1)
         return total + tf.ensure_shape(tf.pad(gradient, paddings), y.shape)
 
-    fold = functools.partial(tf.foldl, elems=elements, parallel_iterations=1, back_prop=False)
+    def fold(add, initializer):
+        # As `tf.foldl`, whose counters a GPU would have to send to the host for each piece.
+        def add_next(i, total):
+            return i + 1, add(total, [element[i] for element in elements])
+
+        _, total = tf.while_loop(
+            lambda i, _: i < len(pieces),
+            add_next,
+            (0, initializer),
+            parallel_iterations=1,
+            back_prop=False,
+        )
+        return total
 
     @tf.custom_gradient
     def in_pieces(y):

@@ -3,7 +3,12 @@
 Import `tf` and `tfc` from here. Importing them directly prints dozens of
 NumPy FutureWarnings and deprecation notes that say nothing about this project,
 and leaves large tensors to the C library, which asks the system for new pages
-for each of them: that took up to half of the time of an iteration.
+for each of them: that took up to half of the time of an iteration. On a GPU,
+TensorFlow takes memory as it needs it, so that several processes can share one.
+
+`tfc` is imported when it is first asked for. Most of the project does without,
+as there is none for NVIDIA's TensorFlow (docs/gpu.md): ask for it inside the
+functions that need it.
 """
 
 import logging
@@ -12,11 +17,33 @@ import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors still raise exceptions
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import tensorflow.compat.v1 as tf
 
     tf.get_logger().setLevel(logging.ERROR)
-    import tensorflow_compression as tfc
 
-__all__ = ["tf", "tfc"]
+__all__ = ["tf", "tfc"]  # noqa: F822  tfc is made below
+
+
+def __getattr__(name):
+    """`tfc`, at the first use (PEP 562).
+
+    Raises:
+      InputError: it is not installed, or for another TensorFlow.
+    """
+    if name != "tfc":
+        raise AttributeError(name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import tensorflow_compression as tfc
+    except (ImportError, OSError, tf.errors.OpError) as error:
+        from utils import InputError
+
+        raise InputError(
+            "needs tensorflow-compression 1.3, as do training and the authors' .tfci, but not the "
+            "rest ({})".format(str(error).strip().splitlines()[0])
+        )
+    return tfc

@@ -6,13 +6,15 @@ Yang, Bamler and Mandt, "Improving Inference for Neural Image Compression", Neur
 
 import numpy as np
 
+from model import device
 from quiet_tf import tf
 
 
 def temperature(t, annealing_rate, t_max, t_min, scale=1.0, t0=0):
     """τ(t) = clip(scale · exp(-annealing_rate · (t - t0)), t_min, t_max), t = 0, 1, 2, …"""
-    t = tf.cast(t, tf.float32)
-    return tf.clip_by_value(scale * tf.exp(-annealing_rate * (t - t0)), t_min, t_max)
+    with device.on_host():
+        t = tf.cast(t, tf.float32)
+        return tf.clip_by_value(scale * tf.exp(-annealing_rate * (t - t0)), t_min, t_max)
 
 
 def floor_logit(v, tau, atanh_eps):

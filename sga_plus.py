@@ -7,6 +7,7 @@ None of them changes what the defaults compute. The functions of the rounding ar
 import numpy as np
 
 import rounding
+from model import device
 from quiet_tf import tf
 
 PAPER_ITS = 2000  # for which the paper's schedule is made
@@ -57,16 +58,18 @@ BITS_BACK_PRESETS = {
 
 def schedule_time(t, args):
     """Iteration `t` on the scale of the paper's schedule, float32."""
-    t = tf.cast(t, tf.float32)
-    return t * (PAPER_ITS / args.sga_its) if args.fit_schedule else t
+    with device.on_host():
+        t = tf.cast(t, tf.float32)
+        return t * (PAPER_ITS / args.sga_its) if args.fit_schedule else t
 
 
 def learning_rate(t, args):
     """At iteration `t`."""
     if args.lr_final == 1:
         return args.lr
-    cosine = tf.math.cos(np.pi * tf.cast(t, tf.float32) / args.sga_its)
-    return args.lr * (args.lr_final + (1 - args.lr_final) * 0.5 * (1 + cosine))
+    with device.on_host():
+        cosine = tf.math.cos(np.pi * tf.cast(t, tf.float32) / args.sga_its)
+        return args.lr * (args.lr_final + (1 - args.lr_final) * 0.5 * (1 + cosine))
 
 
 def relax(v, tau, noise, args):

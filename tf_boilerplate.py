@@ -19,6 +19,7 @@ import utils
 import workers
 from coding import container, digests, files
 from hyperprior import Mbt2018BB
+from model import device
 from quiet_tf import tf
 from training.validation import Validation
 from training.validation import line as validation_line
@@ -199,7 +200,9 @@ def cores_config(parts):
 
 
 def batch_parts(batchsize):
-    """Into how many parts of equal size a batch is cut in training."""
+    """Into how many parts of equal size a batch is cut in training; a GPU takes all at once."""
+    if device.gpus():
+        return 1
     return max(n for n in range(1, utils.cores() + 1) if batchsize % n == 0)
 
 
@@ -285,11 +288,15 @@ class Evaluation:
             self.pixels = tf.placeholder(tf.uint8, shape)
             self.keys = tf.placeholder(tf.int64, shape[:1])
             x = tf.get_variable("x", shape, trainable=False, use_resource=True)
-            keys = tf.get_variable("keys", shape[:1], tf.int64, trainable=False, use_resource=True)
+            with device.on_host():
+                keys = tf.get_variable(
+                    "keys", shape[:1], tf.int64, trainable=False, use_resource=True
+                )
+                image_keys = keys.read_value()
             self.feed = tf.group(
                 x.assign(tf.cast(self.pixels, tf.float32) / 255), keys.assign(self.keys)
             )
-            x, keys = x.read_value(), keys.read_value()
+            x, keys = x.read_value(), image_keys
             model = hyperprior.build(
                 method_class.model_class, weights, sigma_min=method_class.sigma_min
             )
@@ -297,11 +304,7 @@ class Evaluation:
             self._build_measurement(model, x, keys)
             initialiser = tf.global_variables_initializer()
             self.graph.finalize()
-        config = tf.ConfigProto()
-        # Grappler copies the constants of large models several times for each set of fetches.
-        # That takes seconds, and makes no iteration faster.
-        config.graph_options.rewrite_options.disable_meta_optimizer = True
-        self.session = tf.Session(graph=self.graph, config=config)
+        self.session = tf.Session(graph=self.graph, config=device.session_config())
         self.session.run(initialiser)
 
     def _build_measurement(self, model, x, keys):
@@ -476,6 +479,7 @@ def compress(method_class, args):
             "input": os.path.basename(args.eval_imgs),
             "input_sha256": images.sha256,
             "eval_batch_size": args.eval_batch_size,
+            "device": device.describe(),
         }
         values = {**provenance, **settings(method_class, args)}
         utils.write_result(path, {**values, **merge_records(records), **results})
@@ -693,11 +697,23 @@ def main(method_class, training_graph=None, argv=None):
         if args.command == "train":
             args.num_filters = args.num_filters or 192
             with workers.joined():
+                say_device(args)
                 train(script, training_graph, args)
         elif args.command == "compress":
+            say_device(args)
             compress(method_class, args)
         else:
+            say_device(args)
             decompress(method_class, args)
+
+
+def say_device(args):
+    """Says on stderr where the run takes place with --verbose, and always why no GPU is used."""
+    why = device.why_unused()
+    if why:
+        print("note: " + why, file=sys.stderr)
+    if args.verbose:
+        print("device: " + device.describe(), file=sys.stderr)
 
 
 def parse(script, doc, method_class, training_graph, argv=None):
@@ -729,7 +745,7 @@ def parse(script, doc, method_class, training_graph, argv=None):
         metavar="M",
         help="enters the name of a trained run, if positive, and nothing else (-1)",
     )
-    add("--verbose", "-V", action="store_true", help="a line every 100 iterations")
+    add("--verbose", "-V", action="store_true", help="the device, and a line every 100 iterations")
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.required = True
     if training_graph:

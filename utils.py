@@ -247,12 +247,10 @@ def open_array(path):
 
 
 def cores():
-    """Number of those that this process may use; 1 where a GPU has the work.
+    """Number of CPU cores that this process may use.
 
     The workers of a distributed training share those of their machine.
     """
-    if tf.config.experimental.list_physical_devices("GPU"):
-        return 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, usable // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
 

@@ -8,6 +8,7 @@ not started by `horovodrun` is the only worker: for it nothing here does anythin
 import contextlib
 import os
 
+from model import device
 from quiet_tf import tf
 from utils import InputError
 
@@ -48,6 +49,9 @@ def joined():
     if size() == 1:
         yield
         return
+    # Before TensorFlow looks for GPUs: each worker of a machine takes one, in turn.
+    local_rank = int(os.environ.get("HOROVOD_LOCAL_RANK", 0))
+    os.environ.update(device.environment_of(local_rank))
     _horovod().init()  # and it shuts down at the exit of the process, after the last error message
     try:
         with contextlib.ExitStack() as stack:

@@ -13,6 +13,7 @@ import sys
 import hyperprior
 import utils
 from coding import files
+from model import device
 
 
 def digest(latents):
@@ -42,6 +43,7 @@ def digests_elsewhere(run, path):
     process = subprocess.run(
         [sys.executable, "-m", "coding.digests", *os.path.split(folder), os.path.abspath(path)],
         cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        env=device.without_gpus(),  # this process may hold all of its memory
         check=True,
         stdout=subprocess.PIPE,
         text=True,

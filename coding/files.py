@@ -16,6 +16,7 @@ import hyperprior
 import utils
 from coding import bits_back, container, grid, networks, packed
 from coding.stack import WORD_BYTES, Exhausted, Stack, bytes_of, words_of
+from model import device
 from quiet_tf import tf
 from utils import InputError
 
@@ -177,11 +178,13 @@ class PackedWriter(Writer):
     """The reference's `.tfci` of its base codec; `weights` are those of `hyperprior.load`."""
 
     def __init__(self, weights):
+        from quiet_tf import tfc  # noqa: F401  so that it is missed before anything is computed
+
         self._weights = weights
         self._size, self._strings = None, []
 
     def _build(self, shapes):
-        with tf.Graph().as_default():
+        with tf.Graph().as_default(), device.on_cpu():
             model = _bounded_model(self._weights)
             self._raw = {k: tf.placeholder(tf.float32, (1, *s)) for k, s in shapes.items()}
             self._sent = model.round_centred(**self._raw)
@@ -189,7 +192,7 @@ class PackedWriter(Writer):
             self._to_decode = [tf.placeholder(tf.string, ()) for _ in range(2)]
             y, z = packed.decode(model, *self._to_decode, self._size)
             self._decoded = {"y": y, "z": z}
-            self._session = tf.Session()
+            self._session = tf.Session(config=device.cpu_config())
 
     def add(self, latents, size, step):
         if self._size is None:
@@ -338,7 +341,9 @@ class PackedReader(Reader):
         self.images = len(self._y_strings)
 
     def latents(self, run, weights):
-        with tf.Graph().as_default(), tf.Session() as session:
+        with tf.Graph().as_default(), device.on_cpu(), tf.Session(
+            config=device.cpu_config()
+        ) as session:
             model = _bounded_model(weights)
             strings = [tf.placeholder(tf.string, ()) for _ in range(2)]
             y, z = packed.decode(model, *strings, (self.height, self.width))

@@ -17,7 +17,7 @@ import scipy.stats
 
 import entropy_models
 from coding import container
-from quiet_tf import tf, tfc
+from quiet_tf import tf
 from utils import InputError
 
 Tables = collections.namedtuple("Tables", "cdf length offset")
@@ -35,6 +35,8 @@ TablesOfLatents.__doc__ = (
 
 def make_range_coder_tables():
     """Makes TFC's `gaussian_conditional/…` variables, which checkpoints carry for the coder."""
+    from quiet_tf import tfc
+
     dummy = tf.ones((1, 1, 1, 1))
     tfc.GaussianConditional(dummy, entropy_models.SCALE_TABLE)(dummy, training=False)
 
@@ -82,6 +84,8 @@ def decode(model, y_string, z_string, size):
 
 def pack(y_strings, z_strings, size):
     """The bytes of a file with the strings of images of `size` (H, W)."""
+    from quiet_tf import tfc
+
     packed = tfc.PackedTensors()
     strings = [np.array(part, object) for part in (y_strings, z_strings)]
     sizes = [np.array(part) for part in (size, *container.latent_sizes(*size))]
@@ -95,6 +99,8 @@ def unpack(content):
     Raises:
       InputError: not such a file.
     """
+    from quiet_tf import tfc
+
     packed = tfc.PackedTensors()
     try:
         with warnings.catch_warnings():
@@ -122,12 +128,16 @@ _PLACES = [_Place(tf.string)] * 2 + [_Place(tf.int32)] * 3
 
 
 def _range_encode(symbols, indexes, tables):
+    from quiet_tf import tfc
+
     return tfc.unbounded_index_range_encode(
         symbols[0], indexes[0], *tables, precision=16, overflow_width=4
     )
 
 
 def _range_decode(string, indexes, tables):
+    from quiet_tf import tfc
+
     symbols = tfc.unbounded_index_range_decode(
         string, indexes[0], *tables, precision=16, overflow_width=4
     )

@@ -24,6 +24,7 @@ import distributed
 
 import inference
 import utils
+from model import device
 from study import command, tables, tasks
 from utils import InputError
 
@@ -152,7 +153,12 @@ def add_flags(parser, output):
         metavar="WxH",
         help="take the middle of each image, turned where it is upright",
     )
-    add("--workers", type=command.positive, metavar="N", help="tasks at a time (one for each core)")
+    add(
+        "--workers",
+        type=command.positive,
+        metavar="N",
+        help="tasks at a time (one for each GPU, else core)",
+    )
     add(
         "--threads",
         type=command.positive,
@@ -266,9 +272,7 @@ def _client(args, number):
                 print("waiting for workers at {}".format(args.scheduler), flush=True)
             yield client, args.threads or 1
         return
-    cores = utils.cores()
-    workers = args.workers or max(1, min(number, cores // (args.threads or 1)))
-    threads = args.threads or max(1, cores // workers)
+    workers, threads = shared_out(args, number)
     with _no_process_left(), tempfile.TemporaryDirectory() as folder, dask.config.set(
         SELDOM
     ), _deaf_to_interrupts(
@@ -281,6 +285,17 @@ def _client(args, number):
         silence_logs=logging.CRITICAL,
     ) as cluster, distributed.Client(cluster) as client, _silent_once_interrupted():
         yield client, threads
+
+
+def shared_out(args, number):
+    """How many of `number` tasks run at a time on this machine, and the threads of each.
+
+    One task for each core; with GPUs one for each of them, whose memory the user knows.
+    """
+    cores = utils.cores()
+    most = len(device.cards()) or cores // (args.threads or 1)
+    workers = args.workers or max(1, min(number, most))
+    return workers, args.threads or max(1, cores // workers)
 
 
 @contextlib.contextmanager

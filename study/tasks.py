@@ -21,12 +21,14 @@ import subprocess
 import sys
 import tempfile
 
+import distributed
 import numpy as np
 
 import hyperprior
 import inference
 import tf_boilerplate
 import utils
+from model import device
 from study import tables
 from utils import InputError
 
@@ -279,7 +281,7 @@ def run_task(task, threads):
     flags += ["--lambda", repr(task.settings["lmbda"])]
     number = str(threads)
     environment = {
-        **os.environ,
+        **device.environment_of(_worker_number()),
         "TF_NUM_INTRAOP_THREADS": number,
         "TF_NUM_INTEROP_THREADS": number,
         "OMP_NUM_THREADS": number,
@@ -301,6 +303,18 @@ def run_task(task, threads):
             raise RuntimeError(_reason(process).replace(image, task.image.path))
         (path,) = glob.glob(os.path.join(glob.escape(folder), "rd-*.npz"))
         return _with_provenance(path, task)
+
+
+def _worker_number():
+    """Number at the end of the name of the Dask worker that calls this; 0 outside of Dask.
+
+    Those of `study.run` are called 0, 1, …; others as `dask_worker --name` says.
+    """
+    try:
+        name = str(distributed.get_worker().name)
+    except ValueError:
+        return 0
+    return int((re.findall("[0-9]+", name) or ["0"])[-1])
 
 
 def _reason(process):

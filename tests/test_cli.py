@@ -24,6 +24,7 @@ import inference
 import sga_plus
 import tf_boilerplate
 import utils
+from model import device
 
 RNG = np.random.RandomState(0)
 
@@ -72,7 +73,9 @@ def test_smoke(script, untrained, photo, tmp_path):
     command += ["compress", run, photo[0], "--results_dir", tmp_path / "results", *flags]
     process = run_script(script, *command)
     assert process.returncode == 0, process.stderr
-    assert process.stderr.splitlines() == ["note: MS-SSIM is NaN: it needs 161 pixels on each side"]
+    where = "device: " + device.describe()
+    small = "note: MS-SSIM is NaN: it needs 161 pixels on each side"
+    assert process.stderr.splitlines() == [where, small]
     averages = [line for line in process.stdout.splitlines() if line.startswith("Avg ")]
     keys = ["mse", "psnr", "msssim", "msssim_db", "est_bpp", "est_y_bpp", "est_z_bpp"]
     keys += ["est_bpp_back", "est_bpp_coded", "net_bpp"] if script in BITS_BACK else []
@@ -82,7 +85,7 @@ def test_smoke(script, untrained, photo, tmp_path):
     (path,) = glob.glob(str(tmp_path / "results" / "*.npz"))
     with np.load(path, allow_pickle=False) as result:
         assert result["psnr"].shape == (1,)
-        assert str(result["script"]) == script
+        assert str(result["script"]) == script and str(result["device"]) == device.describe()
         method = inference.find_method(script)
         for flag, (default, *_) in {**method.flags, **method.coding_flags}.items():
             assert result[flag] == default or flag in ("sga_its", "r_its")

@@ -7,14 +7,12 @@ import plain
 import pytest
 from conftest import DEMO, DEMO_DIR
 
-import fast_layers
 import hyperprior
-import patch_products
 import pieces
 import sga
 import tf_boilerplate
 import utils
-import winograd
+from model import cpu_layers, patch_products, winograd
 from quiet_tf import tf
 
 RNG = np.random.RandomState(0)
@@ -62,9 +60,9 @@ def test_convolutions(size, channels):
     """With gradients of inputs and of weights."""
     x = constant(2, *size, channels[0])
     for kernel in kernels(5, 5, *channels):
-        ours = with_gradients(fast_layers.conv_up(x, kernel), x, kernel)
+        ours = with_gradients(cpu_layers.conv_up(x, kernel), x, kernel)
         assert_close(ours, with_gradients(plain_up(x, kernel), x, kernel), 2e-6)
-        ours = with_gradients(fast_layers.conv_down(x, kernel), x, kernel)
+        ours = with_gradients(cpu_layers.conv_down(x, kernel), x, kernel)
         theirs = tf.nn.conv2d(x, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
         assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
 
@@ -74,7 +72,7 @@ def test_convolutions(size, channels):
 def test_convolution_without_stride(support, channels):
     x = constant(2, 5, 8, channels)
     for kernel in kernels(support, support, channels, 7):
-        ours = with_gradients(fast_layers.conv(x, kernel), x, kernel)
+        ours = with_gradients(cpu_layers.conv(x, kernel), x, kernel)
         theirs = tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
         assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
 
@@ -84,7 +82,7 @@ def test_patches_of_a_few_images_at_a_time(limit, monkeypatch):
     """One, and two or one of three: 20 places of 25 taps and 17 channels are 34 kB."""
     monkeypatch.setattr(patch_products, "PATCHES_BYTES", 7 * limit)
     x, kernel = constant(3, 7, 10, 17), tf.identity(constant(5, 5, 17, 6))
-    ours = with_gradients(fast_layers.conv_down(x, kernel), kernel)
+    ours = with_gradients(cpu_layers.conv_down(x, kernel), kernel)
     theirs = tf.nn.conv2d(x, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
     assert_close(ours, with_gradients(theirs, kernel), 2e-6)
     operations = [op for op in tf.get_default_graph().get_operations() if op.type == "GatherV2"]
@@ -94,24 +92,24 @@ def test_patches_of_a_few_images_at_a_time(limit, monkeypatch):
 @pytest.mark.parametrize("channels", [3, 20])
 def test_bias_and_error(channels):
     x, target, bias = constant(2, 5, 8, channels), constant(2, 5, 8, channels), constant(channels)
-    ours, theirs = fast_layers.bias_add(x, bias), x + bias
+    ours, theirs = cpu_layers.bias_add(x, bias), x + bias
     assert_close(with_gradients(ours, x, bias), with_gradients(theirs, x, bias), 2e-6)
     theirs = tf.reduce_mean(tf.math.squared_difference(target, x), axis=(1, 2, 3))
-    ours = fast_layers.mean_squared_error(target, x)
+    ours = cpu_layers.mean_squared_error(target, x)
     assert_close(with_gradients(ours, x), with_gradients(theirs, x), 2e-6)
 
 
 def allow_winograd(monkeypatch):
     """For layers of a few channels and tiles."""
-    monkeypatch.setattr(fast_layers, "WINOGRAD_CHANNELS", 8)
-    monkeypatch.setattr(fast_layers, "WINOGRAD_TILES", 1)
+    monkeypatch.setattr(cpu_layers, "WINOGRAD_CHANNELS", 8)
+    monkeypatch.setattr(cpu_layers, "WINOGRAD_TILES", 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 8), (7, 13)])
 def test_winograd(size, monkeypatch):
     allow_winograd(monkeypatch)
     x, kernel = constant(2, *size, 24), constant(5, 5, 24, 9)
-    ours = with_gradients(fast_layers.conv_up(x, kernel, winograd=True), x)
+    ours = with_gradients(cpu_layers.conv_up(x, kernel, winograd=True), x)
     theirs = with_gradients(plain_up(x, kernel), x)
     assert_close(ours, theirs, 1e-5)
     assert any(np.abs(a - b).max() > 0 for a, b in zip(ours, theirs)), "not Winograd's"
@@ -120,17 +118,17 @@ def test_winograd(size, monkeypatch):
 @pytest.mark.parametrize("size", [(2, 4), (7, 6)])
 def test_winograd_in_training(size, monkeypatch):
     """With gradients of inputs and of weights, which two convolutions share."""
-    monkeypatch.setattr(fast_layers, "TRAINED_CHANNELS", 8)
-    monkeypatch.setattr(fast_layers, "TRAINED_TILES", 1)
+    monkeypatch.setattr(cpu_layers, "TRAINED_CHANNELS", 8)
+    monkeypatch.setattr(cpu_layers, "TRAINED_TILES", 1)
     kernel = tf.identity(constant(5, 5, 24, 9))
     small, large = constant(2, *size, 24), constant(2, 2 * size[0], 2 * size[1], 24)
-    ours, theirs = fast_layers.conv_up(small, kernel), plain_up(small, kernel)
+    ours, theirs = cpu_layers.conv_up(small, kernel), plain_up(small, kernel)
     ours, theirs = (with_gradients(y, small, kernel) for y in (ours, theirs))
     assert_close(ours, theirs, 1e-5)
     assert all(np.abs(a - b).max() > 0 for a, b in zip(ours, theirs)), "not Winograd's"
 
     halves = tf.split(large, 2)
-    ours = tf.concat([fast_layers.conv_down(half, kernel) for half in halves], 0)
+    ours = tf.concat([cpu_layers.conv_down(half, kernel) for half in halves], 0)
     theirs = tf.nn.conv2d(large, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
     ours, theirs = (with_gradients(y, large, kernel) for y in (ours, theirs))
     assert_close(ours, theirs, 1e-5)
@@ -148,12 +146,12 @@ def test_toom_cook(outputs):
 @pytest.mark.parametrize("strip", [100, 2**22])
 def test_gdn(inverse, strip, monkeypatch):
     """Against TensorFlow's own gradients of the formula, in one strip and in many."""
-    monkeypatch.setattr(fast_layers, "STRIP_BYTES", strip)
+    monkeypatch.setattr(cpu_layers, "STRIP_BYTES", strip)
     x = constant(2, 5, 3, 7)
     beta, gamma = 1 + tf.math.abs(constant(7)), tf.math.abs(constant(7, 7))
     p = tf.math.square(x) @ gamma + beta
     plain_gdn = x * tf.math.sqrt(p) if inverse else x / tf.math.sqrt(p)
-    ours = with_gradients(fast_layers.gdn(x, beta, gamma, inverse), x, beta, gamma)
+    ours = with_gradients(cpu_layers.gdn(x, beta, gamma, inverse), x, beta, gamma)
     assert_close(ours, with_gradients(plain_gdn, x, beta, gamma), 2e-6)
 
 

@@ -122,7 +122,7 @@ class Tiles:
         self.origins = origins.astype(np.int32)
 
     def up(self, x, weights):
-        """`fast_layers.conv_up` of x (N, h, w, C): (N, 2h, 2w, M)."""
+        """`cpu_layers.conv_up` of x (N, h, w, C): (N, 2h, 2w, M)."""
 
         @tf.custom_gradient
         def convolve(x, weights):
@@ -138,7 +138,7 @@ class Tiles:
         return convolve(x, weights)
 
     def down(self, x, weights):
-        """The adjoint, `fast_layers.conv_down` of x (N, 2h, 2w, M): (N, h, w, C).
+        """The adjoint, `cpu_layers.conv_down` of x (N, 2h, 2w, M): (N, h, w, C).
 
         `weights` are those of the transposed kernel, (5, 5, C, M).
         """

@@ -14,9 +14,9 @@ Kernels are 5×5 but for `conv`. Tensors are float32, channels-last and of stati
 
 import numpy as np
 
-import patch_products
+from model import patch_products
+from model.winograd import Tiles, constant_weights, number_of_tiles, trained_weights
 from quiet_tf import tf
-from winograd import Tiles, constant_weights, number_of_tiles, trained_weights
 
 TAPS = 5
 

@@ -1,0 +1,1 @@
+"""What the codec is: its networks, its probability models and where they run."""

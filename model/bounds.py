@@ -1,0 +1,42 @@
+"""Bounds whose gradient still pulls towards the allowed side, as those of TFC 1.3's `math_ops`.
+
+A plain maximum has no gradient where it bounds, so what lies there could never come back.
+"""
+
+from quiet_tf import tf
+
+
+def lower_bound(v, bound):
+    """max(`v`, `bound`), for a tensor and a number.
+
+    The gradient passes where `v` is allowed, or where descent would raise it.
+    """
+    v = tf.convert_to_tensor(v)
+    bound = tf.constant(bound, v.dtype)
+
+    @tf.custom_gradient
+    def bounded(v):
+        def gradient(g):
+            return tf.cast(tf.logical_or(v >= bound, g < 0), g.dtype) * g
+
+        return tf.maximum(v, bound), gradient
+
+    return bounded(v)
+
+
+def upper_bound(v, bound):
+    """min(`v`, `bound`), for a tensor and a number.
+
+    The gradient passes where `v` is allowed, or where descent would lower it.
+    """
+    v = tf.convert_to_tensor(v)
+    bound = tf.constant(bound, v.dtype)
+
+    @tf.custom_gradient
+    def bounded(v):
+        def gradient(g):
+            return tf.cast(tf.logical_or(v <= bound, g > 0), g.dtype) * g
+
+        return tf.minimum(v, bound), gradient
+
+    return bounded(v)
