@@ -4,22 +4,24 @@ Trains the model and codes with it: entry M3 in Table 1 of Yang et al. 2020 (arX
 The latents are what the inference network predicts, rounded around mu (y) and the medians (z).
 """
 
-import entropy_models
-import inference
-import nn_models
 import tf_boilerplate
-from coding import container, files, packed
-from hyperprior import Mbt2018
-from quiet_tf import tf, tfc
+from coding import container, tfci, writers
+from inference import methods
+from model import entropy_models, transforms
+from model.hyperprior import Mbt2018
+from runtime.quiet_tf import tf, tfc
 
 
-class BaseHyperprior(inference.Method):
+class BaseHyperprior(methods.Method):
     """Nothing is optimised."""
 
     row = "M3"
     model_class = Mbt2018
     sigma_min = entropy_models.SIGMA_MIN
-    coding_flags = {"container": (False, "write the file format that the other scripts write")}
+    reports_batches = True
+    coding_flags = {
+        "container": methods.Flag(False, "write the file format that the other scripts write")
+    }
 
     @classmethod
     def result_name(cls, runname, lmbda, basename):
@@ -33,8 +35,8 @@ class BaseHyperprior(inference.Method):
     @classmethod
     def coder(cls, run, weights, args):
         if args.container:
-            return files.GridWriter(run, container.CENTRED_BOUNDED)
-        return files.PackedWriter(weights)
+            return writers.GridWriter(run, container.CENTRED_BOUNDED)
+        return writers.PackedWriter(run, weights)
 
 
 def training_graph(x, num_filters, lmbda):
@@ -48,10 +50,10 @@ def training_graph(x, num_filters, lmbda):
     bottleneck = tfc.EntropyBottleneck()
     bottleneck(tf.zeros((1, 1, 1, num_filters)), training=True)  # makes its variables
     variables = {variable.op.name: variable for variable in bottleneck.variables}
-    packed.make_range_coder_tables()
+    tfci.make_range_coder_tables()
 
     model = Mbt2018(
-        nn_models.transforms(num_filters, Mbt2018.hyper_channels(num_filters)),
+        transforms.transforms(num_filters, Mbt2018.hyper_channels(num_filters)),
         entropy_models.density(num_filters, lambda name, *_: variables[Mbt2018.prior_scope + name]),
         sigma_min=entropy_models.SIGMA_MIN,
     )

@@ -7,12 +7,11 @@ under a density p(z). The loss has the net rate,
     λ 255² MSE - (log2 p(y|z) + log2 p(z) - log2 q(z|y)) / pixels
 """
 
-import entropy_models
-import nn_models
 import tf_boilerplate
-from coding import packed
-from hyperprior import Mbt2018BB
-from quiet_tf import tf
+from coding import tfci
+from model import entropy_models, transforms
+from model.hyperprior import Mbt2018BB
+from runtime.quiet_tf import tf
 
 
 def training_graph(x, num_filters, lmbda):
@@ -23,9 +22,9 @@ def training_graph(x, num_filters, lmbda):
         of z, with q's standard deviation bounded by √10.
       None: p(z) has no auxiliary loss here.
     """
-    packed.make_range_coder_tables()
+    tfci.make_range_coder_tables()
     model = Mbt2018BB(
-        nn_models.transforms(num_filters, Mbt2018BB.hyper_channels(num_filters)),
+        transforms.transforms(num_filters, Mbt2018BB.hyper_channels(num_filters)),
         entropy_models.density(num_filters),
         sigma_min=entropy_models.SIGMA_MIN,
         q_sigma_max=10**0.5,

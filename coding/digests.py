@@ -10,9 +10,9 @@ import os
 import subprocess
 import sys
 
-import hyperprior
-import utils
-from coding import files
+from coding import readers
+from model import checkpoints
+from runtime import files, signals
 
 
 def digest(latents):
@@ -25,18 +25,24 @@ def digest(latents):
 
 
 def digests(run, path):
-    """The digests of a file's images, decoded with the model of a `utils.Run`, as a list."""
-    reader = files.read(utils.read_bytes(path))
-    weights = hyperprior.load(reader.model_class, run)
+    """The digests of a file's images, decoded with the model of a `checkpoints.Run`, as a list."""
+    reader = readers.read(files.read_bytes(path))
+    weights = checkpoints.load(reader.model_class, run)
     found = {number: digest(latents) for number, latents in reader.latents(run, weights)}
     return [found[number] for number in range(reader.images)]
 
 
-def digests_elsewhere(run, path):
-    """The same, found by a fresh process.
+def check_elsewhere(run, path, expected):
+    """Has a fresh process decode a file.
+
+    Args:
+      run: `checkpoints.Run` of its model.
+      path: of the file.
+      expected: digests of its images, in order.
 
     Raises:
-      subprocess.CalledProcessError: it failed.
+      subprocess.CalledProcessError: that process failed.
+      AssertionError: it decoded other latents.
     """
     folder = os.path.dirname(os.path.abspath(run.checkpoint))
     process = subprocess.run(
@@ -46,7 +52,8 @@ def digests_elsewhere(run, path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    return process.stdout.split()
+    if process.stdout.split() != list(expected):
+        raise AssertionError("a fresh process decodes other latents than were coded")
 
 
 def main():
@@ -55,13 +62,8 @@ def main():
         print(__doc__, file=sys.stderr)
         sys.exit(2)
     checkpoint_dir, runname, path = sys.argv[1:]
-    try:
-        print("\n".join(digests(utils.find_run(checkpoint_dir, runname), path)))
-    except utils.InputError as error:
-        print("{}: error: {}".format(path, error), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with signals.command(path):
+        print("\n".join(digests(checkpoints.find_run(checkpoint_dir, runname), path)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Kernels are 5×5 but for `conv`. Tensors are float32, channels-last and of stati
 
 import numpy as np
 
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 TAPS = 5
 

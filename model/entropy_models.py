@@ -11,7 +11,7 @@ import collections
 
 import numpy as np
 
-from quiet_tf import tf, tfc
+from runtime.quiet_tf import tf, tfc
 
 LIKELIHOOD_BOUND = 1e-9  # no symbol costs more than 29.9 bits
 SCALE_TABLE = np.exp(np.linspace(np.log(0.11), np.log(256), 64))  # of the range coder's tables

@@ -6,7 +6,7 @@ latents around it, less where the image ends, since there the zeros that the lay
 part of the model; what the padding spoils elsewhere lies in the halo and is dropped. Pieces are
 equal to the whole but for the last bits.
 
-`transform` stands for a function of `nn_models` with its weights, which have to be constants: no
+`transform` stands for a function of `transforms` with its weights, which have to be constants: no
 gradient with respect to them is made here.
 """
 
@@ -16,8 +16,8 @@ import itertools
 
 import numpy as np
 
-import fast_layers
-from quiet_tf import tf
+from model import cpu_layers
+from runtime.quiet_tf import tf
 
 STRIDE = 16  # pixels along a latent's side
 HALO = 2
@@ -90,7 +90,7 @@ def synthesis(transform, y, size):
 def distortion_of_whole(transform, y, x):
     """Mean of (x - x_tilde)² of each image, (N,), and x_tilde = transform(y), (N, H, W, 3)."""
     x_tilde = transform(y, size=tuple(x.shape.as_list()[1:3]))
-    return fast_layers.mean_squared_error(x, x_tilde), x_tilde
+    return cpu_layers.mean_squared_error(x, x_tilde), x_tilde
 
 
 def distortion(transform, y, x):

@@ -21,8 +21,8 @@ All tensors are float32, channels-last and of static shape; convolutions are "sa
 import collections
 import functools
 
-import fast_layers
-from quiet_tf import tf, tfc
+from model import cpu_layers
+from runtime.quiet_tf import tf, tfc
 
 Conv = collections.namedtuple("Conv", "kernel bias beta gamma")
 Conv.__doc__ = """Weights of a convolution and of the (inverse) GDN behind it.
@@ -40,37 +40,37 @@ Transforms.__doc__ = "The `Conv`s of each transform, first layer first."
 def analysis(x, layers):
     """g_a: images (N, H, W, 3) in [0, 1] to latents y (N, ⌈H/16⌉, ⌈W/16⌉, N_f)."""
     for layer in layers:
-        x = _biased(fast_layers.conv_down(x, layer.kernel), layer)
+        x = _biased(cpu_layers.conv_down(x, layer.kernel), layer)
         if layer.gamma is not None:
-            x = fast_layers.gdn(x, layer.beta, layer.gamma)
+            x = cpu_layers.gdn(x, layer.beta, layer.gamma)
     return x
 
 
 def synthesis(y, layers, size, winograd=False):
     """g_s: latents y to images (N, H, W, 3), not clipped; `size` = (H, W).
 
-    `winograd` is for losses (see `fast_layers.conv_up`).
+    `winograd` is for losses (see `cpu_layers.conv_up`).
     """
     x = y
     for layer in layers:
-        x = _biased(fast_layers.conv_up(x, layer.kernel, winograd), layer)
+        x = _biased(cpu_layers.conv_up(x, layer.kernel, winograd), layer)
         if layer.gamma is not None:
-            x = fast_layers.gdn(x, layer.beta, layer.gamma, inverse=True)
+            x = cpu_layers.gdn(x, layer.beta, layer.gamma, inverse=True)
     return _cropped(x, size)
 
 
 def hyper_analysis(y, layers):
     """h_a: y (N, h, w, C) to (N, ⌈h/4⌉, ⌈w/4⌉, channels of the last layer)."""
-    y = tf.nn.relu(_biased(fast_layers.conv(y, layers[0].kernel), layers[0]))
-    y = tf.nn.relu(_biased(fast_layers.conv_down(y, layers[1].kernel), layers[1]))
-    return fast_layers.conv_down(y, layers[2].kernel)
+    y = tf.nn.relu(_biased(cpu_layers.conv(y, layers[0].kernel), layers[0]))
+    y = tf.nn.relu(_biased(cpu_layers.conv_down(y, layers[1].kernel), layers[1]))
+    return cpu_layers.conv_down(y, layers[2].kernel)
 
 
 def hyper_synthesis(z, layers, size):
     """h_s: hyper-latents z to (mu, sigma) of p(y|z), each (N, h, w, C); `size` = (h, w) of y."""
     for layer in layers[:2]:
-        z = tf.nn.relu(_biased(fast_layers.conv_up(z, layer.kernel), layer))
-    z = _biased(fast_layers.conv(z, fast_layers.flipped(layers[2].kernel)), layers[2])
+        z = tf.nn.relu(_biased(cpu_layers.conv_up(z, layer.kernel), layer))
+    z = _biased(cpu_layers.conv(z, cpu_layers.flipped(layers[2].kernel)), layers[2])
     mu, log_sigma = tf.split(_cropped(z, size), 2, axis=-1)
     return mu, tf.math.exp(log_sigma)
 
@@ -81,7 +81,7 @@ def _cropped(x, size):
 
 
 def _biased(x, layer):
-    return fast_layers.bias_add(x, layer.bias)
+    return cpu_layers.bias_add(x, layer.bias)
 
 
 def transforms(num_filters, hyper_channels, getter=tf.get_variable):

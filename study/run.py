@@ -22,10 +22,10 @@ import threading
 import dask
 import distributed
 
-import inference
-import utils
+from inference import methods, scripts
+from runtime import console, files, machine
+from runtime.errors import InputError
 from study import command, tables, tasks
-from utils import InputError
 
 CONNECT_TIMEOUT = 10  # seconds
 
@@ -60,7 +60,7 @@ def study(args):
     known = {row.get("task"): row for row in read_table(images_csv, args)}
     missing = [t for t in wanted if t.key not in known and not is_done(args.output, t)]
     for path in (images_csv, means_csv, *(result_path(args.output, task) for task in missing)):
-        utils.check_writable(path)
+        files.check_writable(path)
     line = "{} tasks ({} images, {} methods, {} models), of which {} are done already"
     numbers = (len(images), len(methods), len(models), len(wanted) - len(missing))
     print(line.format(len(wanted), *numbers), flush=True)
@@ -68,10 +68,10 @@ def study(args):
     new = [row_of(t, known.get(t.key), args) for t in wanted if t.key not in failures]
     # Read again: another study may have written to it since.
     rows = merged(read_table(images_csv, args), wanted, new, args.dataset)
-    utils.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
+    files.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
     # Of the numbers as the table has them, so that they do not depend on who computed them.
     means = tables.means(read_table(images_csv, args))
-    utils.write_bytes(means_csv, tables.to_csv(means, tables.MEANS))
+    files.write_bytes(means_csv, tables.to_csv(means, tables.MEANS))
     print("wrote {} and {}".format(images_csv, means_csv))
     return new, len(failures)
 
@@ -79,7 +79,7 @@ def study(args):
 def methods_for(models):
     """Those of the nine methods that have a model."""
     kinds = {model.kind for model in models}
-    return [m for m in tables.METHODS if inference.find_method(m).model_class.name in kinds]
+    return [m for m in scripts.METHODS if methods.find_method(m).model_class.name in kinds]
 
 
 def read_table(path, args):
@@ -216,7 +216,7 @@ def compute(missing, args, number):
       set of the keys of the tasks that failed, which it has said.
     """
     failures = set()
-    with _client(args, number) as (client, threads), utils.Progress(
+    with _client(args, number) as (client, threads), console.Progress(
         len(missing), title="tasks"
     ) as progress:
         futures = {
@@ -238,7 +238,7 @@ def compute(missing, args, number):
                 line = "failed: {}: {}".format(title(task), _reason(error))
                 print(line, file=sys.stderr, flush=True)
             else:
-                utils.write_bytes(result_path(args.output, task), content)
+                files.write_bytes(result_path(args.output, task), content)
             future.release()
             progress.update(done)
     return failures
@@ -266,7 +266,7 @@ def _client(args, number):
                 print("waiting for workers at {}".format(args.scheduler), flush=True)
             yield client, args.threads or 1
         return
-    cores = utils.cores()
+    cores = machine.cores()
     workers = args.workers or max(1, min(number, cores // (args.threads or 1)))
     threads = args.threads or max(1, cores // workers)
     with _no_process_left(), tempfile.TemporaryDirectory() as folder, dask.config.set(

@@ -7,13 +7,13 @@ import plain
 import pytest
 from conftest import DEMO, DEMO_DIR
 
-import fast_layers
-import hyperprior
-import pieces
 import sga
 import tf_boilerplate
 import utils
-from quiet_tf import tf
+from inference.evaluation import Evaluation
+from inference.noise import Noise
+from model import checkpoints, cpu_layers, hyperprior, tiling
+from runtime.quiet_tf import tf
 
 RNG = np.random.RandomState(0)
 
@@ -53,9 +53,9 @@ def plain_up(x, kernel):
 def test_convolutions(size, channels):
     """With gradients of inputs and of weights."""
     x, kernel = constant(2, *size, channels[0]), constant(5, 5, *channels)
-    ours = with_gradients(fast_layers.conv_up(x, kernel), x, kernel)
+    ours = with_gradients(cpu_layers.conv_up(x, kernel), x, kernel)
     assert_close(ours, with_gradients(plain_up(x, kernel), x, kernel), 2e-6)
-    ours = with_gradients(fast_layers.conv_down(x, kernel), x, kernel)
+    ours = with_gradients(cpu_layers.conv_down(x, kernel), x, kernel)
     theirs = tf.nn.conv2d(x, kernel, strides=2, padding=[[0, 0], [2, 2], [2, 2], [0, 0]])
     assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
 
@@ -63,7 +63,7 @@ def test_convolutions(size, channels):
 @pytest.mark.parametrize("support", [3, 5])
 def test_convolution_without_stride(support):
     x, kernel = constant(2, 5, 8, 3), constant(support, support, 3, 7)
-    ours = with_gradients(fast_layers.conv(x, kernel), x, kernel)
+    ours = with_gradients(cpu_layers.conv(x, kernel), x, kernel)
     theirs = tf.nn.conv2d(x, kernel, strides=1, padding="SAME")
     assert_close(ours, with_gradients(theirs, x, kernel), 2e-6)
 
@@ -71,24 +71,24 @@ def test_convolution_without_stride(support):
 @pytest.mark.parametrize("channels", [3, 20])
 def test_bias_and_error(channels):
     x, target, bias = constant(2, 5, 8, channels), constant(2, 5, 8, channels), constant(channels)
-    ours, theirs = fast_layers.bias_add(x, bias), x + bias
+    ours, theirs = cpu_layers.bias_add(x, bias), x + bias
     assert_close(with_gradients(ours, x, bias), with_gradients(theirs, x, bias), 2e-6)
     theirs = tf.reduce_mean(tf.math.squared_difference(target, x), axis=(1, 2, 3))
-    ours = fast_layers.mean_squared_error(target, x)
+    ours = cpu_layers.mean_squared_error(target, x)
     assert_close(with_gradients(ours, x), with_gradients(theirs, x), 2e-6)
 
 
 def allow_winograd(monkeypatch):
     """For layers of a few channels and tiles."""
-    monkeypatch.setattr(fast_layers, "WINOGRAD_CHANNELS", 8)
-    monkeypatch.setattr(fast_layers, "WINOGRAD_TILES", 1)
+    monkeypatch.setattr(cpu_layers, "WINOGRAD_CHANNELS", 8)
+    monkeypatch.setattr(cpu_layers, "WINOGRAD_TILES", 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 8), (7, 13)])
 def test_winograd(size, monkeypatch):
     allow_winograd(monkeypatch)
     x, kernel = constant(2, *size, 24), constant(5, 5, 24, 9)
-    ours = with_gradients(fast_layers.conv_up(x, kernel, winograd=True), x)
+    ours = with_gradients(cpu_layers.conv_up(x, kernel, winograd=True), x)
     theirs = with_gradients(plain_up(x, kernel), x)
     assert_close(ours, theirs, 1e-5)
     assert any(np.abs(a - b).max() > 0 for a, b in zip(ours, theirs)), "not Winograd's"
@@ -96,7 +96,7 @@ def test_winograd(size, monkeypatch):
 
 @pytest.mark.parametrize("outputs", [2, 4])
 def test_toom_cook(outputs):
-    a, g, b = fast_layers.toom_cook((0, 1, -1, 2, -0.5), outputs)
+    a, g, b = cpu_layers.toom_cook((0, 1, -1, 2, -0.5), outputs)
     d, taps = RNG.normal(0, 1, 6), RNG.normal(0, 1, 7 - outputs)
     np.testing.assert_allclose(a @ ((g @ taps) * (b @ d)), np.correlate(d, taps, "valid"))
 
@@ -105,12 +105,12 @@ def test_toom_cook(outputs):
 @pytest.mark.parametrize("strip", [100, 2**22])
 def test_gdn(inverse, strip, monkeypatch):
     """Against TensorFlow's own gradients of the formula, in one strip and in many."""
-    monkeypatch.setattr(fast_layers, "STRIP_BYTES", strip)
+    monkeypatch.setattr(cpu_layers, "STRIP_BYTES", strip)
     x = constant(2, 5, 3, 7)
     beta, gamma = 1 + tf.math.abs(constant(7)), tf.math.abs(constant(7, 7))
     p = tf.math.square(x) @ gamma + beta
     plain_gdn = x * tf.math.sqrt(p) if inverse else x / tf.math.sqrt(p)
-    ours = with_gradients(fast_layers.gdn(x, beta, gamma, inverse), x, beta, gamma)
+    ours = with_gradients(cpu_layers.gdn(x, beta, gamma, inverse), x, beta, gamma)
     assert_close(ours, with_gradients(plain_gdn, x, beta, gamma), 2e-6)
 
 
@@ -120,7 +120,7 @@ def test_gdn(inverse, strip, monkeypatch):
 @pytest.mark.parametrize("length", range(12, 80, 3))
 def test_spans(length):
     """Cores are everything, once; halos reach two places into the neighbours."""
-    cut = pieces.spans(length, 11)
+    cut = tiling.spans(length, 11)
     places = [place for span in cut for place in range(span.core_begin, span.core_end)]
     assert places == list(range(length)) and len(cut) > 1
     for span in cut:
@@ -133,12 +133,12 @@ def test_spans(length):
 @pytest.mark.parametrize("size", [(176, 208), (171, 333), (40, 611)])
 def test_pieces_equal_the_whole(size, monkeypatch):
     """Transforms, loss and gradient, of an image whose sides are any numbers."""
-    run = utils.find_run(DEMO_DIR, DEMO["sga"])
-    weights = hyperprior.load(hyperprior.Mbt2018, run)
+    run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
+    weights = checkpoints.load(hyperprior.Mbt2018, run)
     values = []
     x = RNG.uniform(0, 1, (2, *size, 3)).astype(np.float32)
-    for area in (pieces.AREA, 2 * 9 * 9):
-        monkeypatch.setattr(pieces, "AREA", area)
+    for area in (tiling.AREA, 2 * 9 * 9):
+        monkeypatch.setattr(tiling, "AREA", area)
         with tf.Graph().as_default(), tf.Session() as session:
             model = hyperprior.build(hyperprior.Mbt2018, weights)
             y = model.analysis(tf.constant(x))
@@ -162,11 +162,11 @@ def test_an_iteration_of_sga_equals_the_plain_one(winograd, monkeypatch):
         allow_winograd(monkeypatch)
     # The same whichever tests ran before: Adam's bound below depends on the image.
     pixels = np.random.RandomState(0).randint(0, 256, (75, 53, 3)).astype(np.uint8)
-    run = utils.find_run(DEMO_DIR, DEMO["sga"])
+    run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
     args = tf_boilerplate.parse("sga", "", sga.SGA, None, ["compress", run.name, "image"])
     args.lmbda = run.lmbda
-    weights = hyperprior.load(hyperprior.Mbt2018, run)
-    evaluation = tf_boilerplate.Evaluation(sga.SGA, weights, (1, *pixels.shape), args)
+    weights = checkpoints.load(hyperprior.Mbt2018, run)
+    evaluation = Evaluation(sga.SGA, weights, (1, *pixels.shape), args)
     evaluation.begin(pixels[None])
     (stage,) = evaluation.method.stages
     evaluation.session.run(stage.start)
@@ -178,9 +178,7 @@ def test_an_iteration_of_sga_equals_the_plain_one(winograd, monkeypatch):
     starts = [value.copy() for value in theirs.values]
     for t in range(3):
         with tf.Graph().as_default(), tf.Session() as session:
-            noise = tf_boilerplate.inference.Noise(
-                tf.constant(utils.image_keys(pixels[None], args.seed))
-            )
+            noise = Noise(tf.constant(utils.image_keys(pixels[None], args.seed)))
             pairs = zip("yz", theirs.values)
             uniform = [noise.at(t, name).uniform(tf.zeros(v.shape)) for name, v in pairs]
             uniform = session.run(uniform)

@@ -8,8 +8,8 @@ not started by `horovodrun` is the only worker: for it nothing here does anythin
 import contextlib
 import os
 
-from quiet_tf import tf
-from utils import InputError
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
 
 
 def size():
