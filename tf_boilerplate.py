@@ -217,43 +217,14 @@ def compress(method_class, args):
     run = checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
     args.lmbda = checkpoints.lambda_of(run, args.lmbda)
     images = utils.Images(args.eval_imgs, console.note)
-    with naming(args.eval_imgs):
+    batches = images.batches(args.eval_batch_size)
+    with naming(images.path):
         container.check_size(*images.shape[:3])
-    path = method_class.result_path(run, args)
-    save = _check_outputs(path, images, args)
     weights = checkpoints.load(method_class.model_class, run)
     writer = method_class.coder(run, weights, args)
-    if min(images.shape[1:3]) < utils.MSSSIM_MIN_SIDE:
-        console.note(
-            "MS-SSIM is NaN: it needs {} pixels on each side".format(utils.MSSSIM_MIN_SIDE)
-        )
 
-    results, records, content = evaluation.evaluate(
-        method_class, weights, writer, images, args, save
-    )
-    if args.output:
-        with files.atomic_write(args.output) as file:
-            file.write(content)
-            file.flush()
-            if writer.verify_elsewhere:
-                if args.verbose:
-                    print("----Decoding in a fresh process----")
-                digests.check_elsewhere(run, file.name, results["latents_sha256"])
-    if path:
-        values = method_class.provenance(run, images, args)
-        utils.write_result(path, {**values, **records, **results})
-    for key in (*evaluation.METRICS, *(key for key in results if key.startswith("avg_"))):
-        if key in results:
-            print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
-    _print_written(path, args.output)
-
-
-def _check_outputs(path, images, args):
-    """Makes sure, before anything is computed, that `compress` can write what is asked for.
-
-    Returns:
-      Function of the number and the pixels of an image that saves its reconstruction; or None.
-    """
+    # Whatever cannot be written is refused before anything is computed.
+    path = method_class.result_path(run, args)
     if path:
         utils.check_result(path, images.sha256, args.overwrite)
     elif args.save_reconstruction:
@@ -262,17 +233,29 @@ def _check_outputs(path, images, args):
         if not args.output.endswith(".tfci"):
             raise InputError("{}: the name of a compressed file ends in .tfci".format(args.output))
         files.check_writable(args.output)
+    if min(images.shape[1:3]) < utils.MSSSIM_MIN_SIDE:
+        line = "MS-SSIM is NaN: it needs {} pixels on each side"
+        console.note(line.format(utils.MSSSIM_MIN_SIDE))
+    save = functools.partial(utils.write_reconstruction, path, images.shape[0])
+    save = save if args.save_reconstruction else None
 
-    def save(number, pixels):
-        suffix = "-{}".format(number) if images.shape[0] > 1 else ""
-        utils.write_png("{}{}.png".format(path[: -len(".npz")], suffix), pixels)
-
-    return save if args.save_reconstruction else None
-
-
-def _print_written(*paths):
-    for path in filter(None, paths):
-        print("wrote {}".format(path))
+    results, records, content = evaluation.evaluate(
+        method_class, weights, writer, images.path, batches, args, save
+    )
+    if args.output:
+        with files.atomic_write(args.output) as file:
+            file.write(content)
+            file.flush()
+            if writer.verify_elsewhere:
+                digests.check_elsewhere(run, file.name, results["latents_sha256"], args.verbose)
+    if path:
+        values = method_class.provenance(run, images, args)
+        utils.write_result(path, {**values, **records, **results})
+    for key in (*evaluation.METRICS, *(key for key in results if key.startswith("avg_"))):
+        if key in results:
+            print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
+    for written in filter(None, (path, args.output)):
+        print("wrote {}".format(written))
 
 
 def decompress(method_class, args):
@@ -306,7 +289,8 @@ def decompress(method_class, args):
         files.write_bytes(side_info, reader.side_info)
     elif reader.has_side_info:
         console.note("--side_info FILE writes the side information that it holds")
-    _print_written(output, side_info)
+    for written in filter(None, (output, side_info)):
+        print("wrote {}".format(written))
 
 
 # --- Command lines ---------------------------------------------------------------------------
@@ -316,7 +300,7 @@ def main(method_class, training_graph=None, argv=None):
     """Runs the command line of a script; ends the process with exit code 2 on wrong input.
 
     Args:
-      method_class: an `methods.Method`; None: there are no commands but `train`.
+      method_class: a `methods.Method`; None: there are no commands but `train`.
       training_graph: of `train`; None: there is no such command.
       argv: arguments; default: those of the process.
     """

@@ -281,3 +281,16 @@ def write_result(path, values):
     """Writes a dict of arrays as `.npz`."""
     with atomic_write(path) as file:
         np.savez(file, **values)
+
+
+def write_reconstruction(result_path, images, number, pixels):
+    """Writes what a decoder shows as a PNG beside a result.
+
+    Args:
+      result_path: of the result, an `.npz`.
+      images: how many images it is about; of several, names have the number.
+      number: of this image, from 0.
+      pixels: uint8 (H, W, 3).
+    """
+    suffix = "-{}".format(number) if images > 1 else ""
+    write_png("{}{}.png".format(result_path[: -len(".npz")], suffix), pixels)

@@ -32,18 +32,21 @@ def digests(run, path):
     return [found[number] for number in range(reader.images)]
 
 
-def check_elsewhere(run, path, expected):
+def check_elsewhere(run, path, expected, verbose=False):
     """Has a fresh process decode a file.
 
     Args:
       run: `checkpoints.Run` of its model.
       path: of the file.
       expected: digests of its images, in order.
+      verbose: whether to say so.
 
     Raises:
       subprocess.CalledProcessError: that process failed.
       AssertionError: it decoded other latents.
     """
+    if verbose:
+        print("----Decoding in a fresh process----")
     folder = os.path.dirname(os.path.abspath(run.checkpoint))
     process = subprocess.run(
         [sys.executable, "-m", "coding.digests", *os.path.split(folder), os.path.abspath(path)],

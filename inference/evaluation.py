@@ -37,14 +37,15 @@ optimisation (`optimise.merge_records`); content: of the file that holds the ima
 """
 
 
-def evaluate(method_class, weights, writer, images, args, save=None):
+def evaluate(method_class, weights, writer, path, batches, args, save):
     """Optimises, codes and measures images, a batch at a time; returns `Evaluated`.
 
     Args:
       method_class: a `methods.Method`.
       weights: of `checkpoints.load`.
       writer: a `writers.Writer`, of the method's `coder`.
-      images: `utils.Images`.
+      path: of the images, for messages.
+      batches: iterable of uint8 (N, H, W, 3).
       args: the command line.
       save: `save(number, reconstruction)`, called with the uint8 (H, W, 3) of each image; or None.
 
@@ -53,18 +54,18 @@ def evaluate(method_class, weights, writer, images, args, save=None):
     """
     evaluation = None
     metrics, records, batch_sizes = [], [], []
-    for pixels in images.batches(args.eval_batch_size):
+    for pixels in batches:
         if evaluation is None or evaluation.shape != pixels.shape:
             evaluation = Evaluation(method_class, weights, pixels.shape, args)
-        name = "{}: image {{}}".format(images.path)
-        figures, record = _evaluate_batch(evaluation, pixels, writer, name, len(metrics), save)
+        numbers = range(len(metrics), len(metrics) + len(pixels))
+        figures, record = _evaluate_batch(evaluation, pixels, writer, path, numbers, save)
         metrics += figures
         records.append(record)
         batch_sizes.append(len(pixels))
     results = {key: np.array([figures[key] for figures in metrics]) for key in metrics[0]}
     content, bits = writer.finish()
     for key, values in bits.items():
-        results[key + "_bpp"] = values / (images.shape[1] * images.shape[2])
+        results[key + "_bpp"] = values / (pixels.shape[1] * pixels.shape[2])
     if method_class.reports_batches:
         results.update(_batch_results(results["actual_bpp"], batch_sizes))
     return Evaluated(results, merge_records(records), content)
@@ -80,27 +81,26 @@ def _batch_results(actual_bpp, batch_sizes):
     }
 
 
-def _evaluate_batch(evaluation, pixels, writer, name, first, save):
+def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
     """Metrics of each image of a batch (list of dicts), and for each stage a list of records.
 
     Args:
       evaluation: `Evaluation` for batches of this shape.
       pixels: uint8 (N, H, W, 3).
-      writer, save: of `evaluate`.
-      name: of the images in messages, with a place for the number.
-      first: number of the first image.
+      writer, path, save: of `evaluate`.
+      numbers: of the images.
     """
     begun = time.time()
     latents, stage_records = evaluation.optimise(pixels)
     metrics, coding_records = [], []
     hint = "; try a lower --lr" if evaluation.method.flags else ""
-    for index, values in enumerate(latents):
-        number = first + index
-        check_finite(values.values(), name.format(number), hint)
-        with naming(name.format(number)):
+    for index, (number, values) in enumerate(zip(numbers, latents)):
+        name = "{}: image {}".format(path, number)
+        check_finite(values.values(), name, hint)
+        with naming(name):
             figures, record, reconstruction = evaluation.code(index, values, writer)
         figures.update(utils.ms_ssim(pixels[index], reconstruction))
-        check_finite([figures["mse"], figures["est_bpp"]], name.format(number), hint)
+        check_finite([figures["mse"], figures["est_bpp"]], name, hint)
         metrics.append(figures)
         coding_records.append(record)
         if save:
@@ -125,7 +125,7 @@ class Evaluation:
     """The graph of a method for batches of one shape, from pixels to results.
 
     Args:
-      method_class: an `methods.Method`.
+      method_class: a `methods.Method`.
       weights: of `checkpoints.load`.
       shape: (N, H, W, 3) of the batches.
       args: the command line.

@@ -1,4 +1,4 @@
-"""The loss over two latents of a photograph, and the way of SGA through it.
+"""The loss over two latents of a photograph, and SGA's path through it.
 
     python -m study.sga_landscape
 

@@ -120,7 +120,8 @@ def test_corrupted_checkpoint(part, capsys, untrained, photo, tmp_path):
         if part == "cut data":
             file.truncate(os.path.getsize(path) // 2)
         else:
-            file.seek(os.path.getsize(path) // 3)
+            # Of the data, weights that a run reads: the coder's tables, most of it, it may not.
+            file.seek(0 if part == "data" else os.path.getsize(path) // 3)
             file.write(b"\xff" * 64)
     line = refused(capsys, "sga", tmp_path, photo[0], tmp_path / "r")
     assert "checkpoint" in line

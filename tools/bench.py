@@ -1,8 +1,8 @@
-"""Times this collection against the plain manner: `make bench`.
+"""Times this collection against a baseline implementation: `make bench`.
 
-The plain manner is that of the reference: layers of TensorFlow Compression as they come, latents
-and noise fed in each step, gradients fetched, Adam in NumPy (`tests/plain.py`). Each manner runs in
-a process of its own, as it would be started, and the two take turns.
+The baseline does as the reference does: layers of TensorFlow Compression as they come, latents
+and noise fed in each step, gradients fetched, Adam in NumPy (`tests/plain.py`). Each runs in a
+process of its own, as it would be started, and the two take turns.
 """
 
 import argparse
@@ -137,7 +137,7 @@ def our_iteration(folder, run, height, width):
 
 
 def plain_iteration(folder, run, height, width):
-    """The same in the plain manner."""
+    """The same by the baseline."""
     from tests import plain
 
     return plain.SGA(os.path.join(folder, run), photograph(height, width)).step
@@ -157,7 +157,7 @@ def matrix_product():
 
 
 def bench_iterations(args):
-    print("| N | image | plain | here | ratio | GFLOP | GFLOP/s | of a matrix product |")
+    print("| N | image | baseline | here | ratio | GFLOP | GFLOP/s | of a matrix product |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for n, height, width in CASES:
@@ -232,7 +232,7 @@ def training_step(module, n, patch, pattern):
 
 def bench_training(args):
     """Steps per second."""
-    print("| N | patch | plain, steps/s | here | ratio | of a step waiting for large PNGs |")
+    print("| N | patch | baseline, steps/s | here | ratio | of a step waiting for large PNGs |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         pattern = large_photographs(folder)
