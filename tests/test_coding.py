@@ -4,6 +4,8 @@ import ast
 import math
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -106,6 +108,12 @@ def test_nothing_depends_on_the_machine(name):
     functions, number = ALLOWED.get(name, (set(), 0))
     assert set(re.findall(r"\b(?:np|math)\.\w+", source)) & inexact == functions
     assert len(powers) == number
+
+
+def test_the_container_handles_bytes_alone():
+    """Reading a header loads no TensorFlow."""
+    code = "import sys, coding.container; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_normal_quantiles():
