@@ -21,7 +21,8 @@ import numpy as np
 
 import utils
 from coding import readers
-from inference import methods, scripts
+from inference import scripts
+from inference.methods import find_method
 from model import checkpoints, hyperprior
 from runtime import files
 from runtime.errors import InputError
@@ -52,7 +53,7 @@ def code(words, run, args):
     place = {"checkpoint_dir": args.checkpoint_dir}
     result = scripts.compress(script, args.runname, args.image, args.output, path, *flags, **place)
     result = tables.load(result)
-    pixels, bits = decode(files.read_bytes(path), run, methods.find_method(script))
+    pixels, bits = decode(files.read_bytes(path), run, find_method(script))
     return Coded(" ".join(words), pixels, bits, result)
 
 
@@ -198,7 +199,7 @@ def psnr(mse):
 def main(argv=None):
     args = parse(argv)
     script, flags = tasks.split(args.method)
-    model = methods.find_method(script).model_class
+    model = find_method(script).model_class
     base = scripts.MODELS[model.name][0]
     if script == base:
         raise InputError("--method {}: this is what others are compared with".format(script))

@@ -22,7 +22,8 @@ import threading
 import dask
 import distributed
 
-from inference import methods, scripts
+from inference import scripts
+from inference.methods import find_method
 from runtime import console, files, machine
 from runtime.errors import InputError
 from study import command, tables, tasks
@@ -79,7 +80,7 @@ def study(args):
 def methods_for(models):
     """Those of the nine methods that have a model."""
     kinds = {model.kind for model in models}
-    return [m for m in scripts.METHODS if methods.find_method(m).model_class.name in kinds]
+    return [m for m in scripts.METHODS if find_method(m).model_class.name in kinds]
 
 
 def read_table(path, args):

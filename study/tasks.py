@@ -25,7 +25,7 @@ import numpy as np
 
 import tf_boilerplate
 import utils
-from inference import methods
+from inference.methods import find_method
 from model import checkpoints, hyperprior
 from runtime import errors, files
 from runtime.errors import InputError
@@ -185,7 +185,7 @@ def make_tasks(images, methods, models):
     pairs = {}
     for method in methods:
         script, flags = split(method)
-        method_class = methods.find_method(script)
+        method_class = find_method(script)
         code = _code(method_class)
         fitting = [model for model in models if model.kind == method_class.model_class.name]
         if not fitting:
@@ -227,7 +227,7 @@ def parse(script, flags, runname):
       SystemExit: a flag that the script does not know (argparse has said so).
     """
     argv = ["compress", runname, "image", "--results_dir", "", *flags]
-    args = tf_boilerplate.parse(script, "", methods.find_method(script), None, argv)
+    args = tf_boilerplate.parse(script, "", find_method(script), None, argv)
     named = (args.output, args.results_dir, args.save_reconstruction)
     if any(named) or args.eval_imgs != "image" or getattr(args, "side_info", None):
         raise InputError("{} {}: files are not named here".format(script, " ".join(flags)))
