@@ -194,7 +194,7 @@ def quality(x, x_tilde):
     """mse (on the scale 0 to 255) and psnr in dB of what a decoder shows, each (N,).
 
     Args:
-      x, x_tilde: original and reconstruction, float32 (N, H, W, 3), in [0, 1] but for overshoot.
+      x, x_tilde: original and reconstruction, float32 (N, H, W, 3), in [0, 1] except for overshoot.
     """
     difference = tf.cast(to_uint8(x_tilde), tf.float32) - 255 * x
     mse = tf.reduce_mean(tf.math.square(difference), axis=(1, 2, 3))

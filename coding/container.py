@@ -167,7 +167,7 @@ def _parse(reader):
 
 
 def check_size(images, height, width):
-    """Raises `InputError` unless a file can hold so many images of so many pixels."""
+    """Raises `InputError` unless a file can hold this number of images of this size."""
     if not (
         0 < images <= MAX_IMAGES
         and 0 < height <= MAX_SIDE

@@ -105,7 +105,7 @@ def spread(a, kernel, stride):
 
 
 def _blocks(rows, elements):
-    """Slices of rows, each with so many elements that a product of them takes little memory."""
+    """Slices of rows, each short enough for a product of it to take little memory."""
     step = max(2**22 // elements, 1)
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 

@@ -99,7 +99,8 @@ class Stack:
         """Pops one symbol for each of `codes`, an int64 array of their shape.
 
         Raises:
-          InputError: a symbol was escaped for nothing, as where there are no bits.
+          InputError: an escaped symbol that its table contains, which no encoder writes; an
+            exhausted stack decodes to this.
         """
         symbols, low, high = np.zeros((3, np.size(codes)), np.int64)
         escaped = np.zeros(np.size(codes), bool)

@@ -186,7 +186,7 @@ class BaseMethod(Method):
     temperature = None  # or a method: tensor function of t
 
     def learning_rate(self, t):
-        """Of Adam, at iteration t."""
+        """The learning rate of Adam at iteration t."""
         return self.args.lr
 
     def relax(self, v, t, noise):
@@ -209,7 +209,7 @@ class BaseMethod(Method):
         }
 
     def rounded(self, y, z):
-        """The latents as they are transmitted, but for the last bits of mu."""
+        """The latents as they are transmitted, up to the last bits of mu."""
         if self.is_centred(self.args):
             return self.model.round_centred(y, z)
         return {"y": tf.math.round(y), "z": tf.math.round(z)}

@@ -105,7 +105,7 @@ class Stage:
 
         Returns:
           dict of lists, one value for every `RECORD_EVERY` iterations and the last: `its`, `T`
-          where there is one, `rd_loss`, `its_bpp` and `its_psnr`, the same three with
+          if there is a temperature, `rd_loss`, `its_bpp` and `its_psnr`, the same three with
           `_after_rounding`, and `its_y_changed_after_rounding`, the fraction of y that is
           transmitted as another value than at the start; likewise of z, if it is rounded.
         """

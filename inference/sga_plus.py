@@ -63,7 +63,7 @@ def schedule_time(t, args):
 
 
 def learning_rate(t, args):
-    """At iteration `t`."""
+    """The learning rate of Adam at iteration `t`."""
     if args.lr_final == 1:
         return args.lr
     cosine = tf.math.cos(np.pi * tf.cast(t, tf.float32) / args.sga_its)

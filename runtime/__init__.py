@@ -2,9 +2,9 @@
 
     errors.py    wrong input: `InputError`, the one line that the user sees
     files.py     bytes read and written, never half
-    flags.py     command-line flags as data, and the end of a command
+    flags.py     command-line flags as data
     console.py   progress
-    signals.py   Ctrl-C and SIGTERM
+    signals.py   Ctrl-C and SIGTERM, and how a command ends
     machine.py   cores
     quiet_tf.py  TensorFlow, quiet and quick
 

@@ -63,7 +63,7 @@ def parse(argv):
 
 
 def method_of(setting, its):
-    """Script and flags of one of `SETTINGS` with so many iterations."""
+    """Script and flags of one of `SETTINGS` with a number of iterations."""
     flags = SETTINGS[setting].format(lr=RATES[its])
     return " ".join("sga {} --sga_its {}".format(flags, its).split())
 

@@ -255,7 +255,7 @@ def _reason(error):
 
 @contextlib.contextmanager
 def _client(args, number):
-    """A Dask client for so many tasks, and the threads that each may use."""
+    """A Dask client for a number of tasks, and the threads that each may use."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if args.scheduler:
         try:
