@@ -42,11 +42,20 @@ def check_elsewhere(run, path, expected, verbose=False):
       verbose: whether to say so.
 
     Raises:
-      subprocess.CalledProcessError: that process failed.
-      AssertionError: it decoded other latents.
+      AssertionError: it decodes other latents.
     """
     if verbose:
         print("----Decoding in a fresh process----")
+    if digests_elsewhere(run, path) != list(expected):
+        raise AssertionError("a fresh process decodes other latents than were coded")
+
+
+def digests_elsewhere(run, path):
+    """The digests of a file's images, found by a fresh process.
+
+    Raises:
+      subprocess.CalledProcessError: it failed.
+    """
     folder = os.path.dirname(os.path.abspath(run.checkpoint))
     process = subprocess.run(
         [sys.executable, "-m", "coding.digests", *os.path.split(folder), os.path.abspath(path)],
@@ -55,8 +64,7 @@ def check_elsewhere(run, path, expected, verbose=False):
         stdout=subprocess.PIPE,
         text=True,
     )
-    if process.stdout.split() != list(expected):
-        raise AssertionError("a fresh process decodes other latents than were coded")
+    return process.stdout.split()
 
 
 def main():

@@ -28,11 +28,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import utils
-from coding import container, digests, grid_codec, integer_model, readers, stack
+from coding import container, digests, grid_codec, integer_model, readers, stack, writers
 from coding.stack import Stack
 from inference import methods
 from model import checkpoints, hyperprior
-from runtime import files
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 
@@ -571,7 +570,7 @@ def test_coding_at_full_size_is_fast(tmp_path):
     best = np.inf
     for _ in range(3):
         begun = os.times().elapsed
-        writer = files.GridWriter(run, container.INTEGERS)
+        writer = writers.GridWriter(run, container.INTEGERS)
         loaded = os.times().elapsed - begun
         coded = writer.add(latents, (512, 768), None)
         best = min(best, loaded + max(coded.encode_seconds, coded.decode_seconds))

@@ -97,7 +97,7 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained, monk
     code = files.read_bytes(os.path.join(ROOT, "sga.py"))
     for replaced, by, same in [(b"# ", b"# X", True), (b"self.temperature(t)", b"0.3", False)]:
         edited = code.replace(replaced, by) if replaced in code else code + b"\n# X"
-        monkeypatch.setattr(utils, "read_bytes", lambda path, edited=edited: edited)
+        monkeypatch.setattr(files, "read_bytes", lambda path, edited=edited: edited)
         assert (plain == keys("sga")) is same
     monkeypatch.undo()
     # Another checkpoint under the same name and step.

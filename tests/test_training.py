@@ -252,7 +252,8 @@ def test_a_crop_of_an_array_reads_its_rows_alone(tmp_path):
     large[20000, :64] = 0.5
     del large
     code = (
-        "import resource, sys, numpy as np; sys.path.insert(0, {!r}); import patches;"
+        "import resource, sys, numpy as np; sys.path.insert(0, {!r});"
+        "from training import data;"
         "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "places = np.array([[20000 / (40000 - 63), 0.0]]);"
         "(patch,) = data._read_patches({!r}, 64, places);"
