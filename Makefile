@@ -6,10 +6,10 @@ help:
 	@echo "make demo     base model and SGA on a sample photograph; needs only Python 3.7"
 	@echo "make test     all tests but the longest"
 	@echo "make parity   the longest: the reference on every input and seed, the order of the methods"
-	@echo "make bench    speed and memory against the plain manner; BENCH=iterations for a part"
+	@echo "make bench    speed and memory against a baseline implementation; BENCH=iterations for a part"
 	@echo "make study-setup  packages for studies and figures (python -m study.…)"
 	@echo "make horovod  for training by several processes (horovodrun)"
-	@echo "make lint     style of the code"
+	@echo "make lint     style and layout of the code"
 
 setup:
 	@tools/venv.sh $(VENV) requirements.txt
@@ -28,7 +28,7 @@ horovod: setup
 	    --no-build-isolation -r requirements-horovod.txt
 
 demo: setup
-	@$(PYTHON) tools/demo.py
+	@$(PYTHON) -m tools.demo
 
 # Two processes of one thread each are faster than one of two: the tests' graphs are small.
 test: setup-dev
@@ -39,10 +39,11 @@ parity: setup-dev
 
 BENCH =
 bench: setup
-	@$(PYTHON) tools/bench.py $(BENCH)
+	@$(PYTHON) -m tools.bench $(BENCH)
 
 lint: setup-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) tools/check_layout.py
 
 .PHONY: help setup study-setup setup-dev horovod demo test parity bench lint

@@ -7,15 +7,15 @@ y = round(g_a(x)); the mean and log-variance of q(z|y), from h_a(y), are optimis
 in which y is fixed, so that a decoder can repeat it (section 3.3).
 """
 
-import inference
 import tf_boilerplate
+from inference import methods
 
 
-class BBNoSGA(inference.BitsBackMethod):
+class BBNoSGA(methods.BitsBackMethod):
     """Optimises q(z|y) alone."""
 
     row = "A5"
-    flags = inference.adam_flags(sga_its=1000, lr=5e-3)
+    flags = methods.adam_flags(sga_its=1000, lr=5e-3)
     name_has_lambda = False
     rate_flags = ("sga_its", "lr")
 

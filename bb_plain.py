@@ -4,11 +4,11 @@ y = round(g_a(x)), and z is a sample of q(z|y) with the mean and variance that h
 (arXiv 2006.04240, section 3.3).
 """
 
-import inference
 import tf_boilerplate
+from inference import methods
 
 
-class BBPlain(inference.BitsBackMethod):
+class BBPlain(methods.BitsBackMethod):
     """Nothing is optimised."""
 
     row = "A6"

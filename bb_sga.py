@@ -7,22 +7,21 @@
    then, can repeat it (section 3.3, algorithm 1).
 """
 
-import inference
-import sga_plus
 import tf_boilerplate
-from quiet_tf import tf
+from inference import methods, optimise, sga_plus
+from runtime.quiet_tf import tf
 from sga import SGA
 
 
-class BBSGA(inference.BitsBackMethod):
+class BBSGA(methods.BitsBackMethod):
     """SGA for y, then the best q(z|y) for it."""
 
     row = "M2"
     flags = {
         **{name: flag for name, flag in SGA.flags.items() if name != "centred"},
-        "sga_its": (2000, "iterations of the first stage"),
-        "r_its": (2000, "iterations of the second stage"),
-        "r_lr": (3e-3, "learning rate of the second stage"),
+        "sga_its": methods.Flag(2000, "iterations of the first stage"),
+        "r_its": methods.Flag(2000, "iterations of the second stage"),
+        "r_lr": methods.Flag(3e-3, "learning rate of the second stage"),
     }
     rate_flags = ("r_its", "r_lr")
     presets = sga_plus.BITS_BACK_PRESETS
@@ -40,7 +39,7 @@ class BBSGA(inference.BitsBackMethod):
             return self.sent(self.noise, tf.math.round(y), z_mean, z_logvar)
 
         y = self.model.analysis(self.x)
-        stage = inference.Stage(
+        stage = optimise.Stage(
             {"y": y, **self.model.hyper_analysis(y)},
             self.loss,
             relaxed,

@@ -7,22 +7,21 @@ As SGA (`sga.py`), with the expectation in place of the sample:
     τ(t) = clip(exp(-annealing_rate t), T_min, T_max)
 """
 
-import inference
-import rounding
 import tf_boilerplate
-from quiet_tf import tf
+from inference import methods, rounding
+from runtime.quiet_tf import tf
 
 
-class DAnneal(inference.BaseMethod):
+class DAnneal(methods.BaseMethod):
     """Relaxes by an expectation, at a falling temperature."""
 
     row = "A4"
     flags = {
-        **inference.adam_flags(sga_its=2000, lr=5e-3),
-        "annealing_rate": (4e-3, "rate at which the temperature falls, per iteration"),
-        "t_max": (0.2, "highest temperature"),
-        "t_min": (1e-8, "lowest temperature"),
-        **inference.ATANH_FLAG,
+        **methods.adam_flags(sga_its=2000, lr=5e-3),
+        "annealing_rate": methods.Flag(4e-3, "rate at which the temperature falls, per iteration"),
+        "t_max": methods.Flag(0.2, "highest temperature"),
+        "t_min": methods.Flag(1e-8, "lowest temperature"),
+        **methods.ATANH_FLAG,
     }
 
     def temperature(self, t):

@@ -5,25 +5,25 @@ the end: z to the grid through the medians of p(z), then y to the one through mu
 codec does. Stops when the loss after rounding gets worse.
 """
 
-import inference
 import tf_boilerplate
+from inference import methods, optimise
 
 
-class MAP(inference.BaseMethod):
+class MAP(methods.BaseMethod):
     """No relaxation: the gap to the rounded latents is left open."""
 
     row = "A1"
     centred = True
     flags = {
-        **inference.adam_flags(sga_its=2000, lr=5e-3),
-        "check_every": (10, "iterations between looks at the loss after rounding"),
+        **methods.adam_flags(sga_its=2000, lr=5e-3),
+        "check_every": methods.Flag(10, "iterations between looks at the loss after rounding"),
     }
 
     def relax(self, v, t, noise):
         return v
 
     def early_stop(self):
-        return inference.EarlyStop(self.args.check_every, rounded=True, tie_is_worse=False)
+        return optimise.EarlyStop(self.args.check_every, rounded=True, tie_is_worse=False)
 
 
 if __name__ == "__main__":

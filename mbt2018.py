@@ -4,22 +4,25 @@ Trains the model and codes with it: entry M3 in Table 1 of Yang et al. 2020 (arX
 The latents are what the inference network predicts, rounded around mu (y) and the medians (z).
 """
 
-import entropy_models
-import inference
-import nn_models
 import tf_boilerplate
-from coding import container, files, packed
-from hyperprior import Mbt2018
-from quiet_tf import tf
+from coding import container, tfci, writers
+from inference import methods
+from model import entropy_models, transforms
+from model.hyperprior import Mbt2018
+from runtime.quiet_tf import tf
+from training import cores
 
 
-class BaseHyperprior(inference.Method):
+class BaseHyperprior(methods.Method):
     """Nothing is optimised."""
 
     row = "M3"
     model_class = Mbt2018
     sigma_min = entropy_models.SIGMA_MIN
-    coding_flags = {"container": (False, "write the file format that the other scripts write")}
+    reports_batches = True
+    coding_flags = {
+        "container": methods.Flag(False, "write the file format that the other scripts write")
+    }
 
     @classmethod
     def result_name(cls, runname, lmbda, basename):
@@ -33,8 +36,8 @@ class BaseHyperprior(inference.Method):
     @classmethod
     def coder(cls, run, weights, args):
         if args.container:
-            return files.GridWriter(run, container.CENTRED_BOUNDED)
-        return files.PackedWriter(weights)
+            return writers.GridWriter(run, container.CENTRED_BOUNDED)
+        return writers.PackedWriter(run, weights)
 
 
 def training_graph(x, num_filters, lmbda):
@@ -44,26 +47,15 @@ def training_graph(x, num_filters, lmbda):
       loss, metrics: as `hyperprior.Mbt2018.rate_distortion`, of y and z with U(-½, ½) noise.
       bottleneck: `tfc.EntropyBottleneck`, whose auxiliary loss fits the quantiles of p(z) and
         whose updates keep the range coder's tables.
-      transmitted: function of images x that returns the model and its latents for x, rounded.
+      model: as it is validated.
     """
-    from quiet_tf import tfc
-
-    bottleneck = tfc.EntropyBottleneck()
-    bottleneck(tf.zeros((1, 1, 1, num_filters)), training=True)  # makes its variables
-    variables = {variable.op.name: variable for variable in bottleneck.variables}
-    packed.make_range_coder_tables()
-
-    weights = (
-        nn_models.transforms(num_filters, Mbt2018.hyper_channels(num_filters)),
-        entropy_models.density(num_filters, lambda name, *_: variables[Mbt2018.prior_scope + name]),
+    bottleneck, variables = entropy_models.bottleneck(num_filters)
+    tfci.make_range_coder_tables()
+    model = Mbt2018(
+        transforms.transforms(num_filters, Mbt2018.hyper_channels(num_filters)),
+        entropy_models.density(num_filters, lambda name, *_: variables[name]),
+        sigma_min=entropy_models.SIGMA_MIN,
     )
-    model = Mbt2018(*weights, sigma_min=entropy_models.SIGMA_MIN)
-
-    def transmitted(x):
-        medians = variables[Mbt2018.prior_scope + "quantiles"][:, 0, 1]
-        model = Mbt2018(*weights, medians, sigma_min=entropy_models.SIGMA_MIN)
-        y = model.analysis(x)
-        return model, model.round_centred(y, **model.hyper_analysis(y))
 
     def loss(x):
         y = model.analysis(x)
@@ -74,7 +66,9 @@ def training_graph(x, num_filters, lmbda):
         }
         return model.rate_distortion(x, lmbda, **noisy)
 
-    return tf_boilerplate.by_cores(loss, x) + (bottleneck, transmitted)
+    loss, metrics = cores.by_cores(loss, x)
+    model.medians = variables["quantiles"][:, 0, 1]
+    return loss, metrics, bottleneck, model
 
 
 if __name__ == "__main__":

@@ -11,23 +11,21 @@ becomes the average of its two neighbours under a relaxed one-hot sample,
 options that the paper does not.
 """
 
-import inference
-import rounding
-import sga_plus
 import tf_boilerplate
+from inference import methods, rounding, sga_plus
 
 
-class SGA(inference.BaseMethod):
+class SGA(methods.BaseMethod):
     """Relaxes by a sample, at a falling temperature."""
 
     row = "M1"
     flags = {
-        **inference.adam_flags(sga_its=2000, lr=5e-3),
-        "annealing_rate": (1e-3, "rate at which the temperature falls, per iteration"),
-        "t0": (700, "iteration from which the temperature falls", 0),
-        "t_max": (0.5, "temperature up to t0"),
-        "t_min": (1e-8, "lowest temperature"),
-        **inference.ATANH_FLAG,
+        **methods.adam_flags(sga_its=2000, lr=5e-3),
+        "annealing_rate": methods.Flag(1e-3, "rate at which the temperature falls, per iteration"),
+        "t0": methods.Flag(700, "iteration from which the temperature falls", minimum=0),
+        "t_max": methods.Flag(0.5, "temperature up to t0"),
+        "t_min": methods.Flag(1e-8, "lowest temperature"),
+        **methods.ATANH_FLAG,
         **sga_plus.FLAGS,
     }
     presets = sga_plus.PRESETS

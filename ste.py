@@ -4,25 +4,24 @@ Optimises y and z on λ·255²·MSE + bpp of the rounded latents, with gradients
 the identity (Bengio et al. 2013, arXiv 1308.3432). Stops when that loss no longer falls.
 """
 
-import inference
-import rounding
 import tf_boilerplate
+from inference import methods, optimise, rounding
 
 
-class STE(inference.BaseMethod):
+class STE(methods.BaseMethod):
     """Rounded forward, identity backward."""
 
     row = "A2"
     flags = {
-        **inference.adam_flags(sga_its=2000, lr=1e-4),
-        "check_every": (10, "iterations between looks at the loss"),
+        **methods.adam_flags(sga_its=2000, lr=1e-4),
+        "check_every": methods.Flag(10, "iterations between looks at the loss"),
     }
 
     def relax(self, v, t, noise):
         return rounding.straight_through(v)
 
     def early_stop(self):
-        return inference.EarlyStop(self.args.check_every, rounded=False, tie_is_worse=True)
+        return optimise.EarlyStop(self.args.check_every, rounded=False, tie_is_worse=True)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,16 @@ as in training (Ballé et al. 2017, arXiv 1611.01704), and rounds at the end as 
 does: z to the grid through the medians of p(z), then y to the one through mu(z).
 """
 
-import inference
 import tf_boilerplate
+from inference import methods
 
 
-class UNoise(inference.BaseMethod):
+class UNoise(methods.BaseMethod):
     """Relaxes by additive uniform noise."""
 
     row = "A3"
     centred = True
-    flags = inference.adam_flags(sga_its=2000, lr=5e-3)
+    flags = methods.adam_flags(sga_its=2000, lr=5e-3)
 
     def relax(self, v, t, noise):
         return v + noise.uniform(v) - 0.5

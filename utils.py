@@ -1,82 +1,16 @@
-"""Images, metrics, run folders, result files and the console."""
+"""Images, metrics and result files."""
 
-import collections
 import contextlib
-import glob
 import hashlib
 import os
-import re
-import signal
-import sys
-import tempfile
-import time
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from tqdm import tqdm
 
-from quiet_tf import tf
-
-
-class InputError(Exception):
-    """Something that the user gave is wrong; its text is the one line that is shown."""
-
-
-# --- Files -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def atomic_write(path):
-    """Opens a temporary file beside `path` for binary writing; renames it if all went well.
-
-    Raises:
-      InputError: `path` cannot be written.
-    """
-    handle, temporary = _temporary_beside(path)
-    os.close(handle)
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException as error:
-        os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise _not_writable(path, error.strerror)
-        raise
-
-
-def check_writable(path):
-    """Raises `InputError` unless a file can be written to `path`."""
-    if os.path.isdir(path):
-        raise _not_writable(path, "is a folder")
-    if len(os.fsencode(os.path.basename(path))) > 255:
-        raise _not_writable(path, "file name too long")
-    handle, temporary = _temporary_beside(path)
-    os.close(handle)
-    os.unlink(temporary)
-
-
-def _not_writable(path, reason):
-    return InputError("{}: cannot be written: {}".format(path, reason))
-
-
-def _temporary_beside(path):
-    """Open file descriptor and path of a new file in the folder of `path`, which is made."""
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        os.makedirs(folder, exist_ok=True)
-        return tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
-    except OSError as error:
-        raise _not_writable(path, error.strerror)
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
+from runtime.errors import InputError
+from runtime.files import atomic_write, check_writable, file_sha256
+from runtime.quiet_tf import tf
 
 # --- Images ----------------------------------------------------------------------------------
 
@@ -167,25 +101,6 @@ def images_to(path, shape):
         write_png(path, images[0])
 
 
-def read_bytes(path):
-    """The bytes of a file.
-
-    Raises:
-      InputError: it cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise InputError("{}: {}".format(path, error.strerror))
-
-
-def write_bytes(path, content):
-    """Writes bytes."""
-    with atomic_write(path) as file:
-        file.write(content)
-
-
 class Images:
     """The images to compress: one file, or an `.npy` of several, which stays on disk.
 
@@ -246,24 +161,6 @@ def open_array(path):
     return array
 
 
-def cores():
-    """Number of CPU cores that this process may use.
-
-    The workers of a distributed training share those of their machine.
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, usable // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
-
-
-def file_sha256(path):
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def image_keys(pixels, seed):
     """A random-number key for each of the images uint8 (N, H, W, 3): int64 (N,).
 
@@ -297,7 +194,7 @@ def quality(x, x_tilde):
     """mse (on the scale 0 to 255) and psnr in dB of what a decoder shows, each (N,).
 
     Args:
-      x, x_tilde: original and reconstruction, float32 (N, H, W, 3), in [0, 1] but for overshoot.
+      x, x_tilde: original and reconstruction, float32 (N, H, W, 3), in [0, 1] except for overshoot.
     """
     difference = tf.cast(to_uint8(x_tilde), tf.float32) - 255 * x
     mse = tf.reduce_mean(tf.math.square(difference), axis=(1, 2, 3))
@@ -358,99 +255,6 @@ def _halved(plane):
     return (plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4
 
 
-# --- Run folders -----------------------------------------------------------------------------
-
-
-def run_name(script, num_filters, num_hfilters, lmbda):
-    """Name of the folder with a model's checkpoints; the model itself ignores num_hfilters."""
-    hfilters = "-num_hfilters={}".format(num_hfilters) if num_hfilters > 0 else ""
-    return "{}-num_filters={}{}-lmbda={:g}".format(script, num_filters, hfilters, lmbda)
-
-
-def script_name(module):
-    """Name of a script's module, which is `__main__` where it runs."""
-    return os.path.splitext(os.path.basename(module.__file__))[0]
-
-
-Run = collections.namedtuple("Run", "name checkpoint step num_filters lmbda")
-Run.__doc__ = """A trained model: its run name, newest checkpoint and that one's step, N_f, and λ.
-
-lmbda is the one that the run name tells, or None.
-"""
-
-
-def find_run(checkpoint_dir, name, num_filters=None):
-    """The newest checkpoint of a run.
-
-    Args:
-      checkpoint_dir, name: the run's folder is `<checkpoint_dir>/<name>`.
-      num_filters: what the caller thinks N_f is, or None.
-
-    Raises:
-      InputError: no such run, an unreadable checkpoint, or one with another N_f.
-    """
-    folder = os.path.join(checkpoint_dir, os.path.normpath(name))
-    name = os.path.basename(folder)
-    if not os.path.isdir(folder):
-        there = sorted(os.path.basename(p) for p in glob.glob(os.path.join(checkpoint_dir, "*-*")))
-        raise InputError(
-            "{}: no such run folder; --checkpoint_dir has {}".format(
-                folder, ", ".join(there) or "no runs"
-            )
-        )
-    checkpoint = newest_checkpoint(folder)
-    if checkpoint is None:
-        raise InputError("{}: no checkpoint in this run folder".format(folder))
-    shapes, step = read_checkpoint(checkpoint)
-    found = shapes.get("analysis_transform/layer_0/bias", [None])[0]
-    if found is None:
-        raise InputError("{}: not a checkpoint of this model".format(checkpoint))
-    if num_filters is not None and num_filters != found:
-        raise InputError(
-            "{}: the model has --num_filters {}, not {}".format(checkpoint, found, num_filters)
-        )
-    match = re.search(r"lmbda=([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)", name)
-    return Run(name, checkpoint, step, found, float(match.group(1)) if match else None)
-
-
-def read_checkpoint(checkpoint):
-    """Shapes by name (lists), and the step, of a checkpoint; `InputError` if unreadable."""
-    try:
-        reader = tf.train.load_checkpoint(checkpoint)
-        return reader.get_variable_to_shape_map(), int(reader.get_tensor("global_step"))
-    except (tf.errors.OpError, ValueError) as error:
-        raise unreadable_checkpoint(checkpoint, error)
-
-
-def newest_checkpoint(folder):
-    """Path of the newest checkpoint in a run folder, which may have been moved; or None."""
-    path = os.path.join(folder, "checkpoint")
-    try:
-        state = tf.train.get_checkpoint_state(folder)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("{}: not a readable checkpoint state ({})".format(path, error))
-    if state is None or not state.model_checkpoint_path:
-        return None
-    return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
-
-
-def checkpoint_sha256(checkpoint):
-    """SHA-256 of the files of a checkpoint, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in sorted(glob.glob(glob.escape(checkpoint) + ".*")):
-        digest.update(file_sha256(path).encode())
-    return digest.hexdigest()
-
-
-def unreadable_checkpoint(checkpoint, error):
-    """The `InputError` for what TensorFlow said of a checkpoint."""
-    return InputError(
-        "{}: not a readable checkpoint of this model ({})".format(
-            checkpoint, str(error).strip().splitlines()[0]
-        )
-    )
-
-
 # --- Result files ----------------------------------------------------------------------------
 
 
@@ -479,114 +283,14 @@ def write_result(path, values):
         np.savez(file, **values)
 
 
-# --- The console -----------------------------------------------------------------------------
-
-
-class Progress:
-    """A bar with the time left on a terminal; elsewhere a plain line every half minute.
+def write_reconstruction(result_path, images, number, pixels):
+    """Writes what a decoder shows as a PNG beside a result.
 
     Args:
-      total, initial: last step and first one.
-      title: stands before it.
+      result_path: of the result, an `.npz`.
+      images: how many images it is about; of several, names have the number.
+      number: of this image, from 0.
+      pixels: uint8 (H, W, 3).
     """
-
-    LINE_SECS = 30
-
-    def __init__(self, total, initial=0, title=""):
-        self.bar = tqdm(
-            total=total,
-            initial=initial,
-            desc=title or None,
-            dynamic_ncols=True,
-            leave=False,
-            disable=None,  # where stderr is no terminal
-        )
-        self.total, self.initial, self.title = total, initial, title
-        self.begun = self.shown = time.time()
-
-    def due(self):
-        """Whether it is time to `show` how things stand."""
-        return time.time() - self.shown >= (self.LINE_SECS if self.bar.disable else 1)
-
-    def update(self, step):
-        """Says that `step` steps are done, and shows it when it is time to."""
-        (self.show if self.due() else self.advance)(step)
-
-    def advance(self, step):
-        """Says that `step` steps are done."""
-        self.bar.update(step - self.bar.n)
-
-    def show(self, step, figures=""):
-        """The same, and shows it, with `figures` if there are any."""
-        self.shown = time.time()
-        if not self.bar.disable:
-            self.bar.set_postfix_str(figures, refresh=False)
-            self.advance(step)
-            return
-        rate = max(step - self.initial, 1e-9) / (self.shown - self.begun)
-        left = tqdm.format_interval((self.total - step) / rate)
-        words = (self.title, "{}/{}".format(step, self.total), figures)
-        line = " ".join(word for word in words if word)
-        print("{}, {:.2f}/s, {} left".format(line, rate, left), file=sys.stderr, flush=True)
-
-    def write(self, line):
-        """Prints a line to stdout, above the bar."""
-        tqdm.write(line)
-        sys.stdout.flush()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.bar.close()
-
-
-# --- Signals ---------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def sigterm_as_interrupt():
-    """Within, SIGTERM raises KeyboardInterrupt, so that half-written files are cleaned up."""
-    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
-
-
-@contextlib.contextmanager
-def command(name):
-    """Around what a command does: wrong input ends it with one line and exit code 2."""
-    try:
-        with sigterm_as_interrupt():
-            yield
-    except InputError as error:
-        print("{}: error: {}".format(name, error), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("{}: interrupted".format(name), file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # who read our output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-
-
-@contextlib.contextmanager
-def stop_signals():
-    """Within, SIGINT and SIGTERM append to the list that this yields, instead of ending us.
-
-    A second one ends us after all.
-    """
-    received = []
-
-    def receive(number, frame):
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    old = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+    suffix = "-{}".format(number) if images > 1 else ""
+    write_png("{}{}.png".format(result_path[: -len(".npz")], suffix), pixels)

@@ -2,7 +2,7 @@
 
     magic           4 bytes, `MAGIC`
     version, kind   1 byte: version · 16 + place in `KINDS`
-    digest          4 bytes, of the model and the tables (`networks.Decoder`)
+    digest          4 bytes, of the model and the tables (`integer_model.Decoder`)
     n, H, W         number of images; their height and width in pixels
     bits-back only  1 byte: bits of z's grid · 16 + place in `PRESETS` or 15; with any but the first
                     the iterations, with 15 their 4 settings, float64; the seed; 0, or 1 + length
@@ -21,7 +21,7 @@ import collections
 import struct
 import zlib
 
-from utils import InputError
+from runtime.errors import InputError
 
 MAGIC = b"\xc9IIC"
 VERSION = 1
@@ -167,7 +167,7 @@ def _parse(reader):
 
 
 def check_size(images, height, width):
-    """Raises `InputError` unless a file can hold so many images of so many pixels."""
+    """Raises `InputError` unless a file can hold this number of images of this size."""
     if not (
         0 < images <= MAX_IMAGES
         and 0 < height <= MAX_SIDE

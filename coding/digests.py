@@ -10,10 +10,9 @@ import os
 import subprocess
 import sys
 
-import hyperprior
-import utils
-from coding import files
-from model import device
+from coding import readers
+from model import checkpoints, device
+from runtime import files, signals
 
 
 def digest(latents):
@@ -26,15 +25,33 @@ def digest(latents):
 
 
 def digests(run, path):
-    """The digests of a file's images, decoded with the model of a `utils.Run`, as a list."""
-    reader = files.read(utils.read_bytes(path))
-    weights = hyperprior.load(reader.model_class, run)
+    """The digests of a file's images, decoded with the model of a `checkpoints.Run`, as a list."""
+    reader = readers.read(files.read_bytes(path))
+    weights = checkpoints.load(reader.model_class, run)
     found = {number: digest(latents) for number, latents in reader.latents(run, weights)}
     return [found[number] for number in range(reader.images)]
 
 
+def check_elsewhere(run, path, expected, verbose=False):
+    """Has a fresh process decode a file.
+
+    Args:
+      run: `checkpoints.Run` of its model.
+      path: of the file.
+      expected: digests of its images, in order.
+      verbose: whether to say so.
+
+    Raises:
+      AssertionError: it decodes other latents.
+    """
+    if verbose:
+        print("----Decoding in a fresh process----")
+    if digests_elsewhere(run, path) != list(expected):
+        raise AssertionError("a fresh process decodes other latents than were coded")
+
+
 def digests_elsewhere(run, path):
-    """The same, found by a fresh process.
+    """The digests of a file's images, found by a fresh process.
 
     Raises:
       subprocess.CalledProcessError: it failed.
@@ -57,13 +74,8 @@ def main():
         print(__doc__, file=sys.stderr)
         sys.exit(2)
     checkpoint_dir, runname, path = sys.argv[1:]
-    try:
-        print("\n".join(digests(utils.find_run(checkpoint_dir, runname), path)))
-    except utils.InputError as error:
-        print("{}: error: {}".format(path, error), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with signals.command(path):
+        print("\n".join(digests(checkpoints.find_run(checkpoint_dir, runname), path)))
 
 
 if __name__ == "__main__":

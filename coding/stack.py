@@ -7,7 +7,7 @@ those of one table go together, since a table takes longer to set up than a symb
 import numpy as np
 from constriction import stream
 
-from utils import InputError
+from runtime.errors import InputError
 
 WORD_BYTES = 4
 _STATE_WORDS = 2
@@ -17,7 +17,7 @@ def words_of(payload):
     """The words of a stack from the bytes in a file.
 
     Raises:
-      utils.InputError: they are no stack.
+      InputError: they are no stack.
     """
     words = np.frombuffer(payload, "<u4")
     if len(words) and words[-1] == 0:
@@ -99,7 +99,8 @@ class Stack:
         """Pops one symbol for each of `codes`, an int64 array of their shape.
 
         Raises:
-          InputError: a symbol was escaped for nothing, as where there are no bits.
+          InputError: an escaped symbol that its table contains, which no encoder writes; an
+            exhausted stack decodes to this.
         """
         symbols, low, high = np.zeros((3, np.size(codes)), np.int64)
         escaped = np.zeros(np.size(codes), bool)

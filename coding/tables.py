@@ -82,7 +82,7 @@ class Gaussians:
 
         Returns:
           codes: int64 array of that shape, for `tables`.
-          shifts: float64, what a symbol of the table lies below the one of the Gaussian.
+          shifts: float64, offset to add to a table symbol to get the Gaussian's symbol.
           mean, log2_sigma: those of the tables.
         """
         level = np.floor(log2_sigma * SIGMA_STEPS + 0.5) + 8 * SIGMA_STEPS

@@ -3,7 +3,7 @@
 A plain maximum has no gradient where it bounds, so what lies there could never come back.
 """
 
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 
 def lower_bound(v, bound):

@@ -16,7 +16,7 @@ import numpy as np
 
 from model import patch_products
 from model.winograd import Tiles, constant_weights, number_of_tiles, trained_weights
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 TAPS = 5
 

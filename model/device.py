@@ -15,7 +15,7 @@ import sys
 
 from model import cpu_layers
 from model import layers as portable_layers
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 
 def gpus():

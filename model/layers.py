@@ -4,7 +4,7 @@ Tensors are float32, channels-last and of static shape. `cpu_layers` has the sam
 shapes that a CPU is fast at; `device.layers` says which of the two a graph gets.
 """
 
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 
 def conv_down(x, kernel):

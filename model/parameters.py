@@ -8,7 +8,7 @@ import numpy as np
 from scipy import fftpack
 
 from model.bounds import lower_bound
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 OFFSET = 2.0**-18  # keeps the gradient of a square root finite at 0
 

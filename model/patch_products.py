@@ -8,7 +8,7 @@ Tensors are float32, channels-last and of static shape.
 
 import numpy as np
 
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 FEW_CHANNELS = 16  # up to here patches are small enough to be kept for the gradient
 PATCHES_BYTES = 2**25  # of patches that are made at a time, unless those of one image are more

@@ -9,7 +9,7 @@ Tensors are float32, channels-last and of static shape.
 
 import numpy as np
 
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 TAPS = 5
 TILE, REACH = 4, 6  # samples that a tile makes of each phase, and those of x that they depend on

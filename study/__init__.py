@@ -5,7 +5,7 @@
     python -m study.budgets        what SGA reaches with fewer iterations
     python -m study.traces         the course of the optimisation, method against method
     python -m study.look           an image as two methods code it, and where its bits went
-    python -m study.sga_landscape  the loss over two latents, and the way of SGA through it
+    python -m study.sga_landscape  the loss over two latents, and SGA's path through it
 
 Needs the packages of `requirements-study.txt`; `--help` of each says more.
 """

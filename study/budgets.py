@@ -13,7 +13,8 @@ import os
 
 import matplotlib.ticker
 
-import utils
+from model import checkpoints
+from runtime import files
 from study import command, figures, run, tables
 
 BUDGETS = (100, 250, 500, 1000, 2000)  # iterations
@@ -37,17 +38,17 @@ def main(argv=None):
     args = parse(argv)
     csv_path, stem = (os.path.join(args.output, name) for name in ("budgets.csv", "budgets"))
     for path in (csv_path, stem + ".png", stem + ".svg"):
-        utils.check_writable(path)
+        files.check_writable(path)
     methods = {(setting, its): method_of(setting, its) for setting in SETTINGS for its in BUDGETS}
     args.methods = [PREDICTION, *methods.values()]
-    args.models = [utils.find_run(args.checkpoint_dir, args.runname).name]
+    args.models = [checkpoints.find_run(args.checkpoint_dir, args.runname).name]
     found, failed = run.study(args)
     if failed:
         print("{} tasks failed: no table of budgets, and no figure".format(failed))
         return 1
     rows = falls(tables.means(found), methods)
     print(as_text(rows))
-    utils.write_bytes(csv_path, tables.to_csv(rows, COLUMNS))
+    files.write_bytes(csv_path, tables.to_csv(rows, COLUMNS))
     written = [csv_path, *figures.save_all(draw(rows, args.dataset), stem)]
     print("wrote {}".format(", ".join(written)))
     return 0
@@ -62,7 +63,7 @@ def parse(argv):
 
 
 def method_of(setting, its):
-    """Script and flags of one of `SETTINGS` with so many iterations."""
+    """Script and flags of one of `SETTINGS` with a number of iterations."""
     flags = SETTINGS[setting].format(lr=RATES[its])
     return " ".join("sga {} --sga_its {}".format(flags, its).split())
 

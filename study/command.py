@@ -5,8 +5,8 @@ import os
 import re
 import sys
 
-import utils
-from tools import scripts
+from inference import scripts
+from runtime import signals
 
 
 def run(main):
@@ -14,7 +14,7 @@ def run(main):
 
     Its value is the exit code. On wrong input the process ends with one line and exit code 2.
     """
-    with utils.command(main.__globals__["__spec__"].name):
+    with signals.command(main.__globals__["__spec__"].name):
         sys.exit(main())
 
 

@@ -8,8 +8,8 @@ import warnings
 import bjontegaard
 import numpy as np
 
+from runtime.errors import InputError
 from study import tables
-from utils import InputError
 
 BD_POINTS = 4  # that a curve needs: a polynomial of degree 3 has as many coefficients
 INTERPOLATIONS = ("cubic", "pchip", "akima")

@@ -8,7 +8,8 @@ import matplotlib.lines
 import matplotlib.pyplot as plt
 import numpy as np
 
-import utils
+from runtime import files
+from runtime.errors import InputError
 
 plt.switch_backend("Agg")
 
@@ -79,8 +80,8 @@ def save_all(figure, stem):
 def check(path):
     """Raises `InputError` unless a figure can be written to `path`."""
     if _suffix(path) not in FORMATS:
-        raise utils.InputError("{}: the name of a figure ends in .png or .svg".format(path))
-    utils.check_writable(path)
+        raise InputError("{}: the name of a figure ends in .png or .svg".format(path))
+    files.check_writable(path)
 
 
 def _suffix(path):
@@ -92,7 +93,7 @@ def save(figure, path):
     check(path)
     suffix = _suffix(path)
     metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-    with plt.rc_context(STYLE), utils.atomic_write(path) as file:
+    with plt.rc_context(STYLE), files.atomic_write(path) as file:
         figure.savefig(file, format=suffix, metadata=metadata)
     plt.close(figure)
 

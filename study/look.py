@@ -19,15 +19,16 @@ import matplotlib.colors
 import matplotlib.patches
 import numpy as np
 
-import hyperprior
-import inference
 import utils
-from coding import files
-from quiet_tf import tf
+from coding import readers
+from inference import scripts
+from inference.methods import find_method
+from model import checkpoints, hyperprior
+from runtime import files
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
 from study import command, figures, tables, tasks
-from tools import scripts
 
-BASES = {"mbt2018": "mbt2018", "mbt2018_bb": "bb_plain"}  # of models, who only predict
 STRIDE = 16  # pixels along a latent's side
 
 Coded = collections.namedtuple("Coded", "name pixels bits result")
@@ -43,7 +44,7 @@ def code(words, run, args):
 
     Args:
       words: script and flags.
-      run: `utils.Run` of the model.
+      run: `checkpoints.Run` of the model.
       args: the command line.
     """
     script, *flags = words
@@ -52,7 +53,7 @@ def code(words, run, args):
     place = {"checkpoint_dir": args.checkpoint_dir}
     result = scripts.compress(script, args.runname, args.image, args.output, path, *flags, **place)
     result = tables.load(result)
-    pixels, bits = decode(utils.read_bytes(path), run, inference.find_method(script))
+    pixels, bits = decode(files.read_bytes(path), run, find_method(script))
     return Coded(" ".join(words), pixels, bits, result)
 
 
@@ -68,11 +69,11 @@ def decode(content, run, method):
 
     Args:
       content: the bytes of the file.
-      run: `utils.Run` of the model.
-      method: the `inference.Method` that wrote it.
+      run: `checkpoints.Run` of the model.
+      method: the `methods.Method` that wrote it.
     """
-    reader = files.read(content)
-    weights = hyperprior.load(method.model_class, run)
+    reader = readers.read(content)
+    weights = checkpoints.load(method.model_class, run)
     ((_, latents),) = reader.latents(run, weights)
     with tf.Graph().as_default(), tf.Session() as session:
         model = hyperprior.build(method.model_class, weights, sigma_min=method.sigma_min)
@@ -198,23 +199,23 @@ def psnr(mse):
 def main(argv=None):
     args = parse(argv)
     script, flags = tasks.split(args.method)
-    model = inference.find_method(script).model_class
-    base = BASES[model.name]
+    model = find_method(script).model_class
+    base = scripts.MODELS[model.name][0]
     if script == base:
-        raise utils.InputError("--method {}: this is what others are compared with".format(script))
+        raise InputError("--method {}: this is what others are compared with".format(script))
     args.runname = args.runname or scripts.demo_run(model.name)
     images = utils.Images(args.image)
     if images.shape[0] > 1:
-        raise utils.InputError("{}: {} images; take one".format(args.image, images.shape[0]))
+        raise InputError("{}: {} images; take one".format(args.image, images.shape[0]))
     if min(images.shape[1:3]) < args.window:
         height, width = images.shape[1:3]
-        raise utils.InputError(
+        raise InputError(
             "{}: {} × {} pixels, smaller than --window".format(args.image, width, height)
         )
     (original,) = next(images.batches(1))
-    run = utils.find_run(args.checkpoint_dir, args.runname)
+    run = checkpoints.find_run(args.checkpoint_dir, args.runname)
     # Refuse a run of the other model, and wrong flags, before anything is computed.
-    hyperprior.load(model, run)
+    checkpoints.load(model, run)
     tasks.parse(script, flags, run.name)
     path = output_path(args, [script, *flags], ".png")
     figures.check(path)

@@ -22,9 +22,10 @@ import os
 
 import numpy as np
 
-import utils
+from inference import scripts
+from runtime import files
+from runtime.errors import InputError
 from study import command, curves, figures, tables
-from utils import InputError
 
 RATES = ("est_bpp", "net_bpp", "actual_bpp")
 RATES_HELP = """bits per pixel to compare: estimated, of files, or net, which is that of files less
@@ -56,7 +57,7 @@ def main(argv=None):
     names = ["report.txt", "points.csv", "bd.csv", "report.json"]
     paths = [os.path.join(args.output, name) for name in names]
     for path in paths:
-        utils.check_writable(path)
+        files.check_writable(path)
 
     points = [
         {"dataset": curve.dataset, "method": curve.method, **point}
@@ -84,7 +85,7 @@ def main(argv=None):
         json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n",
     )
     for path, content in zip(paths, contents):
-        utils.write_bytes(path, content)
+        files.write_bytes(path, content)
     paths += draw_all(rows, found, beside, args)
     print("wrote {} to {}".format(", ".join(map(os.path.basename, paths)), args.output))
 
@@ -254,7 +255,7 @@ QUALITIES = {"psnr": "PSNR, dB", "msssim_db": "MS-SSIM, dB (−10 log₁₀(1 �
 
 def draw_all(rows, found, beside, args):
     """Draws the figures of all data sets; returns their paths."""
-    looks = figures.looks([curve.method for curve in found + beside], tables.METHODS)
+    looks = figures.looks([curve.method for curve in found + beside], scripts.METHODS)
     paths = []
     for dataset in dict.fromkeys(curve.dataset for curve in found):
         of_set = [curve for curve in found if curve.dataset == dataset]

@@ -22,11 +22,12 @@ import threading
 import dask
 import distributed
 
-import inference
-import utils
+from inference import scripts
+from inference.methods import find_method
 from model import device
+from runtime import console, files, machine
+from runtime.errors import InputError
 from study import command, tables, tasks
-from utils import InputError
 
 CONNECT_TIMEOUT = 10  # seconds
 
@@ -61,7 +62,7 @@ def study(args):
     known = {row.get("task"): row for row in read_table(images_csv, args)}
     missing = [t for t in wanted if t.key not in known and not is_done(args.output, t)]
     for path in (images_csv, means_csv, *(result_path(args.output, task) for task in missing)):
-        utils.check_writable(path)
+        files.check_writable(path)
     line = "{} tasks ({} images, {} methods, {} models), of which {} are done already"
     numbers = (len(images), len(methods), len(models), len(wanted) - len(missing))
     print(line.format(len(wanted), *numbers), flush=True)
@@ -69,10 +70,10 @@ def study(args):
     new = [row_of(t, known.get(t.key), args) for t in wanted if t.key not in failures]
     # Read again: another study may have written to it since.
     rows = merged(read_table(images_csv, args), wanted, new, args.dataset)
-    utils.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
+    files.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
     # Of the numbers as the table has them, so that they do not depend on who computed them.
     means = tables.means(read_table(images_csv, args))
-    utils.write_bytes(means_csv, tables.to_csv(means, tables.MEANS))
+    files.write_bytes(means_csv, tables.to_csv(means, tables.MEANS))
     print("wrote {} and {}".format(images_csv, means_csv))
     return new, len(failures)
 
@@ -80,7 +81,7 @@ def study(args):
 def methods_for(models):
     """Those of the nine methods that have a model."""
     kinds = {model.kind for model in models}
-    return [m for m in tables.METHODS if inference.find_method(m).model_class.name in kinds]
+    return [m for m in scripts.METHODS if find_method(m).model_class.name in kinds]
 
 
 def read_table(path, args):
@@ -222,7 +223,7 @@ def compute(missing, args, number):
       set of the keys of the tasks that failed, which it has said.
     """
     failures = set()
-    with _client(args, number) as (client, threads), utils.Progress(
+    with _client(args, number) as (client, threads), console.Progress(
         len(missing), title="tasks"
     ) as progress:
         futures = {
@@ -244,7 +245,7 @@ def compute(missing, args, number):
                 line = "failed: {}: {}".format(title(task), _reason(error))
                 print(line, file=sys.stderr, flush=True)
             else:
-                utils.write_bytes(result_path(args.output, task), content)
+                files.write_bytes(result_path(args.output, task), content)
             future.release()
             progress.update(done)
     return failures
@@ -260,7 +261,7 @@ def _reason(error):
 
 @contextlib.contextmanager
 def _client(args, number):
-    """A Dask client for so many tasks, and the threads that each may use."""
+    """A Dask client for a number of tasks, and the threads that each may use."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if args.scheduler:
         try:
@@ -292,7 +293,7 @@ def shared_out(args, number):
 
     One task for each core; with GPUs one for each of them, whose memory the user knows.
     """
-    cores = utils.cores()
+    cores = machine.cores()
     most = len(device.cards()) or cores // (args.threads or 1)
     workers = args.workers or max(1, min(number, most))
     return workers, args.threads or max(1, cores // workers)

@@ -1,4 +1,4 @@
-"""The loss over two latents of a photograph, and the way of SGA through it.
+"""The loss over two latents of a photograph, and SGA's path through it.
 
     python -m study.sga_landscape
 
@@ -18,11 +18,14 @@ import matplotlib.colors
 import matplotlib.ticker
 import numpy as np
 
-import hyperprior
 import sga
 import tf_boilerplate
 import utils
-from quiet_tf import tf
+from inference.evaluation import Evaluation
+from model import checkpoints, hyperprior
+from runtime import console, errors
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
 from study import command, figures
 
 POINTS = 400  # of the way that are kept, at most
@@ -53,10 +56,10 @@ def watch(pixels, weights, args):
 
     Args:
       pixels: uint8 (H, W, 3).
-      weights: of `hyperprior.load`.
+      weights: of `checkpoints.load`.
       args: the command line of sga.py.
     """
-    evaluation = tf_boilerplate.Evaluation(WatchedSGA, weights, (1, *pixels.shape), args)
+    evaluation = Evaluation(WatchedSGA, weights, (1, *pixels.shape), args)
     session, method = evaluation.session, evaluation.method
     (stage,) = method.stages
     every = -(-stage.its // POINTS)
@@ -64,7 +67,7 @@ def watch(pixels, weights, args):
     evaluation.begin(pixels[None])
     session.run(stage.start)  # the run below starts there again
     seen = [(0, *look())]
-    with utils.Progress(stage.its, title="SGA") as progress:
+    with console.Progress(stage.its, title="SGA") as progress:
 
         def step(done):
             if done % every == 0 or done == stage.its:
@@ -81,7 +84,7 @@ def losses(weights, pixels, lmbda, way):
     """A function of changes of y_hat to R-D losses in bits of the image.
 
     Args:
-      weights: of `hyperprior.load`.
+      weights: of `checkpoints.load`.
       pixels: uint8 (H, W, 3).
       lmbda: λ.
       way: `Way`, whose y_hat and z_hat stand wherever nothing is changed.
@@ -149,7 +152,7 @@ def choose_pair(bits, y_start, y_hat):
         best = around[int(np.argmin(bits([dict(zip(pair, values)) for values in around])))]
         if best == tuple(y_hat[latent] for latent in pair):
             return pair
-    raise utils.InputError(
+    raise InputError(
         "no two neighbouring latents that SGA rounds elsewhere, for the better: "
         "take more iterations or a larger crop"
     )
@@ -268,12 +271,12 @@ def main(argv=None):
     argv = ["--checkpoint_dir", args.checkpoint_dir, "compress", args.runname, args.image]
     argv += ["--seed", args.seed, "--sga_its", args.sga_its]
     settings = tf_boilerplate.parse("sga", "", sga.SGA, None, argv)
-    run = utils.find_run(settings.checkpoint_dir, settings.runname)
-    settings.lmbda = tf_boilerplate.lambda_of(settings, run)
+    run = checkpoints.find_run(settings.checkpoint_dir, settings.runname)
+    settings.lmbda = checkpoints.lambda_of(run, settings.lmbda)
     pixels = utils.read_image(args.image)
-    with tf_boilerplate.naming(args.image):
+    with errors.naming(args.image):
         pixels = utils.centre_crop(pixels, args.crop)
-    weights = hyperprior.load(sga.SGA.model_class, run)
+    weights = checkpoints.load(sga.SGA.model_class, run)
     way = watch(pixels, weights, settings)
 
     bits = losses(weights, pixels, settings.lmbda, way)

@@ -7,21 +7,11 @@ import os
 
 import numpy as np
 
-import tf_boilerplate
-import utils
-from utils import InputError
+from inference import evaluation
+from inference.scripts import METHODS
+from runtime import files
+from runtime.errors import InputError
 
-METHODS = (
-    "mbt2018",
-    "ste",
-    "unoise",
-    "map",
-    "danneal",
-    "sga",
-    "bb_plain",
-    "bb_no_sga",
-    "bb_sga",
-)
 IDENTITY = ("dataset", "image", "method", "model", "lambda")
 SETTINGS = (
     "script",
@@ -35,7 +25,7 @@ SETTINGS = (
     "image_sha256",
     "task",
 )
-METRICS = (*tf_boilerplate.METRICS, "est_rd_loss")
+METRICS = (*evaluation.METRICS, "est_rd_loss")
 SECONDS = ("seconds", "encode_seconds", "decode_seconds")
 COLUMNS = IDENTITY + SETTINGS + METRICS + SECONDS
 NEEDED = ("image", "method", "lambda", "est_bpp", "psnr")  # of a table that somebody else made
@@ -146,7 +136,7 @@ def _csv_lines(path):
 def read_text(path):
     """A file's text; `InputError` if it has none."""
     try:
-        return utils.read_bytes(path).decode("utf-8-sig")
+        return files.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError("{}: not a text file".format(path))
 

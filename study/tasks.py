@@ -24,13 +24,13 @@ import tempfile
 import distributed
 import numpy as np
 
-import hyperprior
-import inference
 import tf_boilerplate
 import utils
-from model import device
+from inference.methods import find_method
+from model import checkpoints, device, hyperprior
+from runtime import errors, files
+from runtime.errors import InputError
 from study import tables
-from utils import InputError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -124,7 +124,7 @@ def read(image):
     if image.crop is None:
         return pixels
     size = image.crop if pixels.shape[1] >= pixels.shape[0] else image.crop[::-1]
-    with tf_boilerplate.naming(image.path):
+    with errors.naming(image.path):
         return utils.centre_crop(pixels, size)
 
 
@@ -142,7 +142,7 @@ Model = collections.namedtuple("Model", "folder name step sha256 lmbda kind")
 Model.__doc__ = """A trained model.
 
 folder: that holds its run folder, absolute; sha256: of the checkpoint; kind: the script that
-trains it; name, step, lmbda: as in `utils.Run`.
+trains it; name, step, lmbda: as in `checkpoints.Run`.
 """
 
 
@@ -160,12 +160,12 @@ def find_models(checkpoint_dir, patterns):
         names += found or [pattern]  # of which `find_run` says what is wrong
     models = []
     for name in dict.fromkeys(names):
-        run = utils.find_run(folder, name)
+        run = checkpoints.find_run(folder, name)
         kinds = (hyperprior.Mbt2018, hyperprior.Mbt2018BB)
-        kinds = [kind.name for kind in kinds if hyperprior.is_of(kind, run)]
+        kinds = [kind.name for kind in kinds if checkpoints.is_of(kind, run)]
         if not kinds:
             raise InputError("{}: not a checkpoint of these models".format(run.checkpoint))
-        digest = utils.checkpoint_sha256(run.checkpoint)
+        digest = checkpoints.checkpoint_sha256(run.checkpoint)
         models.append(Model(folder, run.name, run.step, digest, run.lmbda, kinds[0]))
     return models
 
@@ -186,7 +186,7 @@ def make_tasks(images, methods, models):
     pairs = {}
     for method in methods:
         script, flags = split(method)
-        method_class = inference.find_method(script)
+        method_class = find_method(script)
         code = _code(method_class)
         fitting = [model for model in models if model.kind == method_class.model_class.name]
         if not fitting:
@@ -197,10 +197,10 @@ def make_tasks(images, methods, models):
             )
         for model in fitting:
             args = parse(script, flags, model.name)
-            args.lmbda = tf_boilerplate.lambda_of(args, model)
+            args.lmbda = checkpoints.lambda_of(model, args.lmbda)
             # λ has a column of its own: a method at several λ is one method.
             label = " ".join(map(shlex.quote, [script, *_without_lambda(flags)]))
-            settings = tf_boilerplate.settings(method_class, args)
+            settings = method_class.settings(args)
             pairs[label, model.name, args.lmbda] = (label, model, settings, code)
     return [
         Task(image, label, model, settings, _key(image, label, model, settings, code))
@@ -228,7 +228,7 @@ def parse(script, flags, runname):
       SystemExit: a flag that the script does not know (argparse has said so).
     """
     argv = ["compress", runname, "image", "--results_dir", "", *flags]
-    args = tf_boilerplate.parse(script, "", inference.find_method(script), None, argv)
+    args = tf_boilerplate.parse(script, "", find_method(script), None, argv)
     named = (args.output, args.results_dir, args.save_reconstruction)
     if any(named) or args.eval_imgs != "image" or getattr(args, "side_info", None):
         raise InputError("{} {}: files are not named here".format(script, " ".join(flags)))
@@ -248,7 +248,7 @@ class _WithoutDocstrings(ast.NodeTransformer):
 
 def _code(method_class):
     """What a script says to Python, so that a method that is edited is computed anew."""
-    source = utils.read_bytes(sys.modules[method_class.__module__].__file__)
+    source = files.read_bytes(sys.modules[method_class.__module__].__file__)
     return ast.dump(_WithoutDocstrings().visit(ast.parse(source)))
 
 
@@ -271,8 +271,8 @@ def run_task(task, threads):
       InputError: the checkpoint or the image is another than it was.
       RuntimeError: the script failed; the text says why.
     """
-    run = utils.find_run(task.run.folder, task.run.name)
-    if utils.checkpoint_sha256(run.checkpoint) != task.run.sha256:
+    run = checkpoints.find_run(task.run.folder, task.run.name)
+    if checkpoints.checkpoint_sha256(run.checkpoint) != task.run.sha256:
         raise InputError("{}: is not as it was when the study began".format(run.checkpoint))
     pixels = read(task.image)
     if _digest(pixels) != task.image.sha256:

@@ -7,8 +7,9 @@ y and z that are transmitted as other values than the network's prediction, from
 result files: dotted where the latents are relaxed, as the gradient sees them, full after rounding.
 """
 
+from inference import scripts
+from runtime.errors import InputError
 from study import command, figures, tables
-from utils import InputError
 
 PANELS = {  # key of the record, less `_after_rounding`
     "rd_loss": "λ·MSE + bpp",
@@ -89,7 +90,7 @@ def read(path, index):
 def draw(traces, title):
     """The figure: dict of label to trace (`read`)."""
     figure, axes = figures.subplots(len(PANELS), 1, figsize=(8, 14), sharex=True)
-    looks = figures.looks(traces, tables.METHODS)
+    looks = figures.looks(traces, scripts.METHODS)
     for panel, (key, text) in zip(axes, PANELS.items()):
         scale = 100 if text.endswith("%") else 1
         for label, trace in traces.items():

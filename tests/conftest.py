@@ -13,24 +13,23 @@ from PIL import Image
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHARED = os.path.join(os.path.dirname(ROOT), "shared")
 GOLDEN = os.path.join(SHARED, "golden")
-sys.path[:0] = [ROOT, os.path.join(ROOT, "tools")]
+sys.path.insert(0, ROOT)
 
-import inference  # noqa: E402
 import tf_boilerplate  # noqa: E402
-from quiet_tf import tf  # noqa: E402
+from inference import methods, scripts  # noqa: E402
+from runtime.quiet_tf import tf  # noqa: E402
 
-BASE = ["mbt2018", "sga", "map", "ste", "unoise", "danneal"]
-BITS_BACK = ["bb_sga", "bb_no_sga", "bb_plain"]
+BASE, BITS_BACK = (list(scripts.MODELS[model]) for model in ("mbt2018", "mbt2018_bb"))
 
-DEMO_DIR = os.path.join(ROOT, "checkpoints")
-DEMO = {
-    **{script: "mbt2018-num_filters=32-lmbda=0.01" for script in BASE},
-    **{script: "mbt2018_bb-num_filters=32-lmbda=0.01" for script in BITS_BACK},
-}
-UNTRAINED = {
-    **{script: "mbt2018-num_filters=4-lmbda=0.01" for script in BASE},
-    **{script: "mbt2018_bb-num_filters=4-lmbda=0.01" for script in BITS_BACK},
-}
+
+def runs(name):
+    """By script, the run folder of its model: `name` behind the name of the model."""
+    return {s: model + name for model, found in scripts.MODELS.items() for s in found}
+
+
+DEMO_DIR = scripts.CHECKPOINTS
+DEMO = runs("-num_filters=32-lmbda=0.01")
+UNTRAINED = runs("-num_filters=4-lmbda=0.01")
 
 needs_golden = pytest.mark.skipif(
     not os.path.isdir(GOLDEN), reason="the reference's numbers are not at {}".format(GOLDEN)
@@ -47,7 +46,7 @@ def compress(script, run, image, results_dir, *flags, checkpoint_dir, top=(), ou
 
     `script` is the name of one, or a method class; None is returned where no result is written.
     """
-    method = inference.find_method(script) if isinstance(script, str) else script
+    method = methods.find_method(script) if isinstance(script, str) else script
     argv = ["--checkpoint_dir", checkpoint_dir, *top, "compress", run, image, *output]
     argv += ["--results_dir", results_dir, *flags]
     tf_boilerplate.main(method, argv=[str(arg) for arg in argv])

@@ -11,7 +11,7 @@ import collections
 
 from tensorflow.python.framework import kernels
 
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 HOST, DEVICE = "host", "device"  # kinds of memory
 

@@ -11,17 +11,16 @@ import sys
 import conftest  # noqa: F401, which finds the scripts
 import numpy as np
 
-import inference
 import mbt2018
-import patches
 import tf_boilerplate
-import workers
-from quiet_tf import tf
+from inference import methods
+from runtime.quiet_tf import tf
+from training import data, horovod
 
 
 def batches(paths, batchsize, patchsize, threads, seed):
-    """Stands in for `patches.batches`."""
-    mine = slice(workers.rank() * batchsize, (workers.rank() + 1) * batchsize)
+    """Stands in for `data.batches`."""
+    mine = slice(horovod.rank() * batchsize, (horovod.rank() + 1) * batchsize)
     dataset = tf.data.Dataset.from_tensor_slices(np.load(sys.argv[1])[:, mine])
     return tf.data.make_one_shot_iterator(dataset).get_next()
 
@@ -31,6 +30,6 @@ def uniform(shape, low, high):
     return tf.zeros(shape) + tf.random.stateless_uniform(shape[1:], (0, 1), low, high)
 
 
-patches.batches = batches
+data.batches = batches
 tf.random.uniform = uniform
-tf_boilerplate.main(inference.find_method("mbt2018"), mbt2018.training_graph, sys.argv[2:])
+tf_boilerplate.main(methods.find_method("mbt2018"), mbt2018.training_graph, sys.argv[2:])

@@ -7,7 +7,7 @@ import pytest
 from conftest import BASE, BITS_BACK, DEMO, DEMO_DIR, KODAK, ROOT, compress, needs_kodak
 from PIL import Image
 
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 
 @pytest.mark.parametrize("run", sorted(set(DEMO.values())))

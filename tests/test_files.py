@@ -21,24 +21,22 @@ from conftest import (
     needs_golden,
     needs_kodak,
     run_script,
+    runs,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import hyperprior
-import inference
 import utils
-from coding import container, digests, files, grid, networks, stack
+from coding import container, digests, grid_codec, integer_model, readers, stack, writers
 from coding.stack import Stack
-from quiet_tf import tf
-from utils import InputError
+from inference import methods
+from model import checkpoints, hyperprior
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
 
 GOLDEN_DIR = os.path.join(GOLDEN, "checkpoints")
-GOLDEN_RUNS = {
-    **{script: "mbt2018-num_filters=8-lmbda=0.02" for script in BASE},
-    **{script: "mbt2018_bb-num_filters=8-lmbda=0.02" for script in BITS_BACK},
-}
+GOLDEN_RUNS = runs("-num_filters=8-lmbda=0.02")
 CHELSEA = os.path.join(ROOT, "samples", "chelsea.png")
 
 
@@ -225,11 +223,11 @@ def rates_of_integers(run, pixels, kind, monkeypatch):
         return push(self, symbols, codes, family)
 
     with tf.Graph().as_default(), tf.Session() as session:
-        weights = hyperprior.load(hyperprior.Mbt2018, run)
+        weights = checkpoints.load(hyperprior.Mbt2018, run)
         model = hyperprior.build(hyperprior.Mbt2018, weights)
         y = model.analysis(tf.constant(pixels[None] / np.float32(255)))
         latents = session.run({"y": y, **model.hyper_analysis(y)})
-        codec = grid.GridCodec(networks.load(run, bits_back=False), kind)
+        codec = grid_codec.GridCodec(integer_model.load(run, bits_back=False), kind)
         monkeypatch.setattr(Stack, "push", counting)
         _, sent = codec.encode(latents["y"][0], latents["z"][0])
         monkeypatch.undo()
@@ -244,7 +242,7 @@ KINDS = [container.INTEGERS, container.CENTRED]
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_rate_of_integers_with_the_demo_model(kind, monkeypatch):
     """What fixed point and tables cost: 0.03% at most (the files' last words not counted)."""
-    run = utils.find_run(DEMO_DIR, DEMO["sga"])
+    run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
     for name in ["samples/chelsea.png", "samples/coffee.png", *KODAK_IMAGES]:
         path = os.path.join(KODAK if name in KODAK_IMAGES else ROOT, name)
         if os.path.exists(path):
@@ -257,7 +255,7 @@ def test_the_rate_of_integers_with_the_demo_model(kind, monkeypatch):
 @pytest.mark.parametrize("name", ["parrot_256x192.png", "bikes_243x181.png"])
 @pytest.mark.parametrize("sharp", ["", "-sharp"])
 def test_the_rate_of_integers_with_the_models_of_the_reference(kind, name, sharp, monkeypatch):
-    run = utils.find_run(GOLDEN_DIR, GOLDEN_RUNS["sga"] + sharp)
+    run = checkpoints.find_run(GOLDEN_DIR, GOLDEN_RUNS["sga"] + sharp)
     pixels = utils.read_image(os.path.join(GOLDEN, "images", name))
     bits, estimate = rates_of_integers(run, pixels, kind, monkeypatch)
     assert bits <= 1.0003 * estimate
@@ -285,7 +283,7 @@ def test_side_information_comes_back(script, tmp_path):
 
 def refused(capsys, script, *argv):
     """The line with which a script refuses a command line."""
-    method = inference.find_method(script)
+    method = methods.find_method(script)
     with pytest.raises(SystemExit) as exit_info:
         conftest.tf_boilerplate.main(method, argv=[str(arg) for arg in argv])
     assert exit_info.value.code == 2
@@ -337,7 +335,7 @@ def small(tmp_path_factory):
 def test_damaged_files_in_process(script, small):
     """Cut at every length, and every bit flipped."""
     content = small[script]
-    files.read(content)
+    readers.read(content)
     damaged = [content[:length] for length in range(len(content))]
     for place in range(8 * len(content)):
         flipped = bytearray(content)
@@ -346,7 +344,7 @@ def test_damaged_files_in_process(script, small):
     damaged.append(content + b"\0")
     for other in damaged:
         with pytest.raises(InputError):
-            files.read(other)
+            readers.read(other)
 
 
 # Runs a command and prints its seconds and peak memory, for which the process that starts it has to
@@ -413,7 +411,7 @@ def test_fuzz_of_the_container(small, script, edits, seal):
     for place, inserted, removed in edits:
         body = body[:place] + inserted + body[place + removed :]
     try:
-        reader = files.read(checked(body) if seal else body + small[script][-4:])
+        reader = readers.read(checked(body) if seal else body + small[script][-4:])
     except InputError:
         return
     assert 0 < reader.images <= container.MAX_IMAGES
@@ -436,9 +434,9 @@ def test_fuzz_of_payloads(small, script, edits, more):
     if header.bits_back and header.bits_back.posterior.its:
         posterior = header.bits_back.posterior._replace(its=2)
         header = header._replace(bits_back=header.bits_back._replace(posterior=posterior))
-    run = utils.find_run(DEMO_DIR, DEMO[script])
+    run = checkpoints.find_run(DEMO_DIR, DEMO[script])
     try:
-        for _, latents in files.read(container.write(header, [forged])).latents(run, None):
+        for _, latents in readers.read(container.write(header, [forged])).latents(run, None):
             assert np.isfinite(latents["y"]).all() and latents["y"].shape == (2, 2, 32)
     except InputError:
         pass
@@ -454,7 +452,7 @@ def test_forged_sizes_take_no_memory(small):
         {"width": 0},
     ):
         with pytest.raises(InputError):
-            files.read(container.write(header._replace(**changed), payloads))
+            readers.read(container.write(header._replace(**changed), payloads))
 
 
 def test_what_is_no_file_of_this_model_or_script(capsys, small, tmp_path):
@@ -563,21 +561,21 @@ def test_an_archive_that_does_not_decode_is_not_written(tmp_path, monkeypatch):
 def test_coding_at_full_size_is_fast(tmp_path):
     """768 × 512 at N = 192: within 1.5 s each, beyond the transforms, of the processor's time.
 
-    (Twice that is let pass here, for other loads.) With `networks.load`, which a run does once.
+    (Here twice that passes, for other loads.) With `integer_model.load`, which a run does once.
     """
     conftest.train_untrained(tmp_path, 192, ["mbt2018"])
-    run = utils.find_run(str(tmp_path), "mbt2018-num_filters=192-lmbda=0.01")
+    run = checkpoints.find_run(str(tmp_path), "mbt2018-num_filters=192-lmbda=0.01")
     random = np.random.RandomState(0)
     latents = {"y": random.normal(0, 2, (32, 48, 192)), "z": random.normal(0, 2, (8, 12, 192))}
     best = np.inf
     for _ in range(3):
         begun = os.times().elapsed
-        writer = files.GridWriter(run, container.INTEGERS)
+        writer = writers.GridWriter(run, container.INTEGERS)
         loaded = os.times().elapsed - begun
         coded = writer.add(latents, (512, 768), None)
         best = min(best, loaded + max(coded.encode_seconds, coded.decode_seconds))
     assert best < 3
-    assert networks.load(run, bits_back=False).digest == writer._decoder.digest
+    assert integer_model.load(run, bits_back=False).digest == writer._decoder.digest
 
 
 STORED = os.path.join(ROOT, "tests", "files")
@@ -586,7 +584,7 @@ STORED = os.path.join(ROOT, "tests", "files")
 @pytest.mark.parametrize("name", ["map", "bb_no_sga"])
 def test_files_that_were_written_on_another_machine(name):
     """Of 96 × 112 pixels of chelsea.png, with the demo models, 30 iterations."""
-    run = utils.find_run(DEMO_DIR, DEMO[name])
+    run = checkpoints.find_run(DEMO_DIR, DEMO[name])
     with open(os.path.join(STORED, name + ".sha256")) as file:
         expected = file.read().split()
     assert digests.digests(run, os.path.join(STORED, name + ".tfci")) == expected

@@ -16,17 +16,16 @@ from PIL import Image
 from tensorflow.core.protobuf import device_properties_pb2
 from tensorflow.python.grappler import cluster, tf_optimizer
 
-import hyperprior
-import inference
-import pieces
 import tf_boilerplate
-import utils
-import workers
-from coding import digests, files, packed
-from model import cpu_layers, device, layers
-from quiet_tf import tf
+from coding import digests, readers, tfci, writers
+from inference.evaluation import Evaluation
+from inference.methods import find_method
+from model import checkpoints, cpu_layers, device, hyperprior, layers, tiling
+from runtime import machine
+from runtime.quiet_tf import tf
 from study import run as study_run
 from study import tasks
+from training import cores, horovod
 
 OPTIMISED = ["sga", "map", "ste", "unoise", "danneal", "bb_sga"]
 MOST_CROSSINGS, MOST_BYTES = 3, 1000
@@ -40,12 +39,12 @@ def gpu(monkeypatch):
 
 def evaluation(script, *flags, size=(75, 53)):
     """The graph of a method for one image, with a demo model."""
-    method = inference.find_method(script)
-    run = utils.find_run(DEMO_DIR, DEMO[script])
+    method = find_method(script)
+    run = checkpoints.find_run(DEMO_DIR, DEMO[script])
     args = tf_boilerplate.parse(script, "", method, None, ["compress", run.name, "image", *flags])
     args.lmbda = run.lmbda
-    weights = hyperprior.load(method.model_class, run)
-    return tf_boilerplate.Evaluation(method, weights, (1, *size, 3), args)
+    weights = checkpoints.load(method.model_class, run)
+    return Evaluation(method, weights, (1, *size, 3), args)
 
 
 def iteration(made):
@@ -111,7 +110,7 @@ def test_the_count_sees_what_the_layers_of_a_cpu_would_copy(monkeypatch):
 
 
 def test_an_iteration_in_pieces_stays_on_the_gpu_too(gpu, monkeypatch):
-    monkeypatch.setattr(pieces, "AREA", 9 * 9)
+    monkeypatch.setattr(tiling, "AREA", 9 * 9)
     made = evaluation("sga", size=(171, 208))
     ops = iteration(made)
     assert any(op.type == "Exit" for op in ops)
@@ -187,7 +186,7 @@ def test_portable_layers_give_the_same_losses(script, monkeypatch):
 
 
 def test_the_authors_files_are_coded_on_the_cpu(gpu, monkeypatch):
-    run = utils.find_run(DEMO_DIR, DEMO["mbt2018"])
+    run = checkpoints.find_run(DEMO_DIR, DEMO["mbt2018"])
     graphs = []
     session = tf.Session
 
@@ -197,20 +196,20 @@ def test_the_authors_files_are_coded_on_the_cpu(gpu, monkeypatch):
         return session(*args, config=config, **kwargs)
 
     monkeypatch.setattr(tf, "Session", observed)
-    weights = hyperprior.load(hyperprior.Mbt2018, run)
+    weights = checkpoints.load(hyperprior.Mbt2018, run)
     rng = np.random.RandomState(0)
     latents = {"y": rng.normal(0, 2, (4, 4, 32)), "z": rng.normal(0, 2, (1, 1, 32))}
-    writer = files.PackedWriter(weights)
+    writer = writers.PackedWriter(run, weights)
     sent = writer.add(latents, (64, 64), None).latents
     content, _ = writer.finish()
-    ((_, back),) = files.read(content).latents(run, weights)
+    ((_, back),) = readers.read(content).latents(run, weights)
     np.testing.assert_array_equal(back["y"], sent["y"])
     assert len(graphs) == 3
     for graph in graphs:
         ops = graph.get_operations()
         assert len(ops) > 50 and all("CPU" in op.device for op in ops)
     assert sum(op.type == "UnboundedIndexRangeDecode" for op in ops) == 2
-    assert packed.unpack(content)[2] == [64, 64]
+    assert tfci.unpack(content)[2] == [64, 64]
 
 
 def test_the_process_that_checks_an_archive_gets_no_gpu(monkeypatch):
@@ -222,7 +221,7 @@ def test_the_process_that_checks_an_archive_gets_no_gpu(monkeypatch):
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(subprocess, "run", observed)
-    run = utils.find_run(DEMO_DIR, DEMO["bb_sga"])
+    run = checkpoints.find_run(DEMO_DIR, DEMO["bb_sga"])
     assert digests.digests_elsewhere(run, "file.tfci") == ["digest"]
     ((environment),) = environments
     assert device.cards(environment) == [] and environment["CUDA_VISIBLE_DEVICES"] == ""
@@ -272,14 +271,14 @@ def test_workers_of_horovod_take_the_cards_in_turn(monkeypatch):
         def init():
             """Nothing: there is one process."""
 
-    monkeypatch.setattr(workers, "_horovod", lambda: Horovod)
+    monkeypatch.setattr(horovod, "_horovod", lambda: Horovod)
     seen = []
     for rank, local_rank in enumerate((0, 1, 0, 1)):  # two on each of two machines
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
         monkeypatch.setenv("HOROVOD_SIZE", "4")
         monkeypatch.setenv("HOROVOD_RANK", str(rank))
         monkeypatch.setenv("HOROVOD_LOCAL_RANK", str(local_rank))
-        with workers.joined():
+        with horovod.joined():
             seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
     assert seen == ["4", "7", "4", "7"]
 
@@ -315,8 +314,8 @@ def test_outside_of_dask_a_task_takes_the_first_card():
 
 def test_cores_are_counted_beside_gpus_and_tasks_follow_the_cards(gpu, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
-    assert utils.cores() == 16
-    assert tf_boilerplate.batch_parts(8) == 1
+    assert machine.cores() == 16
+    assert cores.parts(8) == 1
     args = study_run.parse(["image.png"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert study_run.shared_out(args, 10) == (2, 8)
@@ -328,7 +327,7 @@ def test_cores_are_counted_beside_gpus_and_tasks_follow_the_cards(gpu, monkeypat
 
 
 def test_a_gpu_is_shared_unless_the_user_says_otherwise():
-    code = "import os, quiet_tf; print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
+    code = "import os, runtime.quiet_tf; print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])"
     for given, expected in (({}, "true"), ({"TF_FORCE_GPU_ALLOW_GROWTH": "false"}, "false")):
         environment = {**os.environ, **given}
         if not given:

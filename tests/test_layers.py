@@ -5,7 +5,7 @@ import pytest
 
 import utils
 from model import bounds, cpu_layers, layers, parameters
-from quiet_tf import tf, tfc
+from runtime.quiet_tf import tf, tfc
 
 
 @pytest.fixture(autouse=True)
@@ -160,4 +160,4 @@ def test_parameters_are_those_of_tfc_to_the_last_bit(name):
 def test_without_tfc_one_line_says_what_needs_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_compression", None)
     with pytest.raises(utils.InputError, match="needs tensorflow-compression 1.3"):
-        from quiet_tf import tfc  # noqa: F401
+        from runtime.quiet_tf import tfc  # noqa: F401

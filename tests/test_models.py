@@ -13,15 +13,10 @@ import scipy.stats
 import tensorflow_probability as tfp
 from conftest import GOLDEN, needs_golden
 
-import entropy_models
-import hyperprior
-import nn_models
-import rounding
-import sga_plus
 import utils
-from quiet_tf import tf
-
-RNG = np.random.RandomState(0)
+from inference import rounding, sga_plus
+from model import checkpoints, entropy_models, hyperprior, transforms
+from runtime.quiet_tf import tf
 
 
 def evaluate(*tensors):
@@ -55,17 +50,18 @@ def test_parts_equal_the_layers_of_tfc(model_class):
     """On an odd-sided image, with the weights of a trained model."""
     bits_back = model_class is hyperprior.Mbt2018BB
     name = "{}-num_filters=8-lmbda=0.02".format(model_class.name)
-    run = utils.find_run(os.path.join(GOLDEN, "checkpoints"), name)
-    x = tf.constant(RNG.uniform(0, 1, (2, 75, 53, 3)), tf.float32)
-    y = tf.constant(RNG.normal(0, 2, (2, 5, 4, 8)), tf.float32)
-    z = tf.constant(RNG.normal(0, 1, (2, 2, 1, 8)), tf.float32)
+    run = checkpoints.find_run(os.path.join(GOLDEN, "checkpoints"), name)
+    rng = np.random.RandomState(0)
+    x = tf.constant(rng.uniform(0, 1, (2, 75, 53, 3)), tf.float32)
+    y = tf.constant(rng.normal(0, 2, (2, 5, 4, 8)), tf.float32)
+    z = tf.constant(rng.normal(0, 1, (2, 2, 1, 8)), tf.float32)
 
     parts = plain.Plain(8, bits_back).run(x, y, z)
     with tf.Session() as session:
         tf.train.Saver(tf.global_variables()).restore(session, run.checkpoint)
         expected = session.run(parts)
 
-    model = hyperprior.build(model_class, hyperprior.load(model_class, run))
+    model = hyperprior.build(model_class, checkpoints.load(model_class, run))
     mu, sigma = model.hyper_synthesis(z, y)
     h_a = model.hyper_analysis(y)
     ours = {
@@ -134,8 +130,9 @@ def test_temperatures():
 @pytest.mark.parametrize("tau", [0.5, 0.2, 0.05])
 def test_sga_relaxation_equals_a_direct_computation(tau):
     """Two classes, each with its logit and its own Gumbel noise, and a softmax."""
-    v = np.concatenate([RNG.normal(0, 3, 500), [-2.0, 0.0, 3.0, 0.5, -0.5]])
-    gumbel = RNG.gumbel(size=(2,) + v.shape)
+    rng = np.random.RandomState(0)
+    v = np.concatenate([rng.normal(0, 3, 500), [-2.0, 0.0, 3.0, 0.5, -0.5]])
+    gumbel = rng.gumbel(size=(2,) + v.shape)
     distances = np.clip([v - np.floor(v), np.ceil(v) - v], -1 + 1e-5, 1 - 1e-5)
     logits = (-np.arctanh(distances) / tau + gumbel) / tau
     weights = np.exp(logits - logits.max(0)) / np.exp(logits - logits.max(0)).sum(0)
@@ -181,9 +178,9 @@ def tiny(model_class, n=3, **kwargs):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tf, "float32", tf.float64)  # the type that the parametrisations ask for
-        transforms = nn_models.transforms(n, model_class.hyper_channels(n), getter)
+        layers = transforms.transforms(n, model_class.hyper_channels(n), getter)
         prior = entropy_models.density(n, getter)
-    return model_class(transforms, prior, **kwargs)
+    return model_class(layers, prior, **kwargs)
 
 
 @pytest.mark.parametrize("model_class", [hyperprior.Mbt2018, hyperprior.Mbt2018BB])
@@ -247,7 +244,7 @@ def test_rates_of_bits_back_equal_scipy():
 
 def test_centred_rounding_ties_and_halves():
     v = tf.constant([0.5, 1.49, -0.5, 2.5])
-    centred, integers = evaluate(rounding.centred(v, 0.25), tf.round(v))
+    centred, integers = evaluate(hyperprior.centred(v, 0.25), tf.round(v))
     np.testing.assert_allclose(centred, [0.25, 1.25, -0.75, 2.25])
     np.testing.assert_array_equal(integers, [0, 1, 0, 2])
 
@@ -275,11 +272,12 @@ def test_probabilities_of_rounding(name):
 @pytest.mark.parametrize("classes", [2, 3])
 def test_sga_plus_equals_a_direct_computation(classes):
     """Candidates, distances, noise and softmax, in NumPy; a cold sample is a candidate."""
-    v = RNG.normal(0, 3, (1, 4, 5, 2)).astype(np.float32)
+    rng = np.random.RandomState(0)
+    v = rng.normal(0, 3, (1, 4, 5, 2)).astype(np.float32)
     args = types.SimpleNamespace(
         classes=classes, probability="linear", three_r=0.6, three_n=2.0, ssl_a=1.0
     )
-    uniform = RNG.uniform(0.01, 0.99, (*v.shape, classes)).astype(np.float32)
+    uniform = rng.uniform(0.01, 0.99, (*v.shape, classes)).astype(np.float32)
     noise = types.SimpleNamespace(uniform=lambda like: tf.constant(uniform))
     first = np.floor(v) if classes == 2 else np.round(v) - 1
     candidates = first[..., None] + np.arange(classes)

@@ -10,22 +10,19 @@ import re
 import numpy as np
 import plain
 import pytest
-from conftest import BASE, BITS_BACK, GOLDEN, compress, needs_golden
+from conftest import GOLDEN, compress, needs_golden, runs
 
-import hyperprior
-import inference
-import rounding
 import tf_boilerplate
 import utils
-from coding import files
-from quiet_tf import tf, tfc
+from coding import writers
+from inference import methods, optimise
+from inference.evaluation import Evaluation
+from model import checkpoints, hyperprior
+from runtime.quiet_tf import tf, tfc
 
 pytestmark = needs_golden
 
-RUNS = {
-    **{name: "mbt2018-num_filters=8-lmbda=0.02" for name in BASE},
-    **{name: "mbt2018_bb-num_filters=8-lmbda=0.02" for name in BITS_BACK},
-}
+RUNS = runs("-num_filters=8-lmbda=0.02")
 PARROT, BIKES, BATCH = "parrot_256x192.png", "bikes_243x181.png", "batch_2x192x192.npy"
 INPUTS = [PARROT, BIKES, BATCH]
 
@@ -98,7 +95,7 @@ def test_deterministic(script, image, sharp, tmp_path):
     result = run(script, image, tmp_path, sharp=sharp)
     if script == "danneal" and sharp:
         # It is chaotic: the last bits, which depend on the processor, move est_bpp by up to 1%.
-        lr, _ = inference.find_method(script).flags["lr"]
+        lr, _ = methods.find_method(script).flags["lr"]
         rates = (lr * (1 + k * 1e-6) for k in range(1, 5))
         others = [run(script, image, tmp_path, sharp=True, flags=("--lr", r)) for r in rates]
         check(mean_of_seeds([result, *others]), reference, *DETERMINISTIC[script])
@@ -123,7 +120,7 @@ def check_log(result, script, image, sharp):
 
 @pytest.mark.parametrize("image, sharp", [(i, False) for i in INPUTS] + [(PARROT, True)])
 def test_ste_stops_where_the_reference_does(image, sharp, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "RECORD_EVERY", 10)
+    monkeypatch.setattr(optimise, "RECORD_EVERY", 10)
     result = run("ste", image, tmp_path, sharp=sharp)
     log = logged("ste", image, sharp)
     stop = max(log)
@@ -133,7 +130,7 @@ def test_ste_stops_where_the_reference_does(image, sharp, tmp_path, monkeypatch)
     assert abs(result["its"][-1] - stop) <= 10 or stands_still
 
 
-class NoFile(files.Writer):
+class NoFile(writers.Writer):
     """For latents that cannot be coded."""
 
     def __init__(self):
@@ -141,7 +138,7 @@ class NoFile(files.Writer):
 
     def add(self, latents, size, step):
         self.images += 1
-        return files.Coded(latents, 0, 0, {})
+        return writers.Coded(latents, 0, 0, {})
 
     def finish(self):
         return b"", {"actual": np.zeros(self.images)}
@@ -160,23 +157,23 @@ class RoundedAsTheReference:
 
     def rounded(self, y, z):
         mu, _ = self.model.hyper_synthesis(self.prior_input(z), y)
-        z_hat = rounding.centred(z, self.model.medians)
-        return {"y": rounding.centred(y, mu), "z": z_hat}
+        z_hat = hyperprior.centred(z, self.model.medians)
+        return {"y": hyperprior.centred(y, mu), "z": z_hat}
 
 
-class ReferenceMAP(RoundedAsTheReference, inference.find_method("map")):
+class ReferenceMAP(RoundedAsTheReference, methods.find_method("map")):
     def prior_input(self, z):
         return z
 
 
-class ReferenceUNoise(RoundedAsTheReference, inference.find_method("unoise")):
+class ReferenceUNoise(RoundedAsTheReference, methods.find_method("unoise")):
     def prior_input(self, z):
         return z + self.noise.at(0, "rounding").uniform(z) - 0.5
 
 
 @pytest.mark.parametrize("image, sharp", [(i, False) for i in INPUTS] + [(PARROT, True)])
 def test_map(image, sharp, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "RECORD_EVERY", 10)
+    monkeypatch.setattr(optimise, "RECORD_EVERY", 10)
     reference, _ = expected("map", image, sharp)
     result = run("map", image, tmp_path, sharp=sharp, method=ReferenceMAP)
     check(result, reference, 2e-3, 0.01, 1e-3)
@@ -226,7 +223,7 @@ def test_sga_with_sigma_below_the_bound_of_training(tmp_path):
 def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp_path):
     """TFC's layers as they come, the gradient at the rounded latents, and Adam in NumPy."""
     path = os.path.join(GOLDEN, "images", BIKES)
-    run = utils.find_run(os.path.join(GOLDEN, "checkpoints"), RUNS["ste"])
+    run = checkpoints.find_run(os.path.join(GOLDEN, "checkpoints"), RUNS["ste"])
     pixels = utils.read_image(path)[None]
     height, width = pixels.shape[1:3]
     with tf.Graph().as_default(), tf.Session() as session:
@@ -259,11 +256,11 @@ def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp
                 latents[i] -= rate * m[i] / (np.sqrt(v[i]) + 1e-8)
 
     argv = ["compress", RUNS["ste"], path, "--sga_its", "30", "--check_every", "1000"]
-    method = inference.find_method("ste")
+    method = methods.find_method("ste")
     args = tf_boilerplate.parse("ste", "", method, None, argv)
     args.lmbda = 0.02
-    weights = hyperprior.load(method.model_class, run)
-    evaluation = tf_boilerplate.Evaluation(method, weights, pixels.shape, args)
+    weights = checkpoints.load(method.model_class, run)
+    evaluation = Evaluation(method, weights, pixels.shape, args)
     evaluation.optimise(pixels)
     ours = evaluation.session.run(evaluation.method.stages[0].latents)
     for name, theirs, begun, gradient in zip("yz", latents, first, smallest):

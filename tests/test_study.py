@@ -17,16 +17,20 @@ from conftest import ROOT, UNTRAINED
 from PIL import Image
 
 import utils
+from inference import scripts
+from model import checkpoints
+from runtime import files
+from runtime.errors import InputError
 from study import budgets, curves, figures, report, run, tables, tasks, traces
 
-RNG = np.random.RandomState(0)
 PUBLISHED = os.path.join(ROOT, "results")
 
 
 def write_images(folder, *sizes):
     """PNGs 0.png, 1.png, … of (width, height)."""
+    rng = np.random.RandomState(0)
     for index, (width, height) in enumerate(sizes):
-        pixels = RNG.randint(0, 256, (height, width, 3)).astype(np.uint8)
+        pixels = rng.randint(0, 256, (height, width, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(os.path.join(str(folder), "{}.png".format(index)))
     return str(folder)
 
@@ -37,7 +41,8 @@ def write_images(folder, *sizes):
 def test_images_of_folders_patterns_and_arrays(tmp_path):
     write_images(tmp_path, (40, 30), (30, 40))
     (tmp_path / "notes.txt").write_text("not an image")
-    np.save(str(tmp_path / "more.npy"), RNG.randint(0, 256, (12, 16, 24, 3)).astype(np.uint8))
+    more = np.random.RandomState(1).randint(0, 256, (12, 16, 24, 3))
+    np.save(str(tmp_path / "more.npy"), more.astype(np.uint8))
     images = tasks.find_images([str(tmp_path), str(tmp_path / "*.png")])
     assert [image.name for image in images[:3]] == ["0", "1", "more-00"] and len(images) == 14
     assert images[-1].name == "more-11" and tasks.read(images[-1]).shape == (16, 24, 3)
@@ -89,10 +94,10 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained, monk
     others += keys("sga --lambda 0.02", "sga --seed 1 --lambda=0.02")
     assert len({*plain, *others}) == 16
     # Another method under the same name: what Python sees of a script counts, comments do not.
-    code = utils.read_bytes(os.path.join(ROOT, "sga.py"))
+    code = files.read_bytes(os.path.join(ROOT, "sga.py"))
     for replaced, by, same in [(b"# ", b"# X", True), (b"self.temperature(t)", b"0.3", False)]:
         edited = code.replace(replaced, by) if replaced in code else code + b"\n# X"
-        monkeypatch.setattr(utils, "read_bytes", lambda path, edited=edited: edited)
+        monkeypatch.setattr(files, "read_bytes", lambda path, edited=edited: edited)
         assert (plain == keys("sga")) is same
     monkeypatch.undo()
     # Another checkpoint under the same name and step.
@@ -140,7 +145,7 @@ def test_wrong_input_of_a_study(argv, message, untrained, tmp_path, capsys, monk
     places = {name: str(tmp_path / name) for name in ("images", "empty")}
     argv = [text.format(broken=tmp_path / "broken.png", **places) for text in argv]
     argv += ["--checkpoint_dir", str(untrained), "--output", str(tmp_path / "out")]
-    with pytest.raises((utils.InputError, SystemExit)) as error:
+    with pytest.raises((InputError, SystemExit)) as error:
         run.main(argv)
     if error.type is SystemExit:  # argparse has said why
         assert error.value.code == 2 and message in capsys.readouterr().err
@@ -222,7 +227,7 @@ def test_a_study_has_the_results_of_the_scripts(uninterrupted, untrained, tmp_pa
             assert float(rows[4][key]) == pytest.approx(alone[key][0], rel=1e-4)
     assert rows[4]["iterations"] == "3" and rows[4]["width"] == "20" and rows[4]["seed"] == "0"
     checkpoint = os.path.join(str(untrained), run_name, "model.ckpt-0")
-    assert rows[4]["checkpoint_sha256"] == utils.checkpoint_sha256(checkpoint)
+    assert rows[4]["checkpoint_sha256"] == checkpoints.checkpoint_sha256(checkpoint)
     with open(str(output / "means.csv"), newline="") as file:
         means = list(csv.DictReader(file))
     expected = np.mean([float(row["psnr"]) for row in rows if row["method"] == "mbt2018"])
@@ -280,7 +285,7 @@ def test_another_part_of_an_image_takes_the_place_of_the_first(
         ("mbt2018", "20"),
         ("bb_plain", "36"),
     ]
-    with pytest.raises(utils.InputError, match="0 is another image, or another part of it"):
+    with pytest.raises(InputError, match="0 is another image, or another part of it"):
         report.main([str(tmp_path), "--output", str(tmp_path / "report")])
 
 
@@ -314,7 +319,7 @@ def test_an_image_that_changes_meanwhile_is_not_taken(untrained, tmp_path):
     models = tasks.find_models(str(untrained), [UNTRAINED["mbt2018"]])
     (task,) = tasks.make_tasks(images, ["mbt2018"], models)
     write_images(tmp_path, (24, 20))
-    with pytest.raises(utils.InputError, match="0.png: is not as it was"):
+    with pytest.raises(InputError, match="0.png: is not as it was"):
         tasks.run_task(task, 1)
 
 
@@ -501,7 +506,7 @@ def test_the_readme_has_the_numbers_of_the_study_that_ships():
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
         cells = [line.split(" | ") for line in file if line.startswith("| ")]
     table = {line[0]: line for line in cells if line[0].endswith(".py") and len(line) == 11}
-    assert set(found) == set(tables.METHODS) and len(table) == len(found)
+    assert set(found) == set(scripts.METHODS) and len(table) == len(found)
     saved = {"mbt2018": 0.0}
     for method, curve in found.items():
         line = table["| {}.py".format(method)]
@@ -569,14 +574,14 @@ def test_report_of_result_files(uninterrupted, tmp_path):
 )
 def test_wrong_input_of_a_report(rows, flags, message, tmp_path):
     path = write_rows(tmp_path / "images.csv", rows)
-    with pytest.raises(utils.InputError) as error:
+    with pytest.raises(InputError) as error:
         report.main([path, "--output", str(tmp_path / "out"), *flags])
     assert message in str(error.value)
     assert not (tmp_path / "out" / "report.txt").exists()
 
 
 def test_published_points_are_of_estimated_rates(tmp_path):
-    with pytest.raises(utils.InputError, match="--rate net_bpp: published points have est_bpp"):
+    with pytest.raises(InputError, match="--rate net_bpp: published points have est_bpp"):
         kodak = os.path.join(PUBLISHED, "kodak")
         report.main([kodak, "--rate", "net_bpp", "--output", str(tmp_path / "out")])
 
@@ -584,7 +589,7 @@ def test_published_points_are_of_estimated_rates(tmp_path):
 def test_points_that_are_given_twice(tmp_path):
     kodak = os.path.join(PUBLISHED, "kodak")
     again = os.path.join(kodak, "sga-psnr.csv")
-    with pytest.raises(utils.InputError, match="kodak, published: sga twice"):
+    with pytest.raises(InputError, match="kodak, published: sga twice"):
         report.main([kodak, again, "--output", str(tmp_path / "out")])
 
 
@@ -616,16 +621,16 @@ def test_files_that_are_no_results(name, content, message, tmp_path):
         path.mkdir()
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(utils.InputError) as error:
+    with pytest.raises(InputError) as error:
         report.main([str(path), "--output", str(tmp_path / "out")])
     assert message in str(error.value)
 
 
 def test_lines_can_be_told_apart():
-    names = [*tables.METHODS, *("sga --seed {}".format(seed) for seed in range(30))]
-    looks = figures.looks(names, tables.METHODS)
+    names = [*scripts.METHODS, *("sga --seed {}".format(seed) for seed in range(30))]
+    looks = figures.looks(names, scripts.METHODS)
     assert len({str(look) for look in looks.values()}) == len(names)
-    assert len({look["color"] for look in looks.values()}) == len(tables.METHODS)
+    assert len({look["color"] for look in looks.values()}) == len(scripts.METHODS)
 
 
 # --- Budgets and traces ----------------------------------------------------------------------
@@ -696,7 +701,7 @@ def test_traces_of_result_files(uninterrupted, tmp_path, capsys):
         ([str(tmp_path / "none.npz")], "no such file"),
         ([map_of_0, "--output", "traces.jpg"], "ends in .png or .svg"),
     ]:
-        with pytest.raises(utils.InputError) as error:
+        with pytest.raises(InputError) as error:
             traces.main([*argv, *([] if "--output" in argv else ["--output", str(figure)])])
         assert message in str(error.value)
 

@@ -11,16 +11,17 @@ from conftest import DEMO, DEMO_DIR, ROOT, UNTRAINED
 from PIL import Image
 from scipy import stats
 
-import hyperprior
-import inference
 import sga
 import tf_boilerplate
-import utils
-from coding import files
-from quiet_tf import tf
+from coding import readers
+from inference import methods
+from inference.evaluation import Evaluation
+from model import checkpoints, hyperprior
+from runtime import signals
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
 from study import look, sga_landscape
 
-RNG = np.random.RandomState(0)
 RUN = DEMO["sga"]
 
 
@@ -40,7 +41,7 @@ def command(module, *argv):
 
 def refused(capsys, main, *argv):
     """The one line of an error with exit code 2, behind argparse's usage perhaps."""
-    with pytest.raises(SystemExit) as exit, utils.command("study"):
+    with pytest.raises(SystemExit) as exit, signals.command("study"):
         main([str(arg) for arg in argv])
     assert exit.value.code == 2
     *usage, line = capsys.readouterr().err.splitlines()
@@ -59,7 +60,7 @@ def crop():
     """Pixels, weights, and the way of a few iterations of SGA."""
     image = np.array(Image.open(os.path.join(ROOT, "samples", "coffee.png")))
     pixels = image[150:190, 250:300]
-    weights = hyperprior.load(sga.SGA.model_class, utils.find_run(DEMO_DIR, RUN))
+    weights = checkpoints.load(sga.SGA.model_class, checkpoints.find_run(DEMO_DIR, RUN))
     return pixels, weights, sga_landscape.watch(pixels, weights, settings("--sga_its", "5"))
 
 
@@ -69,7 +70,7 @@ def crop():
 def test_watching_sees_every_iteration_and_changes_nothing(crop):
     pixels, weights, way = crop
     args = settings("--sga_its", "5")
-    plain = tf_boilerplate.Evaluation(sga.SGA, weights, (1, *pixels.shape), args)
+    plain = Evaluation(sga.SGA, weights, (1, *pixels.shape), args)
     (latents,), _ = plain.optimise(pixels[None])
     np.testing.assert_array_equal(way.y[-1], latents["y"])
     np.testing.assert_array_equal(way.y_hat, np.rint(latents["y"]))
@@ -119,7 +120,7 @@ def quadratic(optimum, weights, interaction):
 
 
 def test_the_pair_is_the_one_that_costs_most_to_take_back():
-    y_hat = RNG.randint(-3, 4, (4, 5, 3)).astype(float)
+    y_hat = np.random.RandomState(0).randint(-3, 4, (4, 5, 3)).astype(float)
     moved = np.zeros_like(y_hat)
     pair = ((1, 2, 1), (2, 1, 1))  # diagonal neighbours
     for latent in (*pair, (1, 1, 1), (3, 4, 1), (0, 0, 0), (2, 1, 2)):
@@ -139,7 +140,7 @@ def test_the_pair_is_the_one_that_costs_most_to_take_back():
 
 
 def test_no_pair_is_an_error_in_one_line():
-    with pytest.raises(utils.InputError, match="no two neighbouring latents"):
+    with pytest.raises(InputError, match="no two neighbouring latents"):
         sga_landscape.choose_pair(None, np.zeros((2, 2, 1)), np.zeros((2, 2, 1)))
 
 
@@ -178,7 +179,7 @@ def test_the_landscape_refuses(flags, text, capsys, tmp_path):
 
 
 def test_the_window_is_where_images_differ_most():
-    a = RNG.randint(0, 256, (50, 61, 3)).astype(np.uint8)
+    a = np.random.RandomState(0).randint(0, 256, (50, 61, 3)).astype(np.uint8)
     b = a.copy()
     b[30:40, 17:27] ^= 128
     b[3, 50] ^= 255
@@ -193,10 +194,10 @@ def test_the_window_is_where_images_differ_most():
 def test_maps_and_pixels_are_those_of_the_result(script, tmp_path):
     image = photograph(tmp_path, 53, 37)
     flags = ("--sga_its", 3) if script == "sga" else ()
-    output, method = tmp_path / "photo.tfci", inference.find_method(script)
+    output, method = tmp_path / "photo.tfci", methods.find_method(script)
     place = {"checkpoint_dir": DEMO_DIR, "output": [output]}
     result = conftest.compress(script, DEMO[script], image, tmp_path / "r", *flags, **place)
-    run = utils.find_run(DEMO_DIR, DEMO[script])
+    run = checkpoints.find_run(DEMO_DIR, DEMO[script])
     pixels, bits = look.decode(output.read_bytes(), run, method)
     original = np.asarray(Image.open(image), dtype=float)
     np.testing.assert_allclose(np.mean((pixels - original) ** 2), result["mse"][0], rtol=1e-5)
@@ -204,8 +205,8 @@ def test_maps_and_pixels_are_those_of_the_result(script, tmp_path):
     if script != "bb_plain":  # whose est_y_bpp is that of another sample of z
         np.testing.assert_allclose(bits.sum(), result["est_y_bpp"][0] * 53 * 37, rtol=1e-5)
 
-    weights = hyperprior.load(method.model_class, run)
-    ((_, latents),) = files.read(output.read_bytes()).latents(run, weights)
+    weights = checkpoints.load(method.model_class, run)
+    ((_, latents),) = readers.read(output.read_bytes()).latents(run, weights)
     with tf.Graph().as_default(), tf.Session() as session:
         model = hyperprior.build(method.model_class, weights, sigma_min=method.sigma_min)
         y, z = (tf.constant(latents[name][None], tf.float32) for name in "yz")

@@ -23,16 +23,15 @@ from conftest import (
 )
 from PIL import Image
 
-import inference
 import mbt2018
 import mbt2018_bb
-import patches
 import tf_boilerplate
-import utils
-from quiet_tf import tf
+from inference import methods
+from runtime import machine
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
 from tools import recipe
-from training import validation
-from utils import InputError
+from training import cores, data, validation
 
 MODELS = {"mbt2018": mbt2018, "mbt2018_bb": mbt2018_bb}
 
@@ -40,7 +39,7 @@ MODELS = {"mbt2018": mbt2018, "mbt2018_bb": mbt2018_bb}
 def train(model, *args, **kwargs):
     """Trains in this process; the run folder."""
     with tf.Graph().as_default():
-        method = inference.find_method("mbt2018") if model == "mbt2018" else None
+        method = methods.find_method("mbt2018") if model == "mbt2018" else None
         module = MODELS[model]
         tf_boilerplate.main(method, module.training_graph, argv=train_argv(*args, **kwargs))
     (folder,) = glob.glob(str(args[1] / (model + "-*")))
@@ -256,10 +255,11 @@ def test_a_crop_of_an_array_reads_its_rows_alone(tmp_path):
     large[20000, :64] = 0.5
     del large
     code = (
-        "import resource, sys, numpy as np; sys.path.insert(0, {!r}); import patches;"
+        "import resource, sys, numpy as np; sys.path.insert(0, {!r});"
+        "from training import data;"
         "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "places = np.array([[20000 / (40000 - 63), 0.0]]);"
-        "(patch,) = patches._read_patches({!r}, 64, places);"
+        "(patch,) = data._read_patches({!r}, 64, places);"
         "assert patch.shape == (64, 64, 3) and patch[0].min() == 0.5 and patch[1].max() == 0;"
         "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start < 50e3"
     ).format(ROOT, path)
@@ -268,9 +268,9 @@ def test_a_crop_of_an_array_reads_its_rows_alone(tmp_path):
 
 
 def test_patches_are_parts_of_the_images(photos):
-    paths = patches.find_images(str(photos / "*.npy"), 16)
+    paths = data.find_images(str(photos / "*.npy"), 16)
     with tf.Graph().as_default(), tf.Session() as session:
-        batch = session.run(patches.batches(paths, 4, 16, 2, seed=1))
+        batch = session.run(data.batches(paths, 4, 16, 2, seed=1))
     arrays = [np.load(path) for path in paths]
     windows = {
         array[r : r + 16, c : c + 16].tobytes()
@@ -281,15 +281,15 @@ def test_patches_are_parts_of_the_images(photos):
     assert all(patch.tobytes() in windows for patch in batch)
     assert len({patch.tobytes() for patch in batch}) == 4
     with pytest.raises(InputError):
-        patches.find_images(str(photos / "nothing*"), 16)
+        data.find_images(str(photos / "nothing*"), 16)
 
 
 def test_parts_of_a_batch_are_the_whole(monkeypatch):
     x = np.random.RandomState(0).uniform(size=(6, 4, 4, 3)).astype(np.float32)
     results = []
-    for cores in (1, 4):  # of which 3 are used, as 6 is divided by that
-        monkeypatch.setattr(utils, "cores", lambda cores=cores: cores)
-        with tf.Graph().as_default(), tf.Session(config=tf_boilerplate.cores_config(3)) as session:
+    for number in (1, 4):  # of which 3 are used, as 6 is divided by that
+        monkeypatch.setattr(machine, "cores", lambda number=number: number)
+        with tf.Graph().as_default(), tf.Session(config=cores.config(3)) as session:
             weights = tf.constant([1.0, 2.0, 3.0])
             parts = []
 
@@ -298,9 +298,9 @@ def test_parts_of_a_batch_are_the_whole(monkeypatch):
                 each = tf.reduce_sum((x * weights) ** 3, axis=(1, 2, 3))
                 return tf.reduce_mean(each), {"each": each}
 
-            total, metrics = tf_boilerplate.by_cores(loss, tf.constant(x))
+            total, metrics = cores.by_cores(loss, tf.constant(x))
             results.append(session.run([total, metrics["each"], tf.gradients(total, weights)[0]]))
-        assert parts == ([6] if cores == 1 else [2, 2, 2])
+        assert parts == ([6] if number == 1 else [2, 2, 2])
     for whole, joined in zip(*results):
         np.testing.assert_allclose(joined, whole, rtol=1e-6)
 
@@ -336,7 +336,7 @@ def test_patches_are_mirrored_if_asked(flip, tmp_path):
     image = rng.uniform(size=(20, 24, 3)).astype(np.float32)
     np.save(str(tmp_path / "a.npy"), image)
     with tf.Graph().as_default(), tf.Session() as session:
-        batch = session.run(patches.batches([str(tmp_path / "a.npy")], 32, 16, 1, 1, flip))
+        batch = session.run(data.batches([str(tmp_path / "a.npy")], 32, 16, 1, 1, flip))
     mirrored = 0
     for patch in batch:
         windows = [image[i : i + 16, j : j + 16] for i in range(5) for j in range(9)]

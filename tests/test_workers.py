@@ -15,12 +15,12 @@ import pytest
 from conftest import ROOT, checkpoint_values, train_argv
 
 import mbt2018
-import patches
 import tf_boilerplate
-import utils
-import workers
-from quiet_tf import tf
-from utils import InputError
+from model import checkpoints
+from runtime import machine
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
+from training import cores, data, horovod
 
 needs_horovod = pytest.mark.skipif(
     importlib.util.find_spec("horovod") is None,
@@ -68,7 +68,7 @@ class Job:
         while self.process.poll() is None:
             assert time.time() < deadline
             if (folder / "checkpoint").exists():
-                newest = utils.newest_checkpoint(str(folder))
+                newest = checkpoints.newest_checkpoint(str(folder))
                 if newest and int(newest.rsplit("-", 1)[1]) > step:
                     return
             time.sleep(0.2)
@@ -97,36 +97,36 @@ class Job:
 
 
 def test_alone_without_horovodrun():
-    assert (workers.size(), workers.rank(), workers.first()) == (1, 0, True)
-    assert workers.own_seed(17) == 17
-    assert workers.of_first(3, None) == 3
+    assert (horovod.size(), horovod.rank(), horovod.first()) == (1, 0, True)
+    assert horovod.own_seed(17) == 17
+    assert horovod.of_first(3, None) == 3
     tensor = tf.zeros(())
-    assert workers.average(tensor, "name") is tensor
+    assert horovod.average(tensor, "name") is tensor
 
 
 def test_seeds_of_workers_differ(worker):
     seeds = []
     for rank in range(3):
         worker(rank, 3)
-        seeds += [workers.own_seed(seed) for seed in range(10)]
+        seeds += [horovod.own_seed(seed) for seed in range(10)]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_workers_of_a_machine_share_its_cores(worker, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert utils.cores() == 8
+    assert machine.cores() == 8
     worker(1, 3)
-    assert utils.cores() == 2
-    assert tf_boilerplate.cores_config(2).inter_op_parallelism_threads == 2
+    assert machine.cores() == 2
+    assert cores.config(2).inter_op_parallelism_threads == 2
     worker(1, 20)
-    assert utils.cores() == 1
+    assert machine.cores() == 1
 
 
 def images_read(folder, n, batches):
     """Which of the images `<number>.npy` of one colour this worker's first batches are made of."""
     paths = [str(folder / "{}.npy".format(number)) for number in range(n)]
     with tf.Graph().as_default(), tf.Session() as session:
-        batch = patches.batches(paths, 1, 8, 1, seed=5)
+        batch = data.batches(paths, 1, 8, 1, seed=5)
         pixels = [session.run(batch)[0, 0, 0, 0] for _ in range(batches)]
     return [int(round(pixel * 100)) for pixel in pixels]
 
@@ -156,7 +156,7 @@ def test_without_horovod_one_line_says_so(worker, photos, tmp_path, monkeypatch,
     (line,) = capsys.readouterr().err.splitlines()
     assert "requirements-horovod.txt" in line
     with pytest.raises(InputError):
-        workers.average(tf.zeros(()), "name")
+        horovod.average(tf.zeros(()), "name")
 
 
 @needs_horovod
@@ -164,7 +164,7 @@ def test_two_workers_of_batch_4_follow_one_of_batch_8(photos, tmp_path):
     """On the same patches, with the same noise, from the same state of model and optimisers."""
     # Blocks of colour: each patch has a gradient of its own.
     coarse = np.random.RandomState(0).uniform(size=(10, 8, 8, 8, 3)).astype(np.float32)
-    given = str(tmp_path / "patches.npy")
+    given = str(tmp_path / "data.npy")
     np.save(given, coarse.repeat(8, axis=2).repeat(8, axis=3))
 
     def command(folder, batchsize, last_step):

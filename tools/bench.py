@@ -1,7 +1,7 @@
-"""Times this collection against the plain manner: `make bench`.
+"""Times this collection against a baseline implementation: `make bench`.
 
-The plain manner is that of the reference: layers of TensorFlow Compression as they come, latents
-and noise fed in each step, gradients fetched, Adam in NumPy (`plain.py`). Each manner runs in a
+The baseline does as the reference does: layers of TensorFlow Compression as they come, latents
+and noise fed in each step, gradients fetched, Adam in NumPy (`tests/plain.py`). Each runs in a
 process of its own, as it would be started, and the two take turns.
 """
 
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-import scripts
+from inference import scripts
 
 # --- Processes that take turns ---------------------------------------------------------------
 
@@ -120,14 +120,14 @@ def photograph(height, width):
 
 def our_iteration(folder, run, height, width):
     """An iteration of sga.py with a model in `folder`."""
-    import hyperprior
     import sga
-    import utils
-    from tf_boilerplate import Evaluation, parse
+    from inference.evaluation import Evaluation
+    from model import checkpoints
+    from tf_boilerplate import parse
 
     args = parse("sga", "", sga.SGA, None, ["compress", run, "photograph"])
     args.lmbda = 0.01
-    weights = hyperprior.load(sga.SGA.model_class, utils.find_run(folder, run))
+    weights = checkpoints.load(sga.SGA.model_class, checkpoints.find_run(folder, run))
     pixels = photograph(height, width)[None]
     evaluation = Evaluation(sga.SGA, weights, pixels.shape, args)
     evaluation.begin(pixels)
@@ -137,15 +137,15 @@ def our_iteration(folder, run, height, width):
 
 
 def plain_iteration(folder, run, height, width):
-    """The same in the plain manner."""
-    import plain
+    """The same by the baseline."""
+    from tests import plain
 
     return plain.SGA(os.path.join(folder, run), photograph(height, width)).step
 
 
 def matrix_product():
     """A product of two square matrices of `MATRIX` rows."""
-    from quiet_tf import tf
+    from runtime.quiet_tf import tf
 
     value = tf.get_variable(
         "value", initializer=tf.random.normal((MATRIX, MATRIX)), use_resource=True
@@ -157,7 +157,7 @@ def matrix_product():
 
 
 def bench_iterations(args):
-    print("| N | image | plain | here | ratio | GFLOP | GFLOP/s | of a matrix product |")
+    print("| N | image | baseline | here | ratio | GFLOP | GFLOP/s | of a matrix product |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for n, height, width in CASES:
@@ -190,6 +190,7 @@ def bench_iterations(args):
 
 # --- Training --------------------------------------------------------------------------------
 
+PLAIN = "tests.plain"
 TRAININGS = [(32, 128), (192, 256)]
 PHOTOGRAPHS = 8, 1500, 2000  # number, height, width of the PNGs to train on
 
@@ -211,33 +212,33 @@ def training_step(module, n, patch, pattern):
 
     import numpy as np
 
-    import patches
     import tf_boilerplate
-    from quiet_tf import tf
+    from runtime.quiet_tf import tf
+    from training import cores, data
 
     if pattern:
-        x = patches.batches(patches.find_images(pattern, patch), 8, patch, 16, seed=0)
+        x = data.batches(data.find_images(pattern, patch), 8, patch, 16, seed=0)
     else:
         value = np.random.RandomState(0).uniform(0, 1, (8, patch, patch, 3)).astype(np.float32)
         x = tf.get_variable("x", initializer=value, trainable=False, use_resource=True).read_value()
-    loss, _, bottleneck = importlib.import_module(module).training_graph(x, n, 0.01)
+    loss, _, bottleneck, *_ = importlib.import_module(module).training_graph(x, n, 0.01)
     train_op = [tf.train.AdamOptimizer(1e-4).minimize(loss)]
     train_op += [tf.train.AdamOptimizer(1e-3).minimize(bottleneck.losses[0]), *bottleneck.updates]
-    config = tf_boilerplate.cores_config(tf_boilerplate.batch_parts(8))
-    session = tf.Session(config=None if module == "plain" else config)
+    config = cores.config(cores.parts(8))
+    session = tf.Session(config=None if module == PLAIN else config)
     session.run(tf.global_variables_initializer())
     return session.make_callable(tf.group(*train_op))
 
 
 def bench_training(args):
     """Steps per second."""
-    print("| N | patch | plain, steps/s | here | ratio | of a step waiting for large PNGs |")
+    print("| N | patch | baseline, steps/s | here | ratio | of a step waiting for large PNGs |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         pattern = large_photographs(folder)
         for n, patch in TRAININGS:
             with workers(
-                Worker(training_step, "plain", n, patch, "", allocator=False),
+                Worker(training_step, PLAIN, n, patch, "", allocator=False),
                 Worker(training_step, "mbt2018", n, patch, ""),
                 Worker(training_step, "mbt2018", n, patch, pattern),
             ) as made:
@@ -301,10 +302,6 @@ def measured_run(script, folder, run, image):
 
 MEMORY_SIZES = [(256, 256), (512, 768), (1024, 1024), (1536, 2048)]
 LARGE = (3000, 4000)
-METHODS = {
-    "mbt2018": ("mbt2018", "ste", "unoise", "map", "danneal", "sga"),
-    "mbt2018_bb": ("bb_plain", "bb_no_sga", "bb_sga"),
-}
 
 
 def bench_memory(args):
@@ -313,7 +310,7 @@ def bench_memory(args):
     print("|---|---|---|---|")
     cases = [("mbt2018", "sga", *size) for size in MEMORY_SIZES]
     if args.large:
-        cases += [(model, script, *LARGE) for model in METHODS for script in METHODS[model]]
+        cases += [(m, script, *LARGE) for m, found in scripts.MODELS.items() for script in found]
     with tempfile.TemporaryDirectory() as folder:
         for model, script, height, width in cases:
             image = saved_photograph(folder, height, width)

@@ -9,8 +9,9 @@ import os
 import sys
 
 import numpy as np
-import scripts
 from PIL import Image, ImageDraw
+
+from inference import scripts
 
 RUN = scripts.demo_run("mbt2018")
 

@@ -15,15 +15,16 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import utils  # noqa: E402
-from quiet_tf import tf  # noqa: E402
+from model import checkpoints  # noqa: E402
+from runtime.errors import InputError  # noqa: E402
+from runtime.quiet_tf import tf  # noqa: E402
 
 
 def main(source, target):
     """Writes the newest checkpoint of `source`, its settings and records to `target`."""
-    checkpoint = utils.newest_checkpoint(source)
+    checkpoint = checkpoints.newest_checkpoint(source)
     if checkpoint is None:
-        raise utils.InputError("{}: no checkpoint there".format(source))
+        raise InputError("{}: no checkpoint there".format(source))
     reader = tf.train.load_checkpoint(checkpoint)
     names = [
         name
@@ -50,6 +51,6 @@ if __name__ == "__main__":
     parser.add_argument("target", help="folder to write")
     try:
         main(**vars(parser.parse_args()))
-    except (utils.InputError, OSError) as error:
+    except (InputError, OSError) as error:
         print("export: error: {}".format(error), file=sys.stderr)
         sys.exit(2)

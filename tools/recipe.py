@@ -16,10 +16,11 @@ import os
 import shutil
 
 import tf_boilerplate
-import utils
-from quiet_tf import tf
+from model import checkpoints
+from runtime import signals
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
 from tools import export
-from utils import InputError
 
 Stage = collections.namedtuple("Stage", "name script lmbda steps learning_rate lr_final source")
 Stage.__doc__ = """One run of a training script.
@@ -44,7 +45,7 @@ STAGES = (
 
 def run_folder(args, stage):
     """Where a stage trains."""
-    name = utils.run_name(stage.script, args.num_filters, -1, stage.lmbda)
+    name = checkpoints.run_name(stage.script, args.num_filters, -1, stage.lmbda)
     return os.path.join(args.checkpoint_dir, stage.name, name)
 
 
@@ -55,8 +56,8 @@ def steps(args, stage):
 
 def steps_done(args, stage):
     """Steps that a stage's newest checkpoint has seen."""
-    checkpoint = utils.newest_checkpoint(run_folder(args, stage))
-    return utils.read_checkpoint(checkpoint)[1] if checkpoint else 0
+    checkpoint = checkpoints.newest_checkpoint(run_folder(args, stage))
+    return checkpoints.read_checkpoint(checkpoint)[1] if checkpoint else 0
 
 
 def train(args, stage):
@@ -119,7 +120,7 @@ def main(argv=None):
     add("--logdir", default="", help="folder for TensorBoard; default: none")
     add("--dry_run", action="store_true", help="say what there is to do, and stop")
     args = parser.parse_args(argv)
-    with utils.command("recipe"):
+    with signals.command("recipe"):
         if args.scale <= 0:
             raise InputError("--scale: {} is not above 0".format(args.scale))
         stages = [stage for stage in STAGES if stage.name in args.only]

@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 
-import patches
 import utils
-from quiet_tf import tf
-from utils import InputError
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
+from training import data
 
 LOG = "validation.csv"  # in the run folder
 FIELDS = ("step", "images", "rd_loss", "bpp", "mse", "psnr")
@@ -28,8 +28,7 @@ class Validation:
     in the same file: the column `images` is a digest of their samples.
 
     Args:
-      transmitted: `transmitted(x)` returns a model and its latents for images x (N, H, W, 3) in
-        [0, 1], rounded as they are transmitted.
+      model: `hyperprior.Mbt2018` or `Mbt2018BB` on the variables that are trained.
       pattern: glob pattern of the images.
       lmbda: λ of the loss.
       folder: run folder.
@@ -41,17 +40,17 @@ class Validation:
       InputError: no image matches, or one cannot be read.
     """
 
-    def __init__(self, transmitted, pattern, lmbda, folder, saved, secs, logdir):
+    def __init__(self, model, pattern, lmbda, folder, saved, secs, logdir):
         paths = sorted(glob.glob(pattern, recursive=True))
         if not paths:
             raise InputError("--val_glob: no file matches {!r}".format(pattern))
-        self._images = [patches.read_whole(path) for path in paths]
+        self._images = [data.read_whole(path) for path in paths]
         digest = hashlib.sha256()
         for image in self._images:
             digest.update(image.tobytes())
         self._digest = digest.hexdigest()[:12]
         self._graphs = {
-            shape: _measurement(transmitted, shape, lmbda)
+            shape: _measurement(model, shape, lmbda)
             for shape in {image.shape for image in self._images}
         }
         self._folder, self._secs = folder, secs
@@ -111,10 +110,10 @@ class Validation:
         return means
 
 
-def _measurement(transmitted, shape, lmbda):
+def _measurement(model, shape, lmbda):
     """Placeholder (1, H, W, 3) for an image of a shape, and scalar metrics by name."""
     x = tf.placeholder(tf.float32, (1, *shape))
-    model, latents = transmitted(x)
+    latents = model.transmitted(x)
     bpp = model.rates(shape[0] * shape[1], **latents)["bpp"]
     metrics = utils.quality(x, model.synthesis(latents["y"], shape[:2]))
     metrics.update(bpp=bpp, rd_loss=lmbda * metrics["mse"] + bpp)

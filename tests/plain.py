@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from quiet_tf import tf, tfc
+from runtime.quiet_tf import tf, tfc
 
 SCALES = np.exp(np.linspace(np.log(0.11), np.log(256), 64))
 

@@ -4,10 +4,10 @@
     Adam on   E_q[ -log2 p(y|z) - log2 p(z) + log2 q(z|y) ]   per pixel, one sample a step
 
 (Yang et al. 2020, section 3.3). Both ends run this very loop: convolutions on integers
-(`networks.py`), all else in float64 by the operations of `arithmetic.py`, with gradients written
-out. The noise depends on the seed, y and the step: it is drawn by NumPy's Philox generator, in
+(`integer_networks.py`), all else in float64 by the operations of `arithmetic.py`, with gradients
+written out. The noise depends on the seed, y and the step: NumPy's Philox generator draws it in
 integers, which pick one of 2^16 values of equal probability. No sum of floats has more than a few
-terms, in a fixed order, but for the figures that are shown.
+terms, in a fixed order, except for the figures that are shown.
 """
 
 import collections
@@ -17,8 +17,8 @@ import math
 import numpy as np
 
 from coding import arithmetic
-from coding.networks import UNIT
-from utils import InputError
+from coding.integer_networks import UNIT
+from runtime.errors import InputError
 
 RECORD_EVERY = 100
 LARGEST = 2.0**16  # of the mean and the log-variance
@@ -32,7 +32,7 @@ def fit(decoder, y, num_pixels, settings, seed, step):
     """Mean and log-variance of q(z|y).
 
     Args:
-      decoder: `networks.Decoder` of a bits-back model.
+      decoder: `integer_model.Decoder` of a bits-back model.
       y: integers as float64, (h, w, C).
       num_pixels: of the image, which scales the loss.
       settings: `container.Settings`.

@@ -21,37 +21,29 @@ import functools
 
 import numpy as np
 
-import entropy_models
-import nn_models
-import pieces
-import rounding
-import utils
-from coding import packed
-from model import bounds, device
-from quiet_tf import tf
+from model import bounds, entropy_models, tiling, transforms
+from runtime.quiet_tf import tf
 
 
 class Mbt2018:
     """The base model (Minnen et al. 2018).
 
     Args:
-      transforms: `nn_models.Transforms`.
+      transforms: `transforms.Transforms`.
       prior: `entropy_models.Density`, the weights of p(z).
       medians: (C,), of p(z), the centre of the grid on which z is coded; None in training.
-      tables: `packed.TablesOfLatents` of the range coder; None in training.
       sigma_min: lower bound of sigma, as training and the base codec have it; None: no bound.
       frozen: whether the weights are constants, which no gradient is asked for: then large images
-        are computed in pieces, and losses, on a CPU, by faster ways (`cpu_layers.conv_up`).
+        are computed in tiles, and losses, on a CPU, by faster ways (`cpu_layers.conv_up`).
     """
 
     name = "mbt2018"
     prior_scope = "entropy_bottleneck/"
 
-    def __init__(self, transforms, prior, medians=None, tables=None, sigma_min=None, frozen=False):
+    def __init__(self, transforms, prior, medians=None, sigma_min=None, frozen=False):
         self.transforms = transforms
         self.prior = prior
         self.medians = medians
-        self.tables = tables
         self.sigma_min = sigma_min
         self.frozen = frozen
 
@@ -62,32 +54,29 @@ class Mbt2018:
 
     @staticmethod
     def read_grid(reader):
-        """What a checkpoint has for the coding of z on a grid: medians and tables, as a dict."""
-        return {
-            "medians": reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, 1],
-            "tables": packed.read_range_coder_tables(reader),
-        }
+        """What a checkpoint says of the grid of z: the medians, in a dict."""
+        return {"medians": reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, 1]}
 
     def analysis(self, x):
         """Images (N, H, W, 3) in [0, 1] to y (N, ⌈H/16⌉, ⌈W/16⌉, num_filters)."""
-        transform = functools.partial(nn_models.analysis, layers=self.transforms.analysis)
-        return pieces.analysis(transform, x) if self.frozen else transform(x)
+        transform = functools.partial(transforms.analysis, layers=self.transforms.analysis)
+        return tiling.analysis(transform, x) if self.frozen else transform(x)
 
     def hyper_analysis(self, y):
         """y to the parameters of z, as a dict of tensors: here z itself."""
-        return {"z": nn_models.hyper_analysis(y, self.transforms.hyper_analysis)}
+        return {"z": transforms.hyper_analysis(y, self.transforms.hyper_analysis)}
 
     def hyper_synthesis(self, z, y):
         """mu and sigma of p(y|z), both of the shape of `y`."""
-        mu, sigma = nn_models.hyper_synthesis(z, self.transforms.hyper_synthesis, _size(y))
+        mu, sigma = transforms.hyper_synthesis(z, self.transforms.hyper_synthesis, _size(y))
         if self.sigma_min is not None:
             sigma = bounds.lower_bound(sigma, self.sigma_min)
         return mu, sigma
 
     def synthesis(self, y, size):
         """y to images (N, H, W, 3), not clipped to [0, 1]; `size` = (H, W)."""
-        transform = functools.partial(nn_models.synthesis, layers=self.transforms.synthesis)
-        return pieces.synthesis(transform, y, size) if self.frozen else transform(y, size=size)
+        transform = functools.partial(transforms.synthesis, layers=self.transforms.synthesis)
+        return tiling.synthesis(transform, y, size) if self.frozen else transform(y, size=size)
 
     def p_y(self, y, z):
         """Likelihood of y given z, element by element, at least 1e-9."""
@@ -129,23 +118,28 @@ class Mbt2018:
         height, width = _size(x)
         metrics = self.rates(height * width, y=y, **latents)
         transform = functools.partial(
-            nn_models.synthesis, layers=self.transforms.synthesis, winograd=self.frozen
+            transforms.synthesis, layers=self.transforms.synthesis, winograd=self.frozen
         )
-        distortion = pieces.distortion if self.frozen else pieces.distortion_of_whole
+        distortion = tiling.distortion if self.frozen else tiling.distortion_of_whole
         error, x_tilde = distortion(transform, y, x)
         mse = 255.0**2 * error
         rd_loss = lmbda * mse + metrics["bpp"]
         metrics.update(rd_loss=rd_loss, mse=mse, x_tilde=x_tilde)
         return tf.reduce_mean(rd_loss), metrics
 
+    def transmitted(self, x):
+        """The latents of images (N, H, W, 3) without optimisation, rounded: what `rates` takes."""
+        y = self.analysis(x)
+        return self.round_centred(y, **self.hyper_analysis(y))
+
     def round_centred(self, y, z):
         """z on the grid through the medians, then y on the one through mu(z), which a decoder has.
 
         This is how the base codec rounds. Returns a dict of y and z.
         """
-        z_hat = rounding.centred(z, self.medians)
+        z_hat = centred(z, self.medians)
         mu, _ = self.hyper_synthesis(z_hat, y)
-        return {"y": rounding.centred(y, mu), "z": z_hat}
+        return {"y": centred(y, mu), "z": z_hat}
 
 
 class Mbt2018BB(Mbt2018):
@@ -174,7 +168,7 @@ class Mbt2018BB(Mbt2018):
 
     def hyper_analysis(self, y):
         """y to the mean and the log-variance of q(z|y)."""
-        outputs = nn_models.hyper_analysis(y, self.transforms.hyper_analysis)
+        outputs = transforms.hyper_analysis(y, self.transforms.hyper_analysis)
         z_mean, z_logvar = tf.split(outputs, 2, axis=-1)
         return {"z_mean": z_mean, "z_logvar": z_logvar}
 
@@ -182,6 +176,13 @@ class Mbt2018BB(Mbt2018):
         """The latents of `rates` with one reparametrised sample z of q; `normal`: N(0, 1) noise."""
         z = z_mean + self._q_sigma(z_logvar) * normal
         return {"z": z, "z_mean": z_mean, "z_logvar": z_logvar}
+
+    def transmitted(self, x):
+        """As `Mbt2018.transmitted`, with the same sample of q(z|y) each time."""
+        y = tf.math.round(self.analysis(x))
+        q = self.hyper_analysis(y)
+        normal = tf.random.stateless_normal(q["z_mean"].shape, seed=(0, 0))
+        return {"y": y, **self.sample(normal=normal, **q)}
 
     def p_z(self, z):
         """Density (not a mass) of z, element by element, at least 1e-9."""
@@ -207,6 +208,11 @@ class Mbt2018BB(Mbt2018):
         return sigma
 
 
+def centred(v, centre):
+    """The nearest point to v of the grid of spacing 1 through `centre`."""
+    return tf.math.floor(v - centre + 0.5) + centre
+
+
 def information(likelihoods):
     """Bits of each image: -Σ log2 of `likelihoods` (N, h, w, C), as (N,)."""
     return -tf.reduce_sum(tf.math.log(likelihoods), axis=(1, 2, 3)) / np.log(2)
@@ -217,61 +223,7 @@ def _size(images):
     return images.shape.as_list()[1:3]
 
 
-def is_of(model_class, run):
-    """Whether the checkpoint of a `utils.Run` is one of a model, `Mbt2018` or `Mbt2018BB`."""
-    return model_class.prior_scope + "matrix_0" in utils.read_checkpoint(run.checkpoint)[0]
-
-
-def load(model_class, run):
-    """Reads a model's weights from a checkpoint and computes what depends on them alone.
-
-    Args:
-      model_class: `Mbt2018` or `Mbt2018BB`.
-      run: `utils.Run`.
-
-    Returns:
-      dict of NumPy arrays (in `nn_models.Transforms` and `entropy_models.Density`), for `build`.
-
-    Raises:
-      utils.InputError: the checkpoint is damaged or of another model.
-    """
-    reader = tf.train.load_checkpoint(run.checkpoint)
-    if not is_of(model_class, run):
-        raise utils.InputError(
-            "{}: this is no model of {}.py, which this script needs".format(
-                run.checkpoint, model_class.name
-            )
-        )
-
-    def getter(name, shape, *_, **__):
-        scope = tf.get_variable_scope().name
-        value = reader.get_tensor("{}/{}".format(scope, name) if scope else name)
-        if value.shape != tuple(shape):
-            raise ValueError("{} has shape {}, not {}".format(name, value.shape, tuple(shape)))
-        return tf.constant(value)
-
-    try:
-        # On the CPU, as a decoder has to find the same weights.
-        with tf.Graph().as_default(), device.on_cpu(), tf.Session(
-            config=device.cpu_config()
-        ) as session:
-            channels = model_class.hyper_channels(run.num_filters)
-            transforms = nn_models.transforms(run.num_filters, channels, getter)
-            with tf.variable_scope(model_class.prior_scope.rstrip("/")):
-                prior = entropy_models.density(run.num_filters, getter)
-            weights = {"transforms": transforms, "prior": prior}
-            flat = tf.nest.flatten(weights)
-            values = iter(session.run([tensor for tensor in flat if tensor is not None]))
-            weights = tf.nest.pack_sequence_as(
-                weights, [None if tensor is None else next(values) for tensor in flat]
-            )
-        weights.update(model_class.read_grid(reader))
-    except (tf.errors.OpError, ValueError) as error:
-        raise utils.unreadable_checkpoint(run.checkpoint, error)
-    return weights
-
-
 def build(model_class, weights, **kwargs):
-    """A model on constants of the present graph, from what `load` returns."""
+    """A model on constants of the present graph, from what `checkpoints.load` returns."""
     constants = [None if v is None else tf.constant(v) for v in tf.nest.flatten(weights)]
     return model_class(**tf.nest.pack_sequence_as(weights, constants), frozen=True, **kwargs)

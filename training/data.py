@@ -6,9 +6,10 @@ import sys
 import numpy as np
 from PIL import Image
 
-import workers
-from quiet_tf import tf
-from utils import InputError, open_array, read_image
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
+from training import horovod
+from utils import open_array, read_image
 
 
 def find_images(pattern, patchsize):
@@ -54,7 +55,7 @@ def batches(paths, batchsize, patchsize, threads, seed, flip=False):
     half of the patches, chosen at random, are mirrored left to right.
     """
     reported = set()
-    own_seed = workers.own_seed(seed)
+    own_seed = horovod.own_seed(seed)
 
     def read(path, places):
         path = path.decode()
@@ -79,7 +80,7 @@ def batches(paths, batchsize, patchsize, threads, seed, flip=False):
 
     dataset = tf.data.Dataset.from_tensor_slices(paths)
     dataset = dataset.shuffle(len(paths), seed=seed).repeat()
-    dataset = dataset.shard(workers.size(), workers.rank())
+    dataset = dataset.shard(horovod.size(), horovod.rank())
     dataset = dataset.map(load, num_parallel_calls=threads)
     dataset = dataset.apply(tf.data.experimental.unbatch())
     if flip:

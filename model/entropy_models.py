@@ -12,7 +12,7 @@ import collections
 import numpy as np
 
 from model.bounds import lower_bound
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 LIKELIHOOD_BOUND = 1e-9  # no symbol costs more than 29.9 bits
 SCALE_TABLE = np.exp(np.linspace(np.log(0.11), np.log(256), 64))  # of the range coder's tables
@@ -68,6 +68,19 @@ def density(channels, getter=tf.get_variable):
                 tf.math.tanh(weight("factor", (channels, d_out, 1), tf.initializers.zeros()))
             )
     return Density(matrices, biases, factors)
+
+
+def bottleneck(channels):
+    """TFC's layer of p(z), for training: it fits the medians and keeps the range coder's tables.
+
+    Returns:
+      `tfc.EntropyBottleneck`, and its variables by their names without a scope.
+    """
+    from runtime.quiet_tf import tfc
+
+    layer = tfc.EntropyBottleneck()
+    layer(tf.zeros((1, 1, 1, channels)), training=True)  # makes its variables
+    return layer, {v.op.name.split("/")[-1]: v for v in layer.variables}
 
 
 def density_mass(z, weights):

@@ -7,7 +7,7 @@ Yang, Bamler and Mandt, "Improving Inference for Neural Image Compression", Neur
 import numpy as np
 
 from model import device
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 
 def temperature(t, annealing_rate, t_max, t_min, scale=1.0, t0=0):
@@ -51,11 +51,6 @@ def gumbel_softmax_floor_weight(logit, tau, uniform):
 def straight_through(v):
     """Rounded forward, identity backward (Bengio et al. 2013, arXiv 1308.3432)."""
     return v + tf.stop_gradient(tf.math.round(v) - v)
-
-
-def centred(v, centre):
-    """The nearest point to v of the grid of spacing 1 through `centre`."""
-    return tf.math.floor(v - centre + 0.5) + centre
 
 
 # --- SGA+ ------------------------------------------------------------------------------------

@@ -1,31 +1,30 @@
-"""Writers and readers of whole files, an image at a time.
+"""Writers of whole files, an image at a time.
 
 A writer rounds the latents of an image to what a decoder gets, codes them, decodes them again to
-see that they come back, and in the end gives the file. A reader gives the y of each image.
+see that they come back, and in the end gives the file.
 """
 
 import abc
 import collections
-import functools
 import time
 
 import numpy as np
 
-import entropy_models
-import hyperprior
-import utils
-from coding import bits_back, container, grid, networks, packed
-from coding.stack import WORD_BYTES, Exhausted, Stack, bytes_of, words_of
+from coding import container, integer_model, tfci
+from coding.bits_back_codec import BitsBackCodec, side_information
+from coding.grid_codec import GridCodec
+from coding.stack import WORD_BYTES, Exhausted, bytes_of
 from model import device
-from quiet_tf import tf
-from utils import InputError
+from runtime import files
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
 
 Coded = collections.namedtuple("Coded", "latents encode_seconds decode_seconds record")
 Coded.__doc__ = """What a writer says of an image.
 
 latents: dict of arrays (h, w, C) that a decoder gets (for bits-back, z_mean and z_logvar too);
 encode_seconds, decode_seconds: without the transforms of the image; record: of
-`posterior.fit`, or empty.
+`exact_posterior.fit`, or empty.
 """
 
 
@@ -47,7 +46,7 @@ class Writer(abc.ABC):
         Args:
           latents: dict of float arrays (h, w, C), as they were optimised.
           size: (H, W) of the image, of the same in each call.
-          step: see `posterior.fit`; called where there are any iterations.
+          step: see `exact_posterior.fit`; called where there are any iterations.
 
         Raises:
           InputError: it cannot be coded.
@@ -58,7 +57,8 @@ class Writer(abc.ABC):
         """The bytes of the file, and dict of figures in bits, each (n,).
 
         `actual` in all, the image's share of all the file's bits; for bits-back, `net`: what the
-        image adds to the stack, so without the header and what z of the first image is taken from.
+        image adds to the stack, without the header and the initial bits, from which the first
+        image's z is decoded.
         """
 
 
@@ -66,13 +66,13 @@ class GridWriter(Writer):
     """Latents on a grid of spacing 1, in the project's container.
 
     Args:
-      run: `utils.Run` of a base model.
-      kind: see `grid.GridCodec`.
+      run: `checkpoints.Run` of a base model.
+      kind: see `grid_codec.GridCodec`.
     """
 
     def __init__(self, run, kind):
-        self._decoder = networks.load(run, bits_back=False)
-        self._codec = grid.GridCodec(self._decoder, kind)
+        self._decoder = integer_model.load(run, bits_back=False)
+        self._codec = GridCodec(self._decoder, kind)
         self._kind, self._size, self._payloads = kind, None, []
 
     def add(self, latents, size, step):
@@ -97,7 +97,7 @@ class BitsBackWriter(Writer):
     """Latents of the bits-back model, all on one stack.
 
     Args:
-      run: `utils.Run` of a bits-back model.
+      run: `checkpoints.Run` of a bits-back model.
       z_spacing: of the grid of z.
       settings: `container.Settings`.
       seed: of the random numbers.
@@ -124,15 +124,15 @@ class BitsBackWriter(Writer):
                 "q(z|y) cannot be fitted with these flags: iterations are at most {}, and Adam's "
                 "decays below 1".format(container.MAX_ITS)
             )
-        content = utils.read_bytes(side_info) if side_info else None
+        content = files.read_bytes(side_info) if side_info else None
         self.its = settings.its
         self._side_info = side_info
         self._settings = container.BitsBack(
             z_bits, settings, seed, None if content is None else len(content)
         )
-        self._decoder = networks.load(run, bits_back=True)
-        stack = None if content is None else bits_back.side_information(content, seed)
-        self._codec = bits_back.BitsBackCodec(self._decoder, self._settings, stack)
+        self._decoder = integer_model.load(run, bits_back=True)
+        stack = None if content is None else side_information(content, seed)
+        self._codec = BitsBackCodec(self._decoder, self._settings, stack)
         self._size, self._growths = None, []
 
     def add(self, latents, size, step):
@@ -175,22 +175,29 @@ class BitsBackWriter(Writer):
 
 
 class PackedWriter(Writer):
-    """The reference's `.tfci` of its base codec; `weights` are those of `hyperprior.load`."""
+    """The authors' `.tfci`, of their base codec.
 
-    def __init__(self, weights):
-        from quiet_tf import tfc  # noqa: F401  so that it is missed before anything is computed
+    Args:
+      run, weights: `checkpoints.Run` of a base model, and `checkpoints.load` of it.
+    """
+
+    def __init__(self, run, weights):
+        from runtime.quiet_tf import (
+            tfc,  # noqa: F401  so that it is missed before anything is computed
+        )
 
         self._weights = weights
+        self._tables = tfci.read_range_coder_tables(run)
         self._size, self._strings = None, []
 
     def _build(self, shapes):
         with tf.Graph().as_default(), device.on_cpu():
-            model = _bounded_model(self._weights)
+            model = tfci.bounded_model(self._weights)
             self._raw = {k: tf.placeholder(tf.float32, (1, *s)) for k, s in shapes.items()}
             self._sent = model.round_centred(**self._raw)
-            self._encoded = packed.encode(model, **self._sent)
+            self._encoded = tfci.encode(model, self._tables, **self._sent)
             self._to_decode = [tf.placeholder(tf.string, ()) for _ in range(2)]
-            y, z = packed.decode(model, *self._to_decode, self._size)
+            y, z = tfci.decode(model, self._tables, *self._to_decode, self._size)
             self._decoded = {"y": y, "z": z}
             self._session = tf.Session(config=device.cpu_config())
 
@@ -209,13 +216,9 @@ class PackedWriter(Writer):
 
     def finish(self):
         y_strings, z_strings = (list(strings) for strings in zip(*self._strings))
-        content = packed.pack(y_strings, z_strings, self._size)
+        content = tfci.pack(y_strings, z_strings, self._size)
         lengths = np.array([len(y) + len(z) for y, z in self._strings])
         return content, {"actual": 8 * _shares(content, lengths)}
-
-
-def _bounded_model(weights):
-    return hyperprior.build(hyperprior.Mbt2018, weights, sigma_min=entropy_models.SIGMA_MIN)
 
 
 def _check_equal(decoded, sent):
@@ -227,126 +230,3 @@ def _check_equal(decoded, sent):
 def _shares(content, lengths):
     """Bytes of each image, with its share of what is not in one of the payloads."""
     return lengths + (len(content) - lengths.sum()) / len(lengths)
-
-
-# --- Readers ---------------------------------------------------------------------------------
-
-
-class Reader(abc.ABC):
-    """Reads one file.
-
-    Attributes:
-      model_class: the model that it was made with.
-      images, height, width: numbers.
-      has_side_info: whether there is side information.
-    """
-
-    model_class = hyperprior.Mbt2018
-    has_side_info = False
-
-    @abc.abstractmethod
-    def latents(self, run, weights):
-        """Yields the number and the latents, as of `Coded`, of each image.
-
-        Args:
-          run, weights: `utils.Run` of the model and what `hyperprior.load` made of it.
-
-        Raises:
-          InputError: it is damaged, or made with another model.
-        """
-
-
-def read(content):
-    """A `Reader` of a file's bytes.
-
-    Raises:
-      InputError: they are no file of a known format.
-    """
-    if container.is_container(content) or not content:
-        header, payloads = container.read(content)
-        return (BitsBackReader if header.bits_back else GridReader)(header, payloads)
-    if content[:1] == b"\n":  # the first field of a protobuf message
-        return PackedReader(content)
-    raise InputError("not a compressed file" + container.what_it_is(content))
-
-
-class _ContainerReader(Reader):
-    def __init__(self, header, payloads):
-        self.images, self.height, self.width = header.images, header.height, header.width
-        self._header = header
-        self._words = [words_of(payload) for payload in payloads]
-
-    def _decoder(self, run):
-        decoder = networks.load(run, self._header.bits_back is not None)
-        if decoder.digest != self._header.digest:
-            raise InputError("made with another model than {}".format(run.checkpoint))
-        return decoder
-
-
-class GridReader(_ContainerReader):
-    """Of what `GridWriter` writes."""
-
-    def latents(self, run, weights):
-        codec = grid.GridCodec(self._decoder(run), self._header.kind)
-        for number, words in enumerate(self._words):
-            yield number, codec.decode(words, self.height, self.width)
-
-
-class BitsBackReader(_ContainerReader):
-    """Of what `BitsBackWriter` writes; gives the last image first.
-
-    Attributes:
-      side_info: bytes, once all images have been read; None where there is none.
-    """
-
-    model_class = hyperprior.Mbt2018BB
-
-    def __init__(self, header, payloads):
-        super().__init__(header, payloads)
-        self.has_side_info = header.bits_back.side_info is not None
-        self.side_info = None
-
-    def latents(self, run, weights):
-        codec = bits_back.BitsBackCodec(
-            self._decoder(run), self._header.bits_back, Stack(self._words[0])
-        )
-        try:
-            for number in reversed(range(self.images)):
-                y, z = codec.pop(
-                    self.height, self.width, functools.partial(self._posterior, codec, number)
-                )
-                yield number, {"y": y, "z": z}
-        except Exhausted:
-            raise InputError("not written by this program: a file with too few bits")
-        side_info = self._header.bits_back.side_info, self._header.bits_back.seed
-        if self.has_side_info:
-            self.side_info = bits_back.read_side_information(codec.stack, *side_info)
-
-    def _posterior(self, codec, number, y):
-        title = "q(z|y) of image {} of {}".format(number + 1, self.images)
-        its = self._header.bits_back.posterior.its
-        with utils.Progress(max(its, 1), title=title) as progress:
-
-            def step(done, _):
-                (progress.show if progress.due() else progress.advance)(done)
-
-            return codec.posterior(y, self.height * self.width, step)
-
-
-class PackedReader(Reader):
-    """Of the reference's `.tfci`."""
-
-    def __init__(self, content):
-        self._y_strings, self._z_strings, (self.height, self.width) = packed.unpack(content)
-        self.images = len(self._y_strings)
-
-    def latents(self, run, weights):
-        with tf.Graph().as_default(), device.on_cpu(), tf.Session(
-            config=device.cpu_config()
-        ) as session:
-            model = _bounded_model(weights)
-            strings = [tf.placeholder(tf.string, ()) for _ in range(2)]
-            y, z = packed.decode(model, *strings, (self.height, self.width))
-            for number, values in enumerate(zip(self._y_strings, self._z_strings)):
-                decoded = session.run({"y": y, "z": z}, dict(zip(strings, values)))
-                yield number, {key: value[0] for key, value in decoded.items()}

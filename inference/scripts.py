@@ -1,4 +1,7 @@
-"""Runs the scripts as a user would, with the demo models."""
+"""The scripts: which methods and models there are, and running one as a user does.
+
+Needs no TensorFlow: whoever starts scripts and measures them stays small.
+"""
 
 import os
 import subprocess
@@ -6,12 +9,23 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CHECKPOINTS = os.path.join(ROOT, "checkpoints")
-sys.path.insert(0, ROOT)
+
+# The methods for each model, in the order of tables and figures. The first only predicts.
+MODELS = {
+    "mbt2018": ("mbt2018", "ste", "unoise", "map", "danneal", "sga"),
+    "mbt2018_bb": ("bb_plain", "bb_no_sga", "bb_sga"),
+}
+METHODS = tuple(script for scripts in MODELS.values() for script in scripts)
 
 
 def demo_run(model):
     """Name of the run folder of a demo model."""
     return model + "-num_filters=32-lmbda=0.01"
+
+
+def name_of(module):
+    """Name of a script's module, which is `__main__` where it runs."""
+    return os.path.splitext(os.path.basename(module.__file__))[0]
 
 
 def compress(script, runname, image, results_dir, *flags, checkpoint_dir=CHECKPOINTS):

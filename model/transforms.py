@@ -12,7 +12,7 @@ The graph is written once; where its weights come from is the caller's choice:
 
 * training: `transforms(num_filters, …)` makes `tf.Variable`s with the names, initialisers and
   parametrisations that the layers of TensorFlow Compression 1.3 have;
-* everything else: `hyperprior.load` evaluates the same parametrisations on a checkpoint's
+* everything else: `checkpoints.load` evaluates the same parametrisations on a checkpoint's
   values, once, so that the graphs of inference hold plain constants.
 
 All tensors are float32, channels-last and of static shape; convolutions are "same" with zeros.
@@ -22,7 +22,7 @@ import collections
 import functools
 
 from model import device, parameters
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 Conv = collections.namedtuple("Conv", "kernel bias beta gamma")
 Conv.__doc__ = """Weights of a convolution and of the (inverse) GDN behind it.

@@ -6,25 +6,26 @@ None of them changes what the defaults compute. The functions of the rounding ar
 
 import numpy as np
 
-import rounding
+from inference import rounding
 from model import device
-from quiet_tf import tf
+from runtime.flags import Flag
+from runtime.quiet_tf import tf
 
 PAPER_ITS = 2000  # for which the paper's schedule is made
 
 FLAGS = {
-    "probability": (
+    "probability": Flag(
         "atanh",
         "how the probability of a rounding falls with its distance: {}; ssl: sigmoid-scaled logit",
-        rounding.PROBABILITIES,
+        choices=rounding.PROBABILITIES,
     ),
-    "ssl_a": (1.4, "a of ssl: sigmoid(-a logit(distance))"),
-    "classes": (2, "integers that a latent may be rounded to: {}", (2, 3)),
-    "three_r": (0.98, "with 3 classes, distances are multiplied by this"),
-    "three_n": (1.5, "with 3 classes, probabilities are raised to this power"),
-    "centred": (False, "round around mu and the medians of p(z), as the base codec does"),
-    "lr_final": (1.0, "fraction of --lr at the end of a cosine decay; 1: none"),
-    "fit_schedule": (
+    "ssl_a": Flag(1.4, "a of ssl: sigmoid(-a logit(distance))"),
+    "classes": Flag(2, "integers that a latent may be rounded to: {}", choices=(2, 3)),
+    "three_r": Flag(0.98, "with 3 classes, distances are multiplied by this"),
+    "three_n": Flag(1.5, "with 3 classes, probabilities are raised to this power"),
+    "centred": Flag(False, "round around mu and the medians of p(z), as the base codec does"),
+    "lr_final": Flag(1.0, "fraction of --lr at the end of a cosine decay; 1: none"),
+    "fit_schedule": Flag(
         False,
         "stretch t0 and the annealing rate from {} iterations to --sga_its".format(PAPER_ITS),
     ),
@@ -64,7 +65,7 @@ def schedule_time(t, args):
 
 
 def learning_rate(t, args):
-    """At iteration `t`."""
+    """The learning rate of Adam at iteration `t`."""
     if args.lr_final == 1:
         return args.lr
     with device.on_host():

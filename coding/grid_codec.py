@@ -7,10 +7,10 @@ p(z), then y with p(y|z), whose mu and sigma follow from z.
 import numpy as np
 
 from coding import arithmetic, container
-from coding.networks import UNIT
+from coding.integer_networks import UNIT
 from coding.stack import Stack
 from coding.tables import Gaussians, PriorTables
-from utils import InputError
+from runtime.errors import InputError
 
 LOG2_SIGMA_MIN = -3.1844245711374275  # of 0.11
 
@@ -19,7 +19,7 @@ class GridCodec:
     """Coder of single images.
 
     Args:
-      decoder: `networks.Decoder` of a base model.
+      decoder: `integer_model.Decoder` of a base model.
       kind: `container.INTEGERS`, `CENTRED` or `CENTRED_BOUNDED`.
     """
 

@@ -40,7 +40,7 @@ def __getattr__(name):
             warnings.simplefilter("ignore")
             import tensorflow_compression as tfc
     except (ImportError, OSError, tf.errors.OpError) as error:
-        from utils import InputError
+        from runtime.errors import InputError
 
         raise InputError(
             "needs tensorflow-compression 1.3, as do training and the authors' .tfci, but not the "

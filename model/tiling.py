@@ -6,7 +6,7 @@ latents around it, less where the image ends, since there the zeros that the lay
 part of the model; what the padding spoils elsewhere lies in the halo and is dropped. Pieces are
 equal to the whole but for the last bits.
 
-`transform` stands for a function of `nn_models` with its weights, which have to be constants: no
+`transform` stands for a function of `transforms` with its weights, which have to be constants: no
 gradient with respect to them is made here.
 """
 
@@ -16,7 +16,7 @@ import itertools
 import numpy as np
 
 from model import device
-from quiet_tf import tf
+from runtime.quiet_tf import tf
 
 STRIDE = 16  # pixels along a latent's side
 HALO = 2

@@ -16,12 +16,12 @@ import copy
 
 import numpy as np
 
-from coding import arithmetic, container, posterior
-from coding.grid import channels
-from coding.networks import FRACTION_BITS, UNIT
+from coding import arithmetic, container, exact_posterior
+from coding.grid_codec import channels
+from coding.integer_networks import FRACTION_BITS, UNIT
 from coding.stack import WORD_BYTES, Stack, bytes_of
 from coding.tables import Gaussians, PriorTables
-from utils import InputError
+from runtime.errors import InputError
 
 MAX_SYMBOL_BITS = 24  # what the least probable z takes
 _END = b"\x01"  # after the side information: the top word of a stack is not 0
@@ -30,7 +30,7 @@ Posterior = collections.namedtuple("Posterior", "codes shifts z_mean z_logvar re
 Posterior.__doc__ = """q(z|y) as it is coded with.
 
 codes, shifts: of `tables.Gaussians`, for z in units of its grid; z_mean, z_logvar: float64
-(h, w, C), rounded as the tables are; record: of `posterior.fit`.
+(h, w, C), rounded as the tables are; record: of `exact_posterior.fit`.
 """
 
 
@@ -38,7 +38,7 @@ class BitsBackCodec:
     """Pushes images onto a stack, and pops them, the last one first.
 
     Args:
-      decoder: `networks.Decoder` of a bits-back model.
+      decoder: `integer_model.Decoder` of a bits-back model.
       settings: `container.BitsBack`.
       stack: `Stack` to begin with; None: of random padding, as much as is needed.
     """
@@ -62,8 +62,8 @@ class BitsBackCodec:
         return codec
 
     def posterior(self, y, num_pixels, step):
-        """The `Posterior` of an image's y, integers as float64 (h, w, C); see `posterior.fit`."""
-        z_mean, z_logvar, record = posterior.fit(
+        """The `Posterior` of y, integers as float64 (h, w, C); see `exact_posterior.fit`."""
+        z_mean, z_logvar, record = exact_posterior.fit(
             self._decoder, y, num_pixels, self._settings.posterior, self._settings.seed, step
         )
         bits = self._settings.z_bits

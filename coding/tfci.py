@@ -15,10 +15,10 @@ import warnings
 import numpy as np
 import scipy.stats
 
-import entropy_models
 from coding import container
-from quiet_tf import tf
-from utils import InputError
+from model import checkpoints, entropy_models, hyperprior
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
 
 Tables = collections.namedtuple("Tables", "cdf length offset")
 Tables.__doc__ = """Probability tables of the range coder, int32.
@@ -35,14 +35,25 @@ TablesOfLatents.__doc__ = (
 
 def make_range_coder_tables():
     """Makes TFC's `gaussian_conditional/…` variables, which checkpoints carry for the coder."""
-    from quiet_tf import tfc
+    from runtime.quiet_tf import tfc
 
     dummy = tf.ones((1, 1, 1, 1))
     tfc.GaussianConditional(dummy, entropy_models.SCALE_TABLE)(dummy, training=False)
 
 
-def read_range_coder_tables(reader):
-    """`TablesOfLatents` from a base model's checkpoint; offsets as TFC's layers compute them."""
+def read_range_coder_tables(run):
+    """`TablesOfLatents` from the checkpoint of a base model's `checkpoints.Run`.
+
+    Offsets are those that TFC's layers compute.
+
+    Raises:
+      InputError: the checkpoint is damaged.
+    """
+    with checkpoints.reading(run.checkpoint):
+        return _tables(tf.train.load_checkpoint(run.checkpoint))
+
+
+def _tables(reader):
     lower, median, _ = reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, :].T
     tail = -scipy.stats.norm.ppf(2.0**-9)  # TFC's default tail_mass, 2**-8, has two sides
 
@@ -56,35 +67,41 @@ def read_range_coder_tables(reader):
     )
 
 
-def encode(model, y, z):
+def bounded_model(weights):
+    """The base model of the authors' coder, from `checkpoints.load`: sigma is bounded below."""
+    return hyperprior.build(hyperprior.Mbt2018, weights, sigma_min=entropy_models.SIGMA_MIN)
+
+
+def encode(model, tables, y, z):
     """The strings of one image's y and z, tensors.
 
     Args:
-      model: `hyperprior.Mbt2018` with sigma bounded.
+      model: `bounded_model`.
+      tables: `TablesOfLatents`.
       y, z: latents (1, h, w, C) on the model's grids (`round_centred`).
     """
     mu, sigma = model.hyper_synthesis(z, y)
     y_symbols = tf.cast(tf.math.round(y - mu), tf.int32)
     z_symbols = tf.cast(tf.math.round(z - model.medians), tf.int32)
     return (
-        _range_encode(y_symbols, _sigma_index(sigma), model.tables.y),
-        _range_encode(z_symbols, _channel_index(z), model.tables.z),
+        _range_encode(y_symbols, _sigma_index(sigma), tables.y),
+        _range_encode(z_symbols, _channel_index(z), tables.z),
     )
 
 
-def decode(model, y_string, z_string, size):
+def decode(model, tables, y_string, z_string, size):
     """The y and z of one image of `size` (H, W), (1, h, w, C) tensors, from its strings."""
-    channels = model.tables.z.length.shape[0]
+    channels = tables.z.length.shape[0]
     y_size, z_size = container.latent_sizes(*size)
     z_index = _channel_index(tf.zeros((1, *z_size, channels)))
-    z = _range_decode(z_string, z_index, model.tables.z) + model.medians
+    z = _range_decode(z_string, z_index, tables.z) + model.medians
     mu, sigma = model.hyper_synthesis(z, tf.zeros((1, *y_size, channels)))
-    return _range_decode(y_string, _sigma_index(sigma), model.tables.y) + mu, z
+    return _range_decode(y_string, _sigma_index(sigma), tables.y) + mu, z
 
 
 def pack(y_strings, z_strings, size):
     """The bytes of a file with the strings of images of `size` (H, W)."""
-    from quiet_tf import tfc
+    from runtime.quiet_tf import tfc
 
     packed = tfc.PackedTensors()
     strings = [np.array(part, object) for part in (y_strings, z_strings)]
@@ -99,7 +116,7 @@ def unpack(content):
     Raises:
       InputError: not such a file.
     """
-    from quiet_tf import tfc
+    from runtime.quiet_tf import tfc
 
     packed = tfc.PackedTensors()
     try:
@@ -128,7 +145,7 @@ _PLACES = [_Place(tf.string)] * 2 + [_Place(tf.int32)] * 3
 
 
 def _range_encode(symbols, indexes, tables):
-    from quiet_tf import tfc
+    from runtime.quiet_tf import tfc
 
     return tfc.unbounded_index_range_encode(
         symbols[0], indexes[0], *tables, precision=16, overflow_width=4
@@ -136,7 +153,7 @@ def _range_encode(symbols, indexes, tables):
 
 
 def _range_decode(string, indexes, tables):
-    from quiet_tf import tfc
+    from runtime.quiet_tf import tfc
 
     symbols = tfc.unbounded_index_range_decode(
         string, indexes[0], *tables, precision=16, overflow_width=4

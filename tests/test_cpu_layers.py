@@ -7,13 +7,13 @@ import plain
 import pytest
 from conftest import DEMO, DEMO_DIR
 
-import hyperprior
-import pieces
 import sga
 import tf_boilerplate
 import utils
-from model import cpu_layers, patch_products, winograd
-from quiet_tf import tf
+from inference.evaluation import Evaluation
+from inference.noise import Noise
+from model import checkpoints, cpu_layers, hyperprior, patch_products, tiling, winograd
+from runtime.quiet_tf import tf
 
 RNG = np.random.RandomState(0)
 
@@ -161,7 +161,7 @@ def test_gdn(inverse, strip, monkeypatch):
 @pytest.mark.parametrize("length", range(12, 80, 3))
 def test_spans(length):
     """Cores are everything, once; halos reach two places into the neighbours."""
-    cut = pieces.spans(length, 11)
+    cut = tiling.spans(length, 11)
     places = [place for span in cut for place in range(span.core_begin, span.core_end)]
     assert places == list(range(length)) and len(cut) > 1
     for span in cut:
@@ -174,12 +174,12 @@ def test_spans(length):
 @pytest.mark.parametrize("size", [(176, 208), (171, 333), (40, 611)])
 def test_pieces_equal_the_whole(size, monkeypatch):
     """Transforms, loss and gradient, of an image whose sides are any numbers."""
-    run = utils.find_run(DEMO_DIR, DEMO["sga"])
-    weights = hyperprior.load(hyperprior.Mbt2018, run)
+    run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
+    weights = checkpoints.load(hyperprior.Mbt2018, run)
     values = []
     x = RNG.uniform(0, 1, (2, *size, 3)).astype(np.float32)
-    for area in (pieces.AREA, 2 * 9 * 9):
-        monkeypatch.setattr(pieces, "AREA", area)
+    for area in (tiling.AREA, 2 * 9 * 9):
+        monkeypatch.setattr(tiling, "AREA", area)
         with tf.Graph().as_default(), tf.Session() as session:
             model = hyperprior.build(hyperprior.Mbt2018, weights)
             y = model.analysis(tf.constant(x))
@@ -203,11 +203,11 @@ def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
         allow_winograd(monkeypatch)
     # The same whichever tests ran before: Adam's bound below depends on the image.
     pixels = np.random.RandomState(0).randint(0, 256, (75, 53, 3)).astype(np.uint8)
-    run = utils.find_run(DEMO_DIR, DEMO["sga"])
+    run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
     args = tf_boilerplate.parse("sga", "", sga.SGA, None, ["compress", run.name, "image"])
     args.lmbda = run.lmbda
-    weights = hyperprior.load(hyperprior.Mbt2018, run)
-    evaluation = tf_boilerplate.Evaluation(sga.SGA, weights, (1, *pixels.shape), args)
+    weights = checkpoints.load(hyperprior.Mbt2018, run)
+    evaluation = Evaluation(sga.SGA, weights, (1, *pixels.shape), args)
     evaluation.begin(pixels[None])
     (stage,) = evaluation.method.stages
     evaluation.session.run(stage.start)
@@ -219,9 +219,7 @@ def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
     starts = [value.copy() for value in theirs.values]
     for t in range(3):
         with tf.Graph().as_default(), tf.Session() as session:
-            noise = tf_boilerplate.inference.Noise(
-                tf.constant(utils.image_keys(pixels[None], args.seed))
-            )
+            noise = Noise(tf.constant(utils.image_keys(pixels[None], args.seed)))
             pairs = zip("yz", theirs.values)
             uniform = [noise.at(t, name).uniform(tf.zeros(v.shape)) for name, v in pairs]
             uniform = session.run(uniform)

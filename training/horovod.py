@@ -9,8 +9,8 @@ import contextlib
 import os
 
 from model import device
-from quiet_tf import tf
-from utils import InputError
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
 
 
 def size():

@@ -1,0 +1,148 @@
+"""Readers of whole files: the latents of each image in them."""
+
+import abc
+import functools
+
+import utils
+from coding import container, integer_model, tfci
+from coding.bits_back_codec import BitsBackCodec, read_side_information
+from coding.grid_codec import GridCodec
+from coding.stack import Exhausted, Stack, words_of
+from model import device, hyperprior
+from model.hyperprior import Mbt2018, Mbt2018BB
+from runtime import console
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
+
+
+def read(content):
+    """A `Reader` of a file's bytes.
+
+    Raises:
+      InputError: they are no file of a known format.
+    """
+    if container.is_container(content) or not content:
+        header, payloads = container.read(content)
+        return (BitsBackReader if header.bits_back else GridReader)(header, payloads)
+    if content[:1] == b"\n":  # the first field of a protobuf message
+        return PackedReader(content)
+    raise InputError("not a compressed file" + container.what_it_is(content))
+
+
+class Reader(abc.ABC):
+    """Reads one file.
+
+    Attributes:
+      model_class: the model that it was made with.
+      images, height, width: numbers.
+      has_side_info: whether there is side information.
+    """
+
+    model_class = Mbt2018
+    has_side_info = False
+
+    @abc.abstractmethod
+    def latents(self, run, weights):
+        """Yields the number and the latents, as of `writers.Coded`, of each image.
+
+        Args:
+          run, weights: `checkpoints.Run` of the model and what `checkpoints.load` made of it.
+
+        Raises:
+          InputError: it is damaged, or made with another model.
+        """
+
+    def pictures(self, run, weights):
+        """Yields the number and the pixels, uint8 (H, W, 3), of each image; see `latents`."""
+        size = (self.height, self.width)
+        with tf.Graph().as_default(), tf.Session() as session:
+            model = hyperprior.build(self.model_class, weights)
+            y_size, _ = container.latent_sizes(*size)
+            y = tf.placeholder(tf.float32, (1, *y_size, run.num_filters))
+            pixels = utils.to_uint8(model.synthesis(y, size))
+            for number, latents in self.latents(run, weights):
+                try:
+                    yield number, session.run(pixels, {y: latents["y"][None]})[0]
+                except tf.errors.ResourceExhaustedError:
+                    raise InputError("images of {} x {} pixels do not fit the memory".format(*size))
+
+
+class _ContainerReader(Reader):
+    def __init__(self, header, payloads):
+        self.images, self.height, self.width = header.images, header.height, header.width
+        self._header = header
+        self._words = [words_of(payload) for payload in payloads]
+
+    def _decoder(self, run):
+        decoder = integer_model.load(run, self._header.bits_back is not None)
+        if decoder.digest != self._header.digest:
+            raise InputError("made with another model than {}".format(run.checkpoint))
+        return decoder
+
+
+class GridReader(_ContainerReader):
+    """Of what `GridWriter` writes."""
+
+    def latents(self, run, weights):
+        codec = GridCodec(self._decoder(run), self._header.kind)
+        for number, words in enumerate(self._words):
+            yield number, codec.decode(words, self.height, self.width)
+
+
+class BitsBackReader(_ContainerReader):
+    """Of what `BitsBackWriter` writes; gives the last image first.
+
+    Attributes:
+      side_info: bytes, once all images have been read; None where there is none.
+    """
+
+    model_class = Mbt2018BB
+
+    def __init__(self, header, payloads):
+        super().__init__(header, payloads)
+        self.has_side_info = header.bits_back.side_info is not None
+        self.side_info = None
+
+    def latents(self, run, weights):
+        codec = BitsBackCodec(self._decoder(run), self._header.bits_back, Stack(self._words[0]))
+        try:
+            for number in reversed(range(self.images)):
+                y, z = codec.pop(
+                    self.height, self.width, functools.partial(self._posterior, codec, number)
+                )
+                yield number, {"y": y, "z": z}
+        except Exhausted:
+            raise InputError("not written by this program: a file with too few bits")
+        side_info = self._header.bits_back.side_info, self._header.bits_back.seed
+        if self.has_side_info:
+            self.side_info = read_side_information(codec.stack, *side_info)
+
+    def _posterior(self, codec, number, y):
+        title = "q(z|y) of image {} of {}".format(number + 1, self.images)
+        its = self._header.bits_back.posterior.its
+        with console.Progress(max(its, 1), title=title) as progress:
+
+            def step(done, _):
+                (progress.show if progress.due() else progress.advance)(done)
+
+            return codec.posterior(y, self.height * self.width, step)
+
+
+class PackedReader(Reader):
+    """Of the reference's `.tfci`."""
+
+    def __init__(self, content):
+        self._y_strings, self._z_strings, (self.height, self.width) = tfci.unpack(content)
+        self.images = len(self._y_strings)
+
+    def latents(self, run, weights):
+        with tf.Graph().as_default(), device.on_cpu(), tf.Session(
+            config=device.cpu_config()
+        ) as session:
+            model = tfci.bounded_model(weights)
+            tables = tfci.read_range_coder_tables(run)
+            strings = [tf.placeholder(tf.string, ()) for _ in range(2)]
+            y, z = tfci.decode(model, tables, *strings, (self.height, self.width))
+            for number, values in enumerate(zip(self._y_strings, self._z_strings)):
+                decoded = session.run({"y": y, "z": z}, dict(zip(strings, values)))
+                yield number, {key: value[0] for key, value in decoded.items()}

@@ -1,0 +1,257 @@
+"""Evaluation: images through a method, the coder and the metrics of what a decoder gets."""
+
+import collections
+import time
+
+import numpy as np
+
+import utils
+from coding import container, digests
+from inference.noise import Noise
+from inference.optimise import merge_records
+from model import device, hyperprior
+from runtime import console
+from runtime.errors import InputError, naming
+from runtime.quiet_tf import tf
+
+METRICS = (
+    "mse",
+    "psnr",
+    "msssim",
+    "msssim_db",
+    "est_bpp",
+    "est_y_bpp",
+    "est_z_bpp",
+    "est_bpp_back",
+    "est_bpp_coded",
+    "net_bpp",
+    "actual_bpp",
+)  # of each image
+
+
+Evaluated = collections.namedtuple("Evaluated", "results records content")
+Evaluated.__doc__ = """Images as a method codes them.
+
+results: dict of arrays (n,), the metrics of each image; records: dict of arrays, the course of the
+optimisation (`optimise.merge_records`); content: of the file that holds the images, bytes.
+"""
+
+
+def evaluate(method_class, weights, writer, path, batches, args, save):
+    """Optimises, codes and measures images, a batch at a time; returns `Evaluated`.
+
+    Args:
+      method_class: a `methods.Method`.
+      weights: of `checkpoints.load`.
+      writer: a `writers.Writer`, of the method's `coder`.
+      path: of the images, for messages.
+      batches: iterable of uint8 (N, H, W, 3).
+      args: the command line.
+      save: `save(number, reconstruction)`, called with the uint8 (H, W, 3) of each image; or None.
+
+    Raises:
+      InputError: an image whose latents diverge or cannot be coded.
+    """
+    evaluation = None
+    metrics, records, batch_sizes = [], [], []
+    for pixels in batches:
+        if evaluation is None or evaluation.shape != pixels.shape:
+            evaluation = Evaluation(method_class, weights, pixels.shape, args)
+        numbers = range(len(metrics), len(metrics) + len(pixels))
+        figures, record = _evaluate_batch(evaluation, pixels, writer, path, numbers, save)
+        metrics += figures
+        records.append(record)
+        batch_sizes.append(len(pixels))
+    results = {key: np.array([figures[key] for figures in metrics]) for key in metrics[0]}
+    content, bits = writer.finish()
+    for key, values in bits.items():
+        results[key + "_bpp"] = values / (pixels.shape[1] * pixels.shape[2])
+    if method_class.reports_batches:
+        results.update(_batch_results(results["actual_bpp"], batch_sizes))
+    return Evaluated(results, merge_records(records), content)
+
+
+def _batch_results(actual_bpp, batch_sizes):
+    """Bits per pixel of batches, as the reference counts them; arguments: lists or arrays."""
+    starts = np.cumsum([0] + batch_sizes[:-1])
+    return {
+        "batch_actual_bpp": np.add.reduceat(actual_bpp, starts),
+        "batch_sizes": np.array(batch_sizes),
+        "avg_batch_actual_bpp": actual_bpp.mean(),
+    }
+
+
+def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
+    """Metrics of each image of a batch (list of dicts), and for each stage a list of records.
+
+    Args:
+      evaluation: `Evaluation` for batches of this shape.
+      pixels: uint8 (N, H, W, 3).
+      writer, path, save: of `evaluate`.
+      numbers: of the images.
+    """
+    begun = time.time()
+    latents, stage_records = evaluation.optimise(pixels)
+    metrics, coding_records = [], []
+    hint = "; try a lower --lr" if evaluation.method.flags else ""
+    for index, (number, values) in enumerate(zip(numbers, latents)):
+        name = "{}: image {}".format(path, number)
+        check_finite(values.values(), name, hint)
+        with naming(name):
+            figures, record, reconstruction = evaluation.code(index, values, writer)
+        figures.update(utils.ms_ssim(pixels[index], reconstruction))
+        check_finite([figures["mse"], figures["est_bpp"]], name, hint)
+        metrics.append(figures)
+        coding_records.append(record)
+        if save:
+            save(number, reconstruction)
+    for figures in metrics:
+        figures["seconds"] = (time.time() - begun) / len(pixels)
+    records = [[record] for record in stage_records]
+    return metrics, records + ([coding_records] if coding_records[0] else [])
+
+
+LARGEST_LATENT = 1e6  # float32 holds the fraction of mu up to here, and the coder's integers more
+
+
+def check_finite(values, name, hint):
+    """Raises `InputError` unless the arrays of an image hold numbers that can be coded."""
+    if not all(np.all(np.abs(value) < LARGEST_LATENT) for value in values):
+        line = "{} gives NaN, infinity or latents beyond {:.0e}{}"
+        raise InputError(line.format(name, LARGEST_LATENT, hint))
+
+
+class Evaluation:
+    """The graph of a method for batches of one shape, from pixels to results.
+
+    Args:
+      method_class: a `methods.Method`.
+      weights: of `checkpoints.load`.
+      shape: (N, H, W, 3) of the batches.
+      args: the command line.
+    """
+
+    def __init__(self, method_class, weights, shape, args):
+        self.args, self.shape = args, shape
+        self.graph = tf.Graph()
+        with self.graph.as_default():
+            self.pixels = tf.placeholder(tf.uint8, shape)
+            self.keys = tf.placeholder(tf.int64, shape[:1])
+            x = tf.get_variable("x", shape, trainable=False, use_resource=True)
+            with device.on_host():
+                keys = tf.get_variable(
+                    "keys", shape[:1], tf.int64, trainable=False, use_resource=True
+                )
+                image_keys = keys.read_value()
+            self.feed = tf.group(
+                x.assign(tf.cast(self.pixels, tf.float32) / 255), keys.assign(self.keys)
+            )
+            x, keys = x.read_value(), image_keys
+            model = hyperprior.build(
+                method_class.model_class, weights, sigma_min=method_class.sigma_min
+            )
+            self.method = method_class(model, x, args, Noise(keys))
+            self._build_measurement(model, x, keys)
+            initialiser = tf.global_variables_initializer()
+            self.graph.finalize()
+        self.session = tf.Session(graph=self.graph, config=device.session_config())
+        self.session.run(initialiser)
+
+    def _build_measurement(self, model, x, keys):
+        """What is measured, one image at a time: by the very operations of a decoder."""
+        height, width = self.shape[1:3]
+        self.index = tf.placeholder(tf.int32, ())
+        x, keys = x[self.index, None], keys[self.index, None]
+        self.coded = self._latent_placeholders()
+        self.x_tilde = model.synthesis(self.coded["y"], (height, width))
+        self.decoded = tf.placeholder(tf.float32, (1, height, width, 3))
+        self.reconstruction = utils.to_uint8(self.decoded)[0]
+        metrics = utils.quality(x, self.decoded)
+        rates = self.method.rates(height * width, Noise(keys), self.coded)
+        metrics.update({"est_" + key: value for key, value in rates.items()})
+        metrics["est_rd_loss"] = self.args.lmbda * metrics["mse"] + metrics["est_bpp"]
+        self.metrics = {key: value[0] for key, value in metrics.items()}
+
+    def _latent_placeholders(self):
+        """For what the coder returns of an image, by name."""
+        y_size, z_size = container.latent_sizes(*self.shape[1:3])
+        channels = self.method.latents["y"].shape[3]
+        return {
+            name: tf.placeholder(
+                tf.float32, (1, *(y_size if name == "y" else z_size), channels), name
+            )
+            for name in self.method.coded
+        }
+
+    def begin(self, pixels):
+        """Takes a batch, uint8 (N, H, W, 3)."""
+        keys = utils.image_keys(pixels, self.args.seed)
+        self.session.run(self.feed, {self.pixels: pixels, self.keys: keys})
+
+    def optimise(self, pixels):
+        """Optimises a batch, uint8 (N, H, W, 3).
+
+        Returns:
+          latents: list of N dicts of arrays (h, w, C), not rounded.
+          records: the record of each stage (`optimise.Stage.run`).
+        """
+        self.begin(pixels)
+        records = [self._run_stage(stage) for stage in self.method.stages]
+        latents = self.session.run(self.method.latents)
+        return [dict(zip(latents, values)) for values in zip(*latents.values())], records
+
+    def _run_stage(self, stage):
+        with console.shown(self.args.verbose, stage.its, stage.title) as (progress, write):
+
+            def show(t, relaxed, rounded):
+                write(progress_line(t, relaxed, rounded))
+
+            return stage.run(self.session, progress, show)
+
+    def code(self, index, latents, writer):
+        """Codes an image of the batch and measures what a decoder gets.
+
+        Args:
+          index: of the image.
+          latents: of `optimise`.
+          writer: a `writers.Writer`.
+
+        Returns:
+          metrics: dict of numbers, and `latents_sha256` (`digests.digest`).
+          record: of the coding (`writers.Coded`).
+          reconstruction: uint8 (H, W, 3).
+        """
+        with console.shown(self.args.verbose, writer.its, "Rate optimisation") as (progress, write):
+
+            def step(done, loss):
+                progress(done)
+                if loss is not None:
+                    write(progress_line(done - 1, {"bpp": loss}, None))
+
+            coded = writer.add(latents, self.shape[1:3], step)
+        feed = {self.coded[name]: value[None] for name, value in coded.latents.items()}
+        begun = time.time()
+        decoded = self.session.run(self.x_tilde, feed)
+        decode_seconds = coded.decode_seconds + time.time() - begun
+        feed.update({self.index: index, self.decoded: decoded})
+        metrics, reconstruction = self.session.run([self.metrics, self.reconstruction], feed)
+        metrics["latents_sha256"] = digests.digest(coded.latents)
+        metrics.update(encode_seconds=coded.encode_seconds, decode_seconds=decode_seconds)
+        return metrics, coded.record, reconstruction
+
+
+def progress_line(t, relaxed, rounded):
+    """One line of `--verbose`: iteration, temperature, loss, mse, bpp, psnr; after rounding too."""
+
+    def figures(values):
+        formats = (
+            ("T", ".3f"),
+            ("rd_loss", ".4f"),
+            ("mse", ".3f"),
+            ("bpp", ".4f"),
+            ("psnr", ".4f"),
+        )
+        return " ".join("{}={:{}}".format(k, values[k], f) for k, f in formats if k in values)
+
+    line = "it={}, {}".format(t, figures(relaxed))
+    return line + "\t after rounding: " + figures(rounded) if rounded else line

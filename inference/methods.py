@@ -1,0 +1,282 @@
+"""What a method says of itself.
+
+A method is a class that builds the graph for a batch of images: a list of `Stage`s, each an Adam
+run over some latents, and the latents that are transmitted in the end. `BaseMethod` and
+`BitsBackMethod` leave to a script little more than its relaxation of rounding and its
+hyper-parameters; a method of your own subclasses one of them.
+"""
+
+import importlib
+import os
+import sys
+
+import utils
+from coding import container, writers
+from inference import scripts
+from inference.optimise import Stage
+from model import device, hyperprior
+from runtime.errors import InputError
+from runtime.flags import Flag
+from runtime.quiet_tf import tf
+
+ADAM_FLAGS = {
+    "adam_beta1": Flag(0.9, "decay of Adam's mean of the gradients", minimum=0),
+    "adam_beta2": Flag(0.999, "decay of Adam's mean of the squared gradients", minimum=0),
+    "adam_epsilon": Flag(1e-8, "added to the root in the denominator of Adam's update"),
+}
+ATANH_FLAG = {
+    "atanh_eps": Flag(1e-5, "distances are clipped to 1 minus this, where atanh is finite")
+}
+
+
+def adam_flags(sga_its, lr):
+    """The flags of Adam, with a method's defaults."""
+    return {
+        "sga_its": Flag(sga_its, "iterations"),
+        "lr": Flag(lr, "learning rate of Adam"),
+        **ADAM_FLAGS,
+    }
+
+
+class Method:
+    """What the nine methods have in common.
+
+    A subclass sets the class attributes, and in `build` the stages and what is transmitted.
+
+    Attributes:
+      row: entry in Table 1 of the paper.
+      model_class: `hyperprior.Mbt2018` or `Mbt2018BB`.
+      sigma_min: lower bound of sigma in p(y|z); None: no bound.
+      name_has_lambda: whether result files are named by λ too, which the run's name has already.
+      reports_batches: whether results have the sizes of batches too, under the reference's names.
+      flags: dict of `Flag`s by name: the method's own, saved with every result.
+      presets: dict of names to dicts of flags, defaults that --preset puts in place of the flags'.
+      coding_flags: likewise, of how files are written.
+      stages: list of `Stage`s, to be run in this order.
+      latents: dict of tensors (N, …), what the coder rounds (`coder`) after the stages have run.
+      coded: names of the latents that the coder returns.
+    """
+
+    row = ""
+    model_class = None
+    sigma_min = None
+    flags = {}
+    presets = {}
+    coding_flags = {}
+    coded = ("y", "z")
+    name_has_lambda = True
+    reports_batches = False
+
+    @classmethod
+    def script(cls):
+        """Name of the script, as in result files."""
+        return scripts.name_of(sys.modules[cls.__module__])
+
+    @classmethod
+    def result_name(cls, runname, lmbda, basename):
+        """Name of the result file, less its ending."""
+        lmbda = "-lmbda={:g}".format(lmbda) if cls.name_has_lambda else ""
+        return "rd-{}{}+{}-input={}".format(cls.script(), lmbda, runname, basename)
+
+    @classmethod
+    def result_path(cls, run, args):
+        """Where the result of a command line goes; '' with an empty --results_dir."""
+        if not args.results_dir:
+            return ""
+        name = cls.result_name(run.name, args.lmbda, os.path.basename(args.eval_imgs))
+        return os.path.join(args.results_dir, name + ".npz")
+
+    @classmethod
+    def settings(cls, args):
+        """All numbers of the command line that a result depends on, by name."""
+        names = ("lmbda", "seed", *cls.flags, *cls.coding_flags)
+        return {name: getattr(args, name) for name in names}
+
+    @classmethod
+    def provenance(cls, run, images, args):
+        """What a result says of where it comes from, as a dict.
+
+        Args:
+          run: `checkpoints.Run`.
+          images: `utils.Images`.
+          args: the command line.
+        """
+        return {
+            "script": cls.script(),
+            "table_row": cls.row,
+            "runname": run.name,
+            "num_filters": run.num_filters,
+            "checkpoint_step": run.step,
+            "input": os.path.basename(images.path),
+            "input_sha256": images.sha256,
+            "eval_batch_size": args.eval_batch_size,
+            "device": device.describe(),
+            **cls.settings(args),
+        }
+
+    def __init__(self, model, x, args, noise):
+        """
+        Args:
+          model: a `model_class`.
+          x: images, float32 (N, H, W, 3) in [0, 1].
+          args: values of `flags`, and `lmbda`.
+          noise: a `Noise`.
+        """
+        self.model, self.x, self.args, self.noise = model, x, args, noise
+        self.stages, self.latents = self.build()
+
+    def build(self):
+        """Returns the stages and the latents that are coded."""
+        raise NotImplementedError
+
+    @classmethod
+    def coder(cls, run, weights, args):
+        """The `writers.Writer` that rounds and codes the latents.
+
+        Args:
+          run, weights: the `checkpoints.Run` and what `checkpoints.load` made of it.
+          args: as above.
+        """
+        raise NotImplementedError
+
+    def rates(self, num_pixels, noise, latents):
+        """Bits per pixel (see `hyperprior.Mbt2018.rates`) of what a decoder gets.
+
+        Args:
+          num_pixels: H·W of the images.
+          noise: of the images.
+          latents: dict of tensors, as the coder returns them.
+        """
+        return self.model.rates(num_pixels, **latents)
+
+    def loss(self, **latents):
+        """λ · 255² · MSE + bpp of the latents, and the metrics for a line of progress."""
+        loss, metrics = self.model.rate_distortion(self.x, self.args.lmbda, **latents)
+        psnr = utils.quality(self.x, metrics["x_tilde"])["psnr"]
+        return loss, {"mse": metrics["mse"], "bpp": metrics["bpp"], "psnr": psnr}
+
+
+def find_method(script):
+    """The method that `<script>.py` defines.
+
+    Raises:
+      InputError: no such script of this project, or it defines none.
+    """
+    path = os.path.join(scripts.ROOT, script + ".py")
+    if script.isidentifier() and os.path.isfile(path):
+        for value in vars(importlib.import_module(script)).values():
+            is_method = isinstance(value, type) and issubclass(value, Method)
+            if is_method and value.__module__ == script:
+                return value
+    raise InputError("{}: no script of that name is a method, as sga is".format(script))
+
+
+class BaseMethod(Method):
+    """Optimises y and z of the base model from the inference network's prediction.
+
+    A subclass defines `relax`, and where it needs to `centred`, `temperature`, `learning_rate` or
+    `early_stop`.
+
+    Attributes:
+      centred: whether latents are rounded as the base codec does: z to the grid through the medians
+        of p(z), y to the one through mu(z); else to the nearest integers (half to even).
+    """
+
+    model_class = hyperprior.Mbt2018
+    centred = False
+    temperature = None  # or a method: tensor function of t
+
+    def learning_rate(self, t):
+        """The learning rate of Adam at iteration t."""
+        return self.args.lr
+
+    def relax(self, v, t, noise):
+        """Stand-in for the rounding of a latent in the loss; `noise` is for this v and t alone."""
+        raise NotImplementedError
+
+    def early_stop(self):
+        """An `EarlyStop`, or None to run all iterations."""
+
+    @classmethod
+    def is_centred(cls, args):
+        """`centred`, unless it depends on the command line."""
+        return cls.centred
+
+    def relaxed(self, t, y, z):
+        """The latents, relaxed."""
+        return {
+            "y": self.relax(y, t, self.noise.at(t, "y")),
+            "z": self.relax(z, t, self.noise.at(t, "z")),
+        }
+
+    def rounded(self, y, z):
+        """The latents as they are transmitted, up to the last bits of mu."""
+        if self.is_centred(self.args):
+            return self.model.round_centred(y, z)
+        return {"y": tf.math.round(y), "z": tf.math.round(z)}
+
+    @classmethod
+    def coder(cls, run, weights, args):
+        kind = container.CENTRED if cls.is_centred(args) else container.INTEGERS
+        return writers.GridWriter(run, kind)
+
+    def build(self):
+        y = self.model.analysis(self.x)
+        stage = Stage(
+            {"y": y, **self.model.hyper_analysis(y)},
+            self.loss,
+            self.relaxed,
+            self.rounded,
+            self.args.sga_its,
+            self.learning_rate,
+            self.args,
+            temperature=self.temperature,
+            early_stop=self.early_stop(),
+        )
+        return [stage], stage.latents
+
+
+class BitsBackMethod(Method):
+    """Lossy bits-back coding: y is rounded, z is one continuous sample of q(z|y).
+
+    Attributes:
+      rate_flags: names of the flags of iterations and learning rate with which q(z|y) is fitted to
+        the rate at fixed y (by `exact_posterior.fit`, since a decoder has to repeat it); None:
+        q(z|y) is what h_a(y) says.
+    """
+
+    model_class = hyperprior.Mbt2018BB
+    coding_flags = {
+        "side_info": Flag(
+            "", "file that gives the first bits for z, and that decompress gives back"
+        ),
+        "z_spacing": Flag(0.125, "of the grid on which z is coded: a power of 2, up to 1"),
+    }
+    coded = ("y", "z", "z_mean", "z_logvar")
+    rate_flags = None
+
+    def build(self):
+        return [], {"y": self.model.analysis(self.x)}
+
+    @classmethod
+    def coder(cls, run, weights, args):
+        settings = container.Settings()
+        if cls.rate_flags:
+            its, lr = (getattr(args, flag) for flag in cls.rate_flags)
+            adam = (args.adam_beta1, args.adam_beta2, args.adam_epsilon)
+            settings = container.Settings(its, lr, *adam)
+        return writers.BitsBackWriter(run, args.z_spacing, settings, args.seed, args.side_info)
+
+    def sent(self, noise, y, z_mean, z_logvar):
+        """The latents with one sample of z, whose `noise` is the image's alone."""
+        normal = noise.at(0, "z sent").normal(z_mean)
+        return {"y": y, **self.model.sample(z_mean, z_logvar, normal)}
+
+    def rates(self, num_pixels, noise, latents):
+        """Those of a sample that does not depend on other images, as the coded one does.
+
+        `bpp_coded` is that of the coded one.
+        """
+        sampled = {key: value for key, value in latents.items() if key != "z"}
+        rates = self.model.rates(num_pixels, **self.sent(noise, **sampled))
+        return {**rates, "bpp_coded": self.model.rates(num_pixels, **latents)["bpp"]}

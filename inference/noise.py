@@ -1,0 +1,37 @@
+"""Random numbers of the optimisation."""
+
+import zlib
+
+from model import device
+from runtime.quiet_tf import tf
+
+
+class Noise:
+    """Random numbers that depend on the seed, the image, the step and a name, and nothing else.
+
+    Args:
+      image_keys: (N,) int64, one for each image, with the seed in it (`utils.image_keys`).
+      t: step, int64 scalar.
+      name: tells the latents and stages apart.
+    """
+
+    def __init__(self, image_keys, t=0, name=""):
+        self.image_keys, self.t, self.name = image_keys, t, name
+
+    def at(self, t, name):
+        """The noise of one latent at one step."""
+        return Noise(self.image_keys, t, name)
+
+    def uniform(self, like):
+        """U[0, 1) of the shape of `like` (N, …)."""
+        return self._draw(tf.random.stateless_uniform, like)
+
+    def normal(self, like):
+        """N(0, 1) of the shape of `like` (N, …)."""
+        return self._draw(tf.random.stateless_normal, like)
+
+    def _draw(self, sampler, like):
+        with device.on_host():
+            step = tf.cast(self.t, tf.int64) * 2**32 + zlib.crc32(self.name.encode())
+            seeds = [tf.stack([key, step]) for key in tf.unstack(self.image_keys)]
+        return tf.stack([sampler(like.shape[1:], seed=seed) for seed in seeds])

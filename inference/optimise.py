@@ -1,0 +1,218 @@
+"""The optimisation of latents: Adam runs in the graph, and the record of their course."""
+
+import collections
+
+import numpy as np
+
+from model import device
+from runtime.quiet_tf import tf
+
+RECORD_EVERY = 100  # iterations between lines of progress, which are saved with the result
+
+
+class EarlyStop(collections.namedtuple("EarlyStop", "every rounded tie_is_worse")):
+    """Stop when a loss gets worse, and go back to the latents of the last check that was good.
+
+    Checks come at t = 0, `every`, 2 `every`, … and at the last t; a good one remembers the latents
+    after the update of that t.
+
+    every: iterations.
+    rounded: whether to watch the loss of the updated latents as they are transmitted, rather than
+      the loss whose gradient the update took.
+    tie_is_worse: whether a loss equal to that of the last check counts as worse.
+    """
+
+    def worse(self, loss, last):
+        """Whether to stop at `loss`, after `last` at the check before."""
+        return loss > last or (self.tie_is_worse and loss == last)
+
+
+class Stage:
+    """An Adam run over some latents, in the graph.
+
+    Args:
+      start: dict of tensors, the values that the latents start from.
+      loss: `loss(**latents)`, a loss and its metrics.
+      relaxed: `relaxed(t, **latents)`, the latents whose loss is minimised.
+      rounded: `rounded(**latents)`, the latents as they are transmitted.
+      its: iterations.
+      learning_rate: tensor function of t, or one of a number.
+      adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`.
+      temperature: tensor function of t that is shown and recorded, or None.
+      early_stop: an `EarlyStop`, or None.
+
+    Attributes:
+      latents: dict of tensors, the present values.
+      start, update: operations that begin the run, and that make one iteration.
+    """
+
+    title = "R-D optimisation"
+
+    def __init__(
+        self,
+        start,
+        loss,
+        relaxed,
+        rounded,
+        its,
+        learning_rate,
+        adam,
+        temperature=None,
+        early_stop=None,
+    ):
+        self.its, self.early_stop = its, early_stop
+        with device.on_host():
+            step = _variable(tf.zeros((), tf.int64))
+            t = step.read_value()
+        variables = _variables(start)
+        remembered = _variables(start)
+        start_hat = _integers(start, rounded)
+        first = _variables(start_hat)
+
+        # One read for the gradient and all that is shown with it, so that they cannot disagree.
+        before = _values(variables)
+        objective, metrics = loss(**relaxed(t, **before))
+        optimizer = tf.train.AdamOptimizer(
+            learning_rate(t), adam.adam_beta1, adam.adam_beta2, adam.adam_epsilon
+        )
+        gradients = tf.gradients(objective, list(before.values()))
+        self.update = optimizer.apply_gradients(
+            list(zip(gradients, variables.values())), global_step=step
+        )
+        self._relaxed = _shown(objective, metrics)
+        if temperature is not None:
+            self._relaxed["T"] = temperature(t)
+        self.latents = _values(variables)
+        transmitted = rounded(**self.latents)
+        self._rounded = _shown(*loss(**transmitted))
+        for name, before in _values(first).items():
+            # By more than half a step: around mu, the grid itself moves a little.
+            moved = tf.math.abs(transmitted[name] - before) > 0.5
+            self._rounded[name + "_changed"] = tf.reduce_mean(tf.cast(moved, tf.float32))
+        self.start = tf.group(
+            tf.variables_initializer(optimizer.variables() + [step]),
+            _assign(variables, start),
+            _assign(first, start_hat),
+        )
+        self._remember = _assign(remembered, self.latents)
+        self._go_back = _assign(variables, _values(remembered))
+
+    def run(self, session, step, show):
+        """Runs the stage from its start.
+
+        Args:
+          session: `tf.Session` in which all variables have been initialised.
+          step: `step(n)` is called when n iterations are done.
+          show: `show(t, relaxed, rounded)` is called every `RECORD_EVERY` iterations and at the
+            last, with dicts of the figures that the update of t saw, and of those after it.
+
+        Returns:
+          dict of lists, one value for every `RECORD_EVERY` iterations and the last: `its`, `T`
+          if there is a temperature, `rd_loss`, `its_bpp` and `its_psnr`, the same three with
+          `_after_rounding`, and `its_y_changed_after_rounding`, the fraction of y that is
+          transmitted as another value than at the start; likewise of z, if it is rounded.
+        """
+        session.run(self.start)
+        update = session.make_callable(self.update)
+        record = collections.defaultdict(list)
+        last = None
+        for t in range(self.its):
+            final = t == self.its - 1
+            checks = self.early_stop and (t % self.early_stop.every == 0 or final)
+            if not (checks or final or t % RECORD_EVERY == 0):
+                update()
+                step(t + 1)
+                continue
+            _, relaxed = session.run([self.update, self._relaxed])
+            rounded = session.run(self._rounded)
+            stops = False
+            if checks:
+                loss = (rounded if self.early_stop.rounded else relaxed)["rd_loss"]
+                stops = last is not None and self.early_stop.worse(loss, last)
+                session.run(self._go_back if stops else self._remember)
+                last = loss
+            step(t + 1)
+            if stops or final or t % RECORD_EVERY == 0:
+                show(t, relaxed, rounded)
+                for key, value in _recorded(t, relaxed, rounded).items():
+                    record[key].append(value)
+            if stops:
+                break
+        return dict(record)
+
+
+RECORDED = {
+    "T": "T",
+    "rd_loss": "rd_loss",
+    "bpp": "its_bpp",  # "psnr" is a metric of the result
+    "psnr": "its_psnr",
+    "y_changed": "its_y_changed",
+    "z_changed": "its_z_changed",
+}
+
+
+def _integers(latents, rounded):
+    """Of `latents` those that are rounded, after that."""
+    transmitted = rounded(**latents)
+    return {name: transmitted[name] for name in ("y", "z") if name in latents}
+
+
+def _recorded(t, relaxed, rounded):
+    """What a result keeps of iteration t (see `Stage.run`)."""
+    return {
+        "its": t,
+        **{name: relaxed[key] for key, name in RECORDED.items() if key in relaxed},
+        **{n + "_after_rounding": rounded[key] for key, n in RECORDED.items() if key in rounded},
+    }
+
+
+def _variable(value):
+    return tf.get_variable(
+        "latent_{}".format(len(tf.global_variables())),
+        initializer=tf.zeros(value.shape, value.dtype),
+        trainable=False,
+        use_resource=True,
+    )
+
+
+def _variables(values):
+    return {name: _variable(value) for name, value in values.items()}
+
+
+def _values(variables):
+    return {name: variable.read_value() for name, variable in variables.items()}
+
+
+def _assign(variables, values):
+    return tf.group(*[variables[name].assign(value) for name, value in values.items()])
+
+
+def _shown(loss, metrics):
+    """Scalars for a line of progress: the loss, and means over the images."""
+    return {"rd_loss": loss, **{key: tf.reduce_mean(metrics[key]) for key in metrics}}
+
+
+def merge_records(batches):
+    """The records of the stages of all batches as arrays.
+
+    Those of a second stage have `rate_` before their keys. `its` and `T` are (iterations,), as all
+    are of a single record; the others of several are (records, iterations), NaN where one has no
+    such iteration because it stopped early.
+
+    Args:
+      batches: for each batch for each stage a list of records: one, or one for each image.
+    """
+    merged = {}
+    for index, stage in enumerate(zip(*batches)):
+        records = [record for batch in stage for record in batch]
+        prefix = "rate_" if index else ""
+        its = sorted({t for record in records for t in record["its"]})
+        merged[prefix + "its"] = np.array(its)
+        for key in set(records[0]) - {"its"}:
+            values = np.full((len(records), len(its)), np.nan)
+            for row, record in zip(values, records):
+                row[np.searchsorted(its, record["its"])] = record[key]
+            if key == "T":
+                values = np.nanmax(values, axis=0)  # the same in all that have it
+            merged[prefix + key] = values[0] if len(records) == 1 and key != "T" else values
+    return merged

@@ -1,0 +1,99 @@
+"""Progress on the console."""
+
+import contextlib
+import sys
+import time
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar with the time left on a terminal; elsewhere a plain line every half minute.
+
+    Args:
+      total, initial: last step and first one.
+      title: stands before it.
+    """
+
+    LINE_SECS = 30
+
+    def __init__(self, total, initial=0, title=""):
+        self.bar = tqdm(
+            total=total,
+            initial=initial,
+            desc=title or None,
+            dynamic_ncols=True,
+            leave=False,
+            disable=None,  # where stderr is no terminal
+        )
+        self.total, self.initial, self.title = total, initial, title
+        self.begun = self.shown = time.time()
+
+    def due(self):
+        """Whether it is time to `show` how things stand."""
+        return time.time() - self.shown >= (self.LINE_SECS if self.bar.disable else 1)
+
+    def update(self, step):
+        """Says that `step` steps are done, and shows it when it is time to."""
+        (self.show if self.due() else self.advance)(step)
+
+    def advance(self, step):
+        """Says that `step` steps are done."""
+        self.bar.update(step - self.bar.n)
+
+    def show(self, step, figures=""):
+        """The same, and shows it, with `figures` if there are any."""
+        self.shown = time.time()
+        if not self.bar.disable:
+            self.bar.set_postfix_str(figures, refresh=False)
+            self.advance(step)
+            return
+        rate = max(step - self.initial, 1e-9) / (self.shown - self.begun)
+        left = tqdm.format_interval((self.total - step) / rate)
+        words = (self.title, "{}/{}".format(step, self.total), figures)
+        line = " ".join(word for word in words if word)
+        print("{}, {:.2f}/s, {} left".format(line, rate, left), file=sys.stderr, flush=True)
+
+    def write(self, line):
+        """Prints a line to stdout, above the bar."""
+        tqdm.write(line)
+        sys.stdout.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+
+@contextlib.contextmanager
+def shown(verbose, its, title):
+    """Shows the progress of `its` iterations, under a title.
+
+    Args:
+      verbose: whether the title and lines are printed, and not just the progress.
+
+    Yields:
+      `step(n)`, which says that n iterations are done, and `write(line)`; two Nones without
+      iterations.
+    """
+    if not its:
+        yield None, None
+        return
+    if verbose:
+        print("----{}----".format(title))
+    with Progress(its, title=title) as progress:
+
+        def step(done):
+            progress.update(done)
+
+        def write(line):
+            if verbose:
+                progress.write(line)
+
+        yield step, write
+
+
+def note(text):
+    """Tells the user, on stderr, of something that is not wrong."""
+    print("note: " + text, file=sys.stderr)

@@ -1,0 +1,88 @@
+"""Files, read whole and written whole: nobody finds half of one."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+
+from runtime.errors import InputError
+
+
+def read_bytes(path):
+    """The bytes of a file.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError("{}: {}".format(path, error.strerror))
+
+
+def write_bytes(path, content):
+    """Writes bytes."""
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_write(path):
+    """Opens a temporary file beside `path` for binary writing; renames it if all went well.
+
+    Raises:
+      InputError: `path` cannot be written.
+    """
+    handle, temporary = _temporary_beside(path)
+    os.close(handle)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException as error:
+        os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise _not_writable(path, error.strerror)
+        raise
+
+
+def check_writable(path):
+    """Raises `InputError` unless a file can be written to `path`."""
+    if os.path.isdir(path):
+        raise _not_writable(path, "is a folder")
+    if len(os.fsencode(os.path.basename(path))) > 255:
+        raise _not_writable(path, "file name too long")
+    handle, temporary = _temporary_beside(path)
+    os.close(handle)
+    os.unlink(temporary)
+
+
+def _not_writable(path, reason):
+    return InputError("{}: cannot be written: {}".format(path, reason))
+
+
+def _temporary_beside(path):
+    """Open file descriptor and path of a new file in the folder of `path`, which is made."""
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        return tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
+    except OSError as error:
+        raise _not_writable(path, error.strerror)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def file_sha256(path):
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

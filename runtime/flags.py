@@ -1,0 +1,59 @@
+"""Command-line flags as data: a method lists its own, with defaults, beside its equations."""
+
+import argparse
+import functools
+import math
+import os
+from typing import Any, NamedTuple, Optional
+
+
+class Flag(NamedTuple):
+    """A flag, whose type is that of its default.
+
+    default: a number; a string, for a path or one of `choices`; False for a switch.
+    help: what `--help` says of it; "{}" in it stands for the choices.
+    minimum: lowest value of a number; None: it has to be positive.
+    choices: all values that it can take; None: any.
+    """
+
+    default: Any
+    help: str
+    minimum: Optional[float] = None
+    choices: Optional[tuple] = None
+
+
+def add_flags(parser, flags):
+    """Adds a dict of `Flag`s by name to an `argparse` parser; λ arrives as `lmbda`."""
+    for name, flag in flags.items():
+        options = {"default": flag.default, "help": "{} ({})".format(flag.help, flag.default)}
+        if flag.default is False:
+            options = {"action": "store_true", "help": flag.help}
+        elif flag.choices:
+            text = flag.help.format(", ".join(map(str, flag.choices)))
+            options.update(type=type(flag.default), choices=flag.choices)
+            options["help"] = "{} ({})".format(text, flag.default)
+        else:
+            kind = os.path.expanduser
+            if not isinstance(flag.default, str):
+                kind = functools.partial(number, type(flag.default), flag.minimum)
+            options.update(type=kind, metavar=name.rsplit("_", 1)[-1].upper())
+            options["help"] = options["help"].replace("%", "%%")
+        parser.add_argument("--" + name, dest="lmbda" if name == "lambda" else name, **options)
+
+
+def number(kind, minimum, text):
+    """The number of type `kind` in `text`, at least `minimum`, or positive if that is None.
+
+    Raises:
+      argparse.ArgumentTypeError: it is not such a number.
+    """
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "{!r} is not {} number".format(text, "a whole" if kind is int else "a")
+        )
+    if not (math.isfinite(value) and (value > 0 if minimum is None else value >= minimum)):
+        bound = "above 0" if minimum is None else "at least {}".format(minimum)
+        raise argparse.ArgumentTypeError("{} is not {}".format(text, bound))
+    return value

@@ -1,0 +1,56 @@
+"""Signals, and how a command ends."""
+
+import contextlib
+import os
+import signal
+import sys
+
+from runtime.errors import InputError
+
+
+@contextlib.contextmanager
+def command(name):
+    """Around what a command does: wrong input ends it with one line and exit code 2."""
+    try:
+        with sigterm_as_interrupt():
+            yield
+    except InputError as error:
+        print("{}: error: {}".format(name, error), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("{}: interrupted".format(name), file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # who read our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt():
+    """Within, SIGTERM raises KeyboardInterrupt, so that half-written files are cleaned up."""
+    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """Within, SIGINT and SIGTERM append to the list that this yields, instead of ending us.
+
+    A second one ends us after all.
+    """
+    received = []
+
+    def receive(number, frame):
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    old = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

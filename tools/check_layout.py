@@ -1,0 +1,105 @@
+"""Checks that the code is laid out as CONTRIBUTING.md says: `make lint`.
+
+Imports go one way, files fit a reader's head, and the scripts repeat nothing.
+"""
+
+import ast
+import glob
+import os
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+METHODS = ("sga", "map", "ste", "unoise", "danneal", "bb_sga", "bb_no_sga", "bb_plain")
+SCRIPTS = (*METHODS, "mbt2018", "mbt2018_bb")
+# From the top down; what stands together does not import one another, except the scripts.
+FLOORS = (
+    {"study", "tools"},
+    set(SCRIPTS),
+    {"tf_boilerplate"},
+    {"inference", "training"},
+    {"coding"},
+    {"model"},
+    {"utils"},
+    {"runtime"},
+)
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+WITHOUT_TENSORFLOW = ("coding/container.py", "inference/scripts.py")
+LINES = 450  # of a file
+SCRIPT_LINES = 80  # of a method's script
+SCRIPTS_LINES = 407  # of all ten
+REPEATED = 6  # lines of code that stand in one script only
+
+
+def imports(path):
+    """The modules that a file imports anywhere, and the number of the line of each."""
+    for node in ast.walk(ast.parse(read(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield "{}.{}".format(node.module, alias.name), node.lineno
+
+
+def read(path):
+    with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+        return file.read()
+
+
+def check_imports(path):
+    """Yields what a file imports against the order of `FLOORS`."""
+    own = path.replace(".py", "").split("/")[0]
+    for name, line in imports(path):
+        other = name.split(".")[0]
+        if other == own or other not in FLOOR:
+            continue
+        among_scripts = own in SCRIPTS and other in SCRIPTS
+        if FLOOR[other] <= FLOOR[own] and not among_scripts:
+            yield "{}:{}: {} may not import {}".format(path, line, own, other)
+        if path in WITHOUT_TENSORFLOW and name.startswith(("runtime.quiet_tf", "utils", "model")):
+            yield "{}:{}: imports TensorFlow, by {}".format(path, line, name)
+
+
+def check_lengths(paths):
+    lengths = {path: read(path).count("\n") for path in paths}
+    for path, length in lengths.items():
+        most = SCRIPT_LINES if path[: -len(".py")] in METHODS else LINES
+        if length > most:
+            yield "{}: {} lines, more than {}".format(path, length, most)
+    total = sum(lengths[script + ".py"] for script in SCRIPTS)
+    if total > SCRIPTS_LINES:
+        yield "the scripts have {} lines, more than {}".format(total, SCRIPTS_LINES)
+
+
+def check_repetition():
+    seen = {}
+    for script in SCRIPTS:
+        code = [line.strip() for line in read(script + ".py").splitlines()]
+        code = [c for c in code if c and not c.startswith(("import", "from", "#"))]
+        for start in range(len(code) - REPEATED + 1):
+            run = tuple(code[start : start + REPEATED])
+            if run in seen:
+                line = "{}.py: {} lines stand in {}.py too, from {!r}"
+                yield line.format(script, REPEATED, seen[run], run[0])
+            seen[run] = script
+
+
+def main():
+    found = (glob.glob(os.path.join(ROOT, pattern)) for pattern in ("*.py", "*/*.py"))
+    paths = sorted(os.path.relpath(path, ROOT) for some in found for path in some)
+    paths = [path for path in paths if not path.startswith("tests/")]
+    faults = [
+        "{}: neither a script nor in a package".format(path)
+        for path in paths
+        if path.split("/")[0].replace(".py", "") not in FLOOR
+        and "tf_boilerplate.main(" not in read(path)  # a method of your own
+    ]
+    for path in paths:
+        faults += check_imports(path)
+    faults += [*check_lengths(paths), *check_repetition()]
+    print("\n".join(faults), end="\n" if faults else "")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What training reads from run folders and leaves in them, beside checkpoints."""
+
+import contextlib
+import json
+import os
+import time
+
+from model import checkpoints
+from runtime import files
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
+from training import horovod
+
+
+def record_settings(folder, args, start):
+    """Leaves args.json in the run folder and appends the same to record.txt.
+
+    A new run that starts from another one's weights (`--init_from`) begins with a copy of its
+    record, so that a record holds all steps that a model has seen.
+
+    Args:
+      start: the step from which training resumes.
+    """
+    settings = {**vars(args), "workers": horovod.size(), "start_step": start}
+    path = os.path.join(folder, "record.txt")
+    history = ""
+    if args.init_from and not os.path.exists(path):
+        settings["init_from_step"] = checkpoints.read_checkpoint(
+            checkpoints.newest_checkpoint(args.init_from)
+        )[1]
+        with contextlib.suppress(FileNotFoundError), open(
+            os.path.join(args.init_from, "record.txt")
+        ) as file:
+            history = file.read()
+    settings = json.dumps(settings, indent=4, sort_keys=True)
+    with files.atomic_write(os.path.join(folder, "args.json")) as file:
+        file.write(settings.encode())
+    with open(path, "a") as file:
+        file.write("{}{}\n{}\n\n".format(history, time.strftime("%Y-%m-%d %H:%M:%S"), settings))
+
+
+def check_resumable(checkpoint, variables):
+    """Raises `InputError` where a checkpoint is not one of this training."""
+    shapes = checkpoints.read_checkpoint(checkpoint)[0]
+    for variable in variables:
+        name, shape = variable.op.name, variable.shape
+        if not shape.is_compatible_with(shapes.get(name, [])) or name not in shapes:
+            raise InputError(
+                "{}: training cannot go on from here, {} is missing or of another shape; train "
+                "into another --checkpoint_dir, with --init_from {} if you like".format(
+                    checkpoint, name, os.path.dirname(checkpoint)
+                )
+            )
+
+
+def warm_start(source, variables):
+    """An initialiser that copies the `variables` that `source`, a run folder, has too."""
+    if not source:
+        return None
+    checkpoint = checkpoints.newest_checkpoint(source)
+    if checkpoint is None:
+        raise InputError("--init_from: {}: no checkpoint there".format(source))
+    shapes = checkpoints.read_checkpoint(checkpoint)[0]
+    wanted = [v for v in variables if v.trainable]
+    shared = [v for v in wanted if shapes.get(v.op.name) == v.shape.as_list()]
+    if not shared:
+        raise InputError("--init_from: {}: nothing there fits this model".format(checkpoint))
+    saver = tf.train.Saver(shared)
+
+    def initialise(scaffold, session):
+        saver.restore(session, checkpoint)
+        print("{} of {} weights are from {}".format(len(shared), len(wanted), checkpoint))
+
+    return initialise
