@@ -212,7 +212,6 @@ def training_step(module, n, patch, pattern):
 
     import numpy as np
 
-    import tf_boilerplate
     from runtime.quiet_tf import tf
     from training import cores, data
 

@@ -1,6 +1,6 @@
 """Trains the models of `checkpoints/`, or resumes whatever of that is missing.
 
-    python tools/recipe.py --train_glob 'photos/*' --output mine
+    python -m tools.recipe --train_glob 'photos/*' --output mine
 
 One model is trained at a constant learning rate (the trunk). Every shipped model, base and
 bits-back alike, continues from its weights for the same number of steps at its own λ, while the
@@ -93,7 +93,7 @@ def train(args, stage):
 def main(argv=None):
     """Runs the stages in their order."""
     parser = argparse.ArgumentParser(
-        prog="python tools/recipe.py",
+        prog="python -m tools.recipe",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
