@@ -38,9 +38,8 @@ class BBSGA(methods.BitsBackMethod):
         def rounded(y, z_mean, z_logvar):
             return self.sent(self.noise, tf.math.round(y), z_mean, z_logvar)
 
-        y = self.model.analysis(self.x)
         stage = optimise.Stage(
-            {"y": y, **self.model.hyper_analysis(y)},
+            self.predicted(),
             self.loss,
             relaxed,
             rounded,

@@ -30,8 +30,7 @@ class BaseHyperprior(methods.Method):
         return "rd-{}-file={}".format(runname, basename)
 
     def build(self):
-        y = self.model.analysis(self.x)
-        return [], {"y": y, **self.model.hyper_analysis(y)}
+        return [], self.predicted()
 
     @classmethod
     def coder(cls, run, weights, args):

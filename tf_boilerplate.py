@@ -382,6 +382,11 @@ def _add_compress(commands, method_class):
             "lambda": Flag(-1.0, "weight of the distortion; -1: as in the run's name", minimum=-1),
             "seed": Flag(0, "of the random numbers, where the method draws any", minimum=0),
             "eval_batch_size": Flag(1, "images of a .npy that are optimised together"),
+            "pad": Flag(
+                "none",
+                "how g_a and h_a see the image continued to multiples of 64: {}",
+                choices=("none", "edge"),
+            ),
             "save_reconstruction": Flag(False, "a PNG by the result"),
             "overwrite": Flag(False, "replace the result of another input"),
             **method_class.flags,

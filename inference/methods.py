@@ -10,6 +10,8 @@ import importlib
 import os
 import sys
 
+import numpy as np
+
 import utils
 from coding import container, writers
 from inference import scripts
@@ -89,7 +91,7 @@ class Method:
     @classmethod
     def settings(cls, args):
         """All numbers of the command line that a result depends on, by name."""
-        names = ("lmbda", "seed", *cls.flags, *cls.coding_flags)
+        names = ("lmbda", "seed", "pad", *cls.flags, *cls.coding_flags)
         return {name: getattr(args, name) for name in names}
 
     @classmethod
@@ -124,6 +126,24 @@ class Method:
         """
         self.model, self.x, self.args, self.noise = model, x, args, noise
         self.stages, self.latents = self.build()
+
+    def predicted(self):
+        """What the inference networks predict for the images, a dict of tensors: y and z's.
+
+        With --pad edge they see each image continued by its last row and column to sides that are
+        multiples of 64. At a border inside of a latent's 16 × 16 pixels, they would meet zeros that
+        they never saw in training.
+        """
+        if self.args.pad == "none":
+            y = self.model.analysis(self.x)
+            return {"y": y, **self.model.hyper_analysis(y)}
+        height, width = self.x.shape.as_list()[1:3]
+        y = self.model.analysis(_continued(self.x))
+        predicted = {"y": y, **self.model.hyper_analysis(y)}
+        rows, columns = container.latent_sizes(height, width)[0]
+        # z of the continued image has the size that z of the image has.
+        predicted["y"] = y[:, :rows, :columns]
+        return predicted
 
     def build(self):
         """Returns the stages and the latents that are coded."""
@@ -169,6 +189,15 @@ def find_method(script):
             if is_method and value.__module__ == script:
                 return value
     raise InputError("{}: no script of that name is a method, as sga is".format(script))
+
+
+def _continued(x):
+    """Images (N, H, W, 3), their last row and column repeated up to multiples of 64."""
+    for axis in (1, 2):
+        size = x.shape.as_list()[axis]
+        places = np.minimum(np.arange(size + -size % 64), size - 1)
+        x = tf.gather(x, places, axis=axis)
+    return x
 
 
 class BaseMethod(Method):
@@ -221,9 +250,8 @@ class BaseMethod(Method):
         return writers.GridWriter(run, kind)
 
     def build(self):
-        y = self.model.analysis(self.x)
         stage = Stage(
-            {"y": y, **self.model.hyper_analysis(y)},
+            self.predicted(),
             self.loss,
             self.relaxed,
             self.rounded,
@@ -256,7 +284,7 @@ class BitsBackMethod(Method):
     rate_flags = None
 
     def build(self):
-        return [], {"y": self.model.analysis(self.x)}
+        return [], {"y": self.predicted()["y"]}
 
     @classmethod
     def coder(cls, run, weights, args):

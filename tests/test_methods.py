@@ -10,7 +10,10 @@ import pytest
 from conftest import DEMO, DEMO_DIR, ROOT, compress
 from PIL import Image
 
+import tf_boilerplate
 from inference import methods, optimise
+from inference.evaluation import Evaluation
+from model import checkpoints
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (3, 48, 40, 3)).astype(np.uint8)
 
@@ -161,3 +164,36 @@ def test_the_method_of_contributing_works(tmp_path):
     name = "rd-test_own_method-lmbda=0.01+{}-input=image.png.npz".format(DEMO["sga"])
     with np.load(str(tmp_path / name)) as result:
         assert np.isfinite(result["est_bpp"]).all() and result["sga_its"] == 5
+
+
+@pytest.mark.parametrize(
+    "script, size",
+    [("mbt2018", (64, 128)), ("mbt2018", (129, 64)), ("sga", (75, 53)), ("bb_sga", (75, 53))],
+)
+def test_analysis_of_a_continued_image(script, size):
+    """As if the image had been continued by NumPy, and latents cropped to the format's sizes."""
+    pixels = np.random.RandomState(0).randint(0, 256, (*size, 3)).astype(np.uint8)
+    beyond = [(0, -side % 64) for side in size]
+    padded = np.pad(pixels, [*beyond, (0, 0)], "edge")
+
+    def predicted(pixels, pad):
+        method = methods.find_method(script)
+        run = checkpoints.find_run(DEMO_DIR, DEMO[script])
+        argv = ["compress", run.name, "image", "--pad", pad]
+        args = tf_boilerplate.parse(script, "", method, None, argv)
+        args.lmbda = run.lmbda
+        weights = checkpoints.load(method.model_class, run)
+        made = Evaluation(method, weights, (1, *pixels.shape), args)
+        made.begin(pixels[None])
+        for stage in made.method.stages:
+            made.session.run(stage.start)
+        return made.session.run(made.method.latents)
+
+    ours, whole = predicted(pixels, "edge"), predicted(padded, "none")
+    assert ours["y"].shape[1:3] == (-(-size[0] // 16), -(-size[1] // 16))
+    for name, value in ours.items():
+        rows, columns = value.shape[1:3]
+        np.testing.assert_allclose(value, whole[name][:, :rows, :columns], atol=1e-4)
+    without = predicted(pixels, "none")
+    is_continued = any(side % 64 for side in size)
+    assert np.allclose(ours["y"], without["y"], atol=1e-4) != is_continued
