@@ -26,9 +26,9 @@ from study import budgets, curves, figures, report, run, tables, tasks, traces
 PUBLISHED = os.path.join(ROOT, "results")
 
 
-def write_images(folder, *sizes):
+def write_images(folder, *sizes, seed=0):
     """PNGs 0.png, 1.png, … of (width, height)."""
-    rng = np.random.RandomState(0)
+    rng = np.random.RandomState(seed)
     for index, (width, height) in enumerate(sizes):
         pixels = rng.randint(0, 256, (height, width, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(os.path.join(str(folder), "{}.png".format(index)))
@@ -318,7 +318,7 @@ def test_an_image_that_changes_meanwhile_is_not_taken(untrained, tmp_path):
     images = tasks.find_images([write_images(tmp_path, (24, 20))])
     models = tasks.find_models(str(untrained), [UNTRAINED["mbt2018"]])
     (task,) = tasks.make_tasks(images, ["mbt2018"], models)
-    write_images(tmp_path, (24, 20))
+    write_images(tmp_path, (24, 20), seed=1)
     with pytest.raises(InputError, match="0.png: is not as it was"):
         tasks.run_task(task, 1)
 
