@@ -33,9 +33,23 @@ TablesOfLatents.__doc__ = (
 )
 
 
+UNUSED_TABLES = {"quantized_cdf": (64, 1481), "cdf_length": (64,)}  # as those of TFC
+
+
 def make_range_coder_tables():
-    """Makes TFC's `gaussian_conditional/…` variables, which checkpoints carry for the coder."""
-    from runtime.quiet_tf import tfc
+    """Makes TFC's `gaussian_conditional/…` variables, which checkpoints carry for the coder.
+
+    Without TFC, which only the base model's training needs, they hold zeros: nothing reads the
+    tables of a bits-back model.
+    """
+    try:
+        from runtime.quiet_tf import tfc
+    except InputError:
+        with tf.variable_scope("gaussian_conditional"):
+            for name, shape in UNUSED_TABLES.items():
+                zeros = tf.zeros(shape, tf.int32)
+                tf.get_variable(name, initializer=zeros, trainable=False)
+        return
 
     dummy = tf.ones((1, 1, 1, 1))
     tfc.GaussianConditional(dummy, entropy_models.SCALE_TABLE)(dummy, training=False)

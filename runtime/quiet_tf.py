@@ -43,7 +43,7 @@ def __getattr__(name):
         from runtime.errors import InputError
 
         raise InputError(
-            "needs tensorflow-compression 1.3, as do training and the authors' .tfci, but not the "
-            "rest ({})".format(str(error).strip().splitlines()[0])
+            "needs tensorflow-compression 1.3, as do training of the base model and the authors' "
+            ".tfci, but not the rest ({})".format(str(error).strip().splitlines()[0])
         )
     return tfc
