@@ -114,7 +114,9 @@ def train(script, training_graph, args):
             with console.Progress(args.last_step, start) as progress:
 
                 def validate():
-                    means = session.run_step_fn(lambda context: measured.run(context.session, done))
+                    means = session.run_step_fn(
+                        lambda step_context: measured.run(step_context.session, done)
+                    )
                     progress.write(validation.line(done, means))
 
                 if measured and start < args.last_step:
