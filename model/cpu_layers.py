@@ -18,8 +18,6 @@ from model import patch_products
 from model.winograd import Tiles, constant_weights, number_of_tiles, trained_weights
 from runtime.quiet_tf import tf
 
-TAPS = 5
-
 
 def conv_down(x, kernel):
     """Correlation with zeros around `x`, of which every second sample is kept, from the first on.
@@ -104,7 +102,12 @@ def conv_up(x, kernel, winograd=False):
 
 def flipped(kernel):
     """With which a correlation is a convolution."""
-    return _folded("flipped", kernel, lambda kernel: kernel[::-1, ::-1])
+    return _folded("flipped", kernel, _reversed)
+
+
+def _reversed(kernel):
+    """TensorFlow is slow at steps of -1."""
+    return kernel[::-1, ::-1] if _library(kernel) is np else tf.reverse(kernel, (0, 1))
 
 
 def _transposed(kernel):
@@ -204,7 +207,7 @@ def _row_taps(kernel, a):
 
     The odd ones' missing tap is a zero: one convolution with some zeros is faster than two.
     """
-    library = _library(kernel)
+    library, kernel = _library(kernel), _reversed(kernel)
     columns = [
         library.pad(_taps(kernel, a, b), [[0, 0], [b, 0], [0, 0], [0, 0]], "constant")
         for b in (0, 1)
@@ -213,12 +216,12 @@ def _row_taps(kernel, a):
     return library.reshape(library.stack(columns, axis=3), (3 - a, 3, channels, 2 * outputs))
 
 
-def _taps(kernel, a, b):
+def _taps(flipped_kernel, a, b):
     """Those with which samples (2u + a, 2v + b) are made.
 
     Even rows depend on x[u - 1], x[u], x[u + 1], odd ones on x[u], x[u + 1].
     """
-    return kernel[TAPS - 1 - a :: -2, TAPS - 1 - b :: -2]
+    return flipped_kernel[a::2, b::2]
 
 
 FEW_CHANNELS = 16  # broadcasting to so few is slow
@@ -294,10 +297,7 @@ def gdn(x, beta, gamma, inverse=False):
             )
             dbeta = 0.5 * tf.add_n([tf.reduce_sum(pull, axis=0) for pull in pulls])
             dgamma = 0.5 * tf.add_n(
-                [
-                    tf.matmul(tf.math.square(strip), pull, transpose_a=True)
-                    for strip, pull in zip(strips, pulls)
-                ]
+                [_moments(tf.math.square(strip), pull) for strip, pull in zip(strips, pulls)]
             )
             return tf.reshape(dx, x.shape), dbeta, dgamma
 
@@ -314,3 +314,15 @@ def gdn(x, beta, gamma, inverse=False):
 
 def _pool(x, beta, gamma):
     return tf.nn.bias_add(tf.matmul(tf.math.square(x), gamma), beta)
+
+
+MOMENT_ROWS = 1024  # of which matrix products are fastest
+
+
+def _moments(a, b):
+    """Σ a_ki b_kj over the many rows of `a` and `b`, both (rows, C): (C, C)."""
+    rows, channels = a.shape.as_list()
+    if rows % MOMENT_ROWS:
+        return tf.matmul(a, b, transpose_a=True)
+    a, b = (tf.reshape(v, (-1, MOMENT_ROWS, channels)) for v in (a, b))
+    return tf.reduce_sum(tf.matmul(a, b, transpose_a=True), axis=0)

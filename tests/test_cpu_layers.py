@@ -143,10 +143,11 @@ def test_toom_cook(outputs):
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-@pytest.mark.parametrize("strip", [100, 2**22])
-def test_gdn(inverse, strip, monkeypatch):
+@pytest.mark.parametrize("strip, rows", [(100, 1024), (2**22, 1024), (2**22, 10)])
+def test_gdn(inverse, strip, rows, monkeypatch):
     """Against TensorFlow's own gradients of the formula, in one strip and in many."""
     monkeypatch.setattr(cpu_layers, "STRIP_BYTES", strip)
+    monkeypatch.setattr(cpu_layers, "MOMENT_ROWS", rows)
     x = constant(2, 5, 3, 7)
     beta, gamma = 1 + tf.math.abs(constant(7)), tf.math.abs(constant(7, 7))
     p = tf.math.square(x) @ gamma + beta
