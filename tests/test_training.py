@@ -315,19 +315,14 @@ def test_the_learning_rate_falls_along_a_cosine():
 
 
 def test_the_learning_rate_reaches_the_weights(photos, tmp_path):
-    """Adam's first step moves each weight by the learning rate, its last by next to nothing."""
+    """The last of 40 steps has a rate of 1e-3 (1e-4 + ½ (1 + cos(39/40 π))) = 1.6e-6."""
     flags = ["--learning_rate", 1e-3, "--lr_final", 1e-4]
     name = "synthesis_transform/layer_3/bias"
-    start = checkpoint_values(train("mbt2018", photos, tmp_path, "--last_step", 0, *flags))
-    folder = train("mbt2018", photos, tmp_path, "--last_step", 1, *flags)
-    moved = np.abs(checkpoint_values(folder)[name] - start[name])
-    np.testing.assert_allclose(moved, 1e-3, rtol=1e-2)
-    # Resumed for step 60 of 60, whose rate is 1e-3 (1e-4 + ½ (1 + cos(59/60 π))) = 7.8e-7.
-    train("mbt2018", photos, tmp_path, "--last_step", 59, *flags)
+    folder = train("mbt2018", photos, tmp_path, "--last_step", 39, *flags)
     before = checkpoint_values(folder)[name]
-    train("mbt2018", photos, tmp_path, "--last_step", 60, *flags)
+    train("mbt2018", photos, tmp_path, "--last_step", 40, *flags)
     moved = np.abs(checkpoint_values(folder)[name] - before)
-    assert 0 < moved.max() < 5e-6
+    assert 0 < moved.max() < 1e-5
 
 
 @pytest.mark.parametrize("flip", [False, True])
