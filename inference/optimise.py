@@ -146,7 +146,8 @@ class Stage:
                 # A loss at which it stops may be anything: it went back to good latents.
                 if not ((stops or np.isfinite(relaxed["rd_loss"])) and _within(latents, bound)):
                     raise InputError(self._first_bad(session, good, t))
-                good = state
+                if _within(latents, LARGEST_LATENT):
+                    good = state
                 show(t, relaxed, rounded)
                 for key, value in _recorded(t, relaxed, rounded).items():
                     record[key].append(value)

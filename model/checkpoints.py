@@ -72,7 +72,7 @@ def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
 
 def _lambda_in(name):
     """λ in a run name, in any notation of Python; None where there is none or something else."""
-    number = r"lmbda=((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)(?![0-9A-Za-z.,])"
+    number = r"lmbda=((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)(?!\.?[0-9]|[A-Za-z,])"
     match = re.search(number, name)
     return float(match.group(1)) if match else None
 
