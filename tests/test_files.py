@@ -501,6 +501,23 @@ def test_a_stream_of_one_method_decodes_with_any_script(small, tmp_path):
         np.testing.assert_array_equal(picture, pictures[0])
 
 
+def test_a_memory_that_does_not_suffice_to_decode(small, monkeypatch):
+    """Width before height, as everywhere."""
+    reader = readers.read(small["sga"])
+    run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
+    weights = checkpoints.load(reader.model_class, run)
+    latents = list(reader.latents(run, weights))
+
+    def exhausted(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(reader, "latents", lambda *_: latents)
+    monkeypatch.setattr(tf.Session, "run", exhausted)
+    assert (reader.height, reader.width) == (24, 20)
+    with pytest.raises(InputError, match="images of 20 x 24 pixels do not fit"):
+        list(reader.pictures(run, weights))
+
+
 def test_headers_are_short(small):
     """At most 24 bytes beyond the payload, also of a large image."""
     for script in ("sga", "bb_plain", "bb_no_sga"):
