@@ -150,7 +150,7 @@ def train(script, training_graph, args):
         raise
     except tf.errors.ResourceExhaustedError as error:
         with naming(folder):
-            raise exhausted(str(error), "of smaller --batchsize or --patchsize takes less")
+            raise exhausted(str(error), "a smaller --batchsize or --patchsize needs less")
     last = ", " + figures.format(**values) if values else ""
     print("{}: saved at step {}{}".format(folder, done, last))
     if stop or done < args.last_step:

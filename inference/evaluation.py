@@ -79,8 +79,8 @@ def evaluate(method_class, weights, writer, path, batches, args, save):
 def _memory(path, shape):
     """Within, an exhausted memory becomes an `InputError` about images of `shape`."""
     number, height, width, _ = shape
-    what = "images of {} x {} pixels need less".format(width, height)
-    what = "smaller " + what if number == 1 else "a smaller --eval_batch_size or smaller " + what
+    what = "smaller images than {} x {} pixels need less".format(width, height)
+    what = what if number == 1 else "a smaller --eval_batch_size or " + what
     try:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:

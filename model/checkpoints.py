@@ -117,8 +117,8 @@ def kept_checkpoints(folder):
     """
     check_readable(folder)
     named, problem = _state(folder)
-    if named and os.path.exists(named[-1] + ".index"):
-        return [path for path in named if os.path.exists(path + ".index")]
+    if named and _has_all_files(named[-1]):
+        return list(filter(_has_all_files, named))
     there = glob.glob(os.path.join(glob.escape(folder), CHECKPOINTS))
     if not there and not named:
         return []
@@ -153,7 +153,7 @@ def _state(folder):
     newest = state.model_checkpoint_path
     paths = [path for path in state.all_model_checkpoint_paths if path != newest] + [newest]
     paths = [os.path.join(folder, os.path.basename(path)) for path in paths]
-    return paths, "names {}, which is not there".format(os.path.basename(newest))
+    return paths, "names {}, which is not there or incomplete".format(os.path.basename(newest))
 
 
 def _step(checkpoint):
@@ -163,15 +163,17 @@ def _step(checkpoint):
 
 
 def _is_complete(checkpoint):
-    """Whether all files of a checkpoint are there, and the index is one."""
-    shards = glob.glob(glob.escape(checkpoint) + ".data-?????-of-?????")
-    if not shards or len(shards) != int(shards[0][-5:]):
-        return False
+    """Whether all files of a checkpoint are there, and can be read as far as the step."""
     try:
-        read_checkpoint(checkpoint)
+        return _has_all_files(checkpoint) and read_checkpoint(checkpoint)[1] >= 0
     except InputError:
         return False
-    return True
+
+
+def _has_all_files(checkpoint):
+    shards = glob.glob(glob.escape(checkpoint) + ".data-?????-of-?????")
+    is_whole = bool(shards) and len(shards) == int(shards[0][-5:])
+    return is_whole and os.path.exists(checkpoint + ".index")
 
 
 def read_checkpoint(checkpoint):

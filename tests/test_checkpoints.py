@@ -63,6 +63,12 @@ def test_the_newest_complete_checkpoint_without_a_state_file(state, copy, capsys
         newest(copy)
 
 
+def test_the_newest_is_another_where_the_named_one_is_incomplete(copy, capsys):
+    os.unlink(str(copy / "model.ckpt-7.data-00000-of-00001"))
+    assert newest(copy) == "model.ckpt-0"
+    assert "names model.ckpt-7" in capsys.readouterr().err
+
+
 def test_a_folder_without_checkpoints(tmp_path):
     assert checkpoints.newest_checkpoint(str(tmp_path)) is None
     (tmp_path / "checkpoint").write_bytes(b"")
