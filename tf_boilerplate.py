@@ -13,7 +13,7 @@ from inference import evaluation, scripts
 from model import checkpoints, device
 from model.hyperprior import Mbt2018BB
 from runtime import console, files, flags, signals
-from runtime.errors import InputError, naming
+from runtime.errors import InputError, exhausted, naming
 from runtime.flags import Flag
 from runtime.quiet_tf import tf
 from training import cores, data, horovod, run_folder, validation
@@ -38,9 +38,13 @@ def train(script, training_graph, args):
     """
     runname = checkpoints.run_name(script, args.num_filters, args.num_hfilters, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, runname)
+    logdir = args.logdir and os.path.join(args.logdir, runname)
+    for written in filter(None, (folder, logdir)):
+        files.check_folder(written)
     paths = data.find_images(args.train_glob, args.patchsize)
     config = cores.config(cores.parts(args.batchsize))
-    checkpoint = checkpoints.newest_checkpoint(folder) if horovod.first() else None
+    kept = checkpoints.kept_checkpoints(folder) if horovod.first() else []
+    checkpoint = kept[-1] if kept else None
     start = checkpoints.read_checkpoint(checkpoint)[1] if checkpoint else 0
     # So that training which goes on sees other patches and noise than it has seen.
     seed = args.seed + horovod.of_first(start, config)
@@ -68,14 +72,16 @@ def train(script, training_graph, args):
         done_op = tf.identity(step)
     saved = tf.global_variables()
     init_fn = measured = None
-    # Before the saver, which would keep the NaN. The average is one for all workers at once.
+    # The average is one for all workers at once. It is of the weights before the update, so the
+    # saver has a look of its own (`run_folder.Sound`).
     hooks = [tf.train.NanTensorHook(shown["rd_loss"])]
     if horovod.first():
         if checkpoint:
             run_folder.check_resumable(checkpoint, saved)
-            # The state file may hold the paths of another machine.
-            tf.train.update_checkpoint_state(folder, checkpoint)
-        init_fn = run_folder.warm_start(args.init_from, saved)
+            init_fn = run_folder.restore(checkpoint, saved)
+        else:
+            init_fn = run_folder.warm_start(args.init_from, saved)
+        sound = run_folder.Sound(model, args.lmbda, saved)
         if args.val_glob:
             measured = validation.Validation(
                 model,
@@ -84,22 +90,23 @@ def train(script, training_graph, args):
                 folder,
                 saved,
                 args.val_secs,
-                args.logdir and os.path.join(args.logdir, runname),
+                logdir,
+                sound,
             )
         run_folder.record_settings(folder, args, start)
+        saver = tf.train.Saver(saved, max_to_keep=3, save_relative_paths=True)
+        saver.recover_last_checkpoints(kept)  # so that those of earlier starts are deleted too
         hooks.append(
             tf.train.CheckpointSaverHook(
-                folder,
-                save_secs=args.save_checkpoint_secs,
-                saver=tf.train.Saver(saved, max_to_keep=3, save_relative_paths=True),
+                folder, save_secs=args.save_checkpoint_secs, saver=saver, listeners=[sound]
             )
         )
-        if args.logdir:
-            hooks.append(summary_hook(x, x_tilde, shown, runname, args))
+        if logdir:
+            hooks.append(summary_hook(x, x_tilde, shown, logdir, args.save_summary_secs))
     figures = "loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.2f}"
+    done, values = start, None
     try:
         with signals.stop_signals() as stop, tf.train.MonitoredTrainingSession(
-            checkpoint_dir=folder if horovod.first() else None,
             scaffold=tf.train.Scaffold(init_fn=init_fn),
             hooks=[*hooks, horovod.Together(saved, stop)],
             config=config,
@@ -110,7 +117,7 @@ def train(script, training_graph, args):
             start = session.run_step_fn(lambda step_context: step_context.session.run(step))
             line = "{}: steps {} to {}, {} images"
             print(line.format(folder, start, max(start, args.last_step), len(paths)), flush=True)
-            done, values = start, None
+            done = start
             with console.Progress(args.last_step, start) as progress:
 
                 def validate():
@@ -128,17 +135,22 @@ def train(script, training_graph, args):
                         progress.show(done, figures.format(**values))
                     else:
                         progress.advance(done)
+                    if args.verbose and done % 100 == 0:
+                        progress.write("step {}: {}".format(done, figures.format(**values)))
                     if measured and (measured.due() or done >= args.last_step):
                         validate()
     except tf.train.NanLossDuringTrainingError:
         raise InputError(
-            "{}: the loss became NaN, and this step was not saved; try a lower --learning_rate, "
-            "from an older checkpoint perhaps".format(folder)
+            "{}: the training diverged, to NaN or infinity near step {}, and this was not saved; "
+            "try a lower --learning_rate, from an older checkpoint perhaps".format(folder, done)
         )
     except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
         if "no image can be read" in str(error):
             raise InputError("--train_glob: none of the images can be decoded")
         raise
+    except tf.errors.ResourceExhaustedError as error:
+        with naming(folder):
+            raise exhausted(str(error), "a smaller --batchsize or --patchsize needs less")
     last = ", " + figures.format(**values) if values else ""
     print("{}: saved at step {}{}".format(folder, done, last))
     if stop or done < args.last_step:
@@ -154,16 +166,14 @@ def learning_rate(step, args):
     return args.learning_rate * (args.lr_final + (1 - args.lr_final) * cosine)
 
 
-def summary_hook(x, x_tilde, metrics, runname, args):
+def summary_hook(x, x_tilde, metrics, logdir, secs):
     """Writes metrics and the first two patches for TensorBoard."""
     for key, value in metrics.items():
         tf.summary.scalar(key, value)
     tf.summary.image("original", utils.to_uint8(x), max_outputs=2)
     tf.summary.image("reconstruction", utils.to_uint8(x_tilde), max_outputs=2)
     return tf.train.SummarySaverHook(
-        save_secs=args.save_summary_secs,
-        output_dir=os.path.join(args.logdir, runname),
-        summary_op=tf.summary.merge_all(),
+        save_secs=secs, output_dir=logdir, summary_op=tf.summary.merge_all()
     )
 
 
@@ -184,7 +194,9 @@ def compress(method_class, args):
     # Whatever cannot be written is refused before anything is computed.
     path = method_class.result_path(run, args)
     if path:
-        utils.check_result(path, images.sha256, args.overwrite)
+        settings = {**method_class.settings(args), "eval_batch_size": args.eval_batch_size}
+        defaults = method_class.defaults()
+        utils.check_result(path, images.sha256, settings, defaults, args.overwrite)
     elif args.save_reconstruction:
         raise InputError("--save_reconstruction: needs a --results_dir to write to")
     if args.output:
@@ -200,20 +212,31 @@ def compress(method_class, args):
     results, records, content = evaluation.evaluate(
         method_class, weights, writer, images.path, batches, args, save
     )
-    if args.output:
-        with files.atomic_write(args.output) as file:
-            file.write(content)
-            file.flush()
-            if writer.verify_elsewhere:
-                digests.check_elsewhere(run, file.name, results["latents_sha256"], args.verbose)
+    # The result comes first, which may have taken hours; what is printed comes last.
+    written, failure = [], None
     if path:
         values = method_class.provenance(run, images, args)
         utils.write_result(path, {**values, **records, **results})
+        written.append(path)
+    if args.output:
+        try:
+            with files.atomic_write(args.output) as file:
+                file.write(content)
+                file.flush()
+                if writer.verify_elsewhere:
+                    with naming("{}: not written".format(args.output)):
+                        expected = results["latents_sha256"]
+                        digests.check_elsewhere(run, file.name, expected, args.verbose)
+            written.append(args.output)
+        except InputError as error:
+            failure = error
     for key in (*evaluation.METRICS, *(key for key in results if key.startswith("avg_"))):
         if key in results:
             print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
-    for written in filter(None, (path, args.output)):
-        print("wrote {}".format(written))
+    for name in written:
+        print("wrote {}".format(name))
+    if failure:
+        raise failure
 
 
 def decompress(method_class, args):
@@ -264,6 +287,7 @@ def main(method_class, training_graph=None, argv=None):
     """
     module = sys.modules[(method_class or training_graph).__module__]
     script = scripts.name_of(module)
+    console.show_all()
     args = parse(script, module.__doc__, method_class, training_graph, argv)
     with signals.command(script):
         if args.command == "train":
@@ -322,6 +346,7 @@ def parse(script, doc, method_class, training_graph, argv=None):
     parser.epilog = "\n".join(
         "{}:\n{}".format(name, command.format_help()) for name, command in commands.choices.items()
     )
+    flags.refuse_dashed_paths(parser, sys.argv[1:] if argv is None else argv)
     args, unknown = parser.parse_known_args(argv)
     if getattr(args, "preset", ""):
         commands.choices[args.command].set_defaults(**method_class.presets[args.preset])
@@ -390,7 +415,7 @@ def _add_compress(commands, method_class):
                 choices=("none", "edge"),
             ),
             "save_reconstruction": Flag(False, "a PNG by the result"),
-            "overwrite": Flag(False, "replace the result of another input"),
+            "overwrite": Flag(False, "replace a result of another input or other settings"),
             **method_class.flags,
             **method_class.coding_flags,
         },

@@ -258,22 +258,38 @@ def _halved(plane):
 # --- Result files ----------------------------------------------------------------------------
 
 
-def check_result(path, sha256, overwrite):
+def check_result(path, sha256, settings, defaults, overwrite):
     """Makes sure, before anything is computed, that a result can be written to `path`.
 
+    Args:
+      sha256: of the input.
+      settings: dict of the numbers and strings that the result depends on.
+      defaults: dict of what those of them were that an older result does not tell.
+      overwrite: whether any file may be replaced.
+
     Raises:
-      InputError: the folder is not writable, or `path` holds a result of another input.
+      InputError: the folder is not writable, or `path` holds a result of another input, or one
+        with other settings.
     """
     if not overwrite and os.path.exists(path):
         try:
             with np.load(path, allow_pickle=False) as old:
-                same = str(old["input_sha256"]) == sha256
+                of_this_input = str(old["input_sha256"]) == sha256
+                before = {key: old[key].item() for key in settings if key in old}
         except Exception:  # a file of another kind or a damaged one: zipfile, pickle, key errors
-            same = False
-        if not same:
-            raise InputError(
-                "{}: exists, and is no result of this input; --overwrite replaces it".format(path)
-            )
+            of_this_input = False
+        if not of_this_input:
+            line = "{}: exists, and is no result of this input; --overwrite replaces it, another "
+            raise InputError((line + "--results_dir keeps both").format(path))
+        before = {**defaults, **before}
+        differing = [
+            "--{} {}, now {}".format("lambda" if key == "lmbda" else key, before[key], value)
+            for key, value in settings.items()
+            if key in before and before[key] != value
+        ]
+        if differing:
+            line = "{}: exists with other settings ({}); --overwrite replaces it, another "
+            raise InputError((line + "--results_dir keeps both").format(path, "; ".join(differing)))
     check_writable(path)
 
 

@@ -1,8 +1,9 @@
 """Digests of the latents in a compressed file: the same wherever it is decoded.
 
-    python -m coding.digests <checkpoint_dir> <runname> <file>
+    python -m coding.digests <checkpoint_dir> <runname> <file> [<checkpoint>]
 
-prints the SHA-256 of y and z of each image, a line each.
+prints the SHA-256 of y and z of each image, a line each. Without the name of a checkpoint, such as
+model.ckpt-1000, it takes the run's newest.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import sys
 from coding import readers
 from model import checkpoints, device
 from runtime import files, signals
+from runtime.errors import Unfinished
 
 
 def digest(latents):
@@ -42,40 +44,45 @@ def check_elsewhere(run, path, expected, verbose=False):
       verbose: whether to say so.
 
     Raises:
-      AssertionError: it decodes other latents.
+      Unfinished: that fails, or it decodes other latents.
     """
     if verbose:
         print("----Decoding in a fresh process----")
     if digests_elsewhere(run, path) != list(expected):
-        raise AssertionError("a fresh process decodes other latents than were coded")
+        raise Unfinished("a fresh process decodes other latents than were coded")
 
 
 def digests_elsewhere(run, path):
-    """The digests of a file's images, found by a fresh process.
+    """The digests of a file's images, found by a fresh process with the run's very checkpoint.
 
     Raises:
-      subprocess.CalledProcessError: it failed.
+      Unfinished: it failed.
     """
-    folder = os.path.dirname(os.path.abspath(run.checkpoint))
+    folder, checkpoint = os.path.split(os.path.abspath(run.checkpoint))
+    arguments = (*os.path.split(folder), os.path.abspath(path), checkpoint)
     process = subprocess.run(
-        [sys.executable, "-m", "coding.digests", *os.path.split(folder), os.path.abspath(path)],
+        [sys.executable, "-m", "coding.digests", *arguments],
         cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
         env=device.without_gpus(),  # this process may hold all of its memory
-        check=True,
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        errors="replace",
     )
+    if process.returncode:
+        line = "the fresh process that was to decode it {}"
+        raise Unfinished(line.format(signals.reason(process.returncode, process.stderr)))
     return process.stdout.split()
 
 
 def main():
     """The command line above."""
-    if len(sys.argv) != 4:
+    if not 4 <= len(sys.argv) <= 5:
         print(__doc__, file=sys.stderr)
         sys.exit(2)
-    checkpoint_dir, runname, path = sys.argv[1:]
+    checkpoint_dir, runname, path, *checkpoint = sys.argv[1:]
     with signals.command(path):
-        print("\n".join(digests(checkpoints.find_run(checkpoint_dir, runname), path)))
+        run = checkpoints.find_run(checkpoint_dir, runname, checkpoint=next(iter(checkpoint), None))
+        print("\n".join(digests(run, path)))
 
 
 if __name__ == "__main__":

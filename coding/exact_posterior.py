@@ -59,6 +59,7 @@ def _fit(decoder, y, num_pixels, settings, seed, step):
     scale = arithmetic.LOG2_E / num_pixels
     noise = _Noise(seed, y)
     optimiser = _Adam(settings, 2)
+    bad = None
     for t in range(settings.its):
         shown = t % RECORD_EVERY == 0 or t == settings.its - 1
         normal = noise.normal(t, mean.shape)
@@ -74,9 +75,14 @@ def _fit(decoder, y, num_pixels, settings, seed, step):
         # The last ½ is the gradient of the entropy of q.
         gradients = (gradient, gradient * deviation * 0.5 - 0.5)
         mean, logvar = optimiser.update((mean, logvar), [scale * g for g in gradients])
+        if bad is None and not np.all(np.abs(mean) + np.abs(logvar) < LARGEST):
+            bad = t
         step(t + 1, loss)
     if not np.all(np.abs(mean) + np.abs(logvar) < LARGEST):  # NaN included
-        raise InputError("q(z|y) diverges; try a lower --lr, or --r_lr where there is one")
+        raise InputError(
+            "q(z|y) diverges: its mean or log-variance is NaN or beyond {:g} after the update of "
+            "iteration {}; try a lower --lr, or --r_lr where there is one".format(LARGEST, bad)
+        )
     return mean, logvar, dict(record)
 
 

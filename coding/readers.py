@@ -64,7 +64,8 @@ class Reader(abc.ABC):
                 try:
                     yield number, session.run(pixels, {y: latents["y"][None]})[0]
                 except tf.errors.ResourceExhaustedError:
-                    raise InputError("images of {} x {} pixels do not fit the memory".format(*size))
+                    line = "images of {} x {} pixels do not fit the memory"
+                    raise InputError(line.format(self.width, self.height))
 
 
 class _ContainerReader(Reader):

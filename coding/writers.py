@@ -117,8 +117,6 @@ class BitsBackWriter(Writer):
                     z_spacing, container.MAX_Z_BITS
                 )
             )
-        if not seed < 2**64:
-            raise InputError("--seed: {} does not fit 64 bits".format(seed))
         if settings.its and not container.are_settings(settings):
             raise InputError(
                 "q(z|y) cannot be fitted with these flags: iterations are at most {}, and Adam's "

@@ -1,6 +1,7 @@
 """Evaluation: images through a method, the coder and the metrics of what a decoder gets."""
 
 import collections
+import contextlib
 import time
 
 import numpy as np
@@ -8,10 +9,10 @@ import numpy as np
 import utils
 from coding import container, digests
 from inference.noise import Noise
-from inference.optimise import merge_records
+from inference.optimise import LARGEST_LATENT, merge_records
 from model import device, hyperprior
 from runtime import console
-from runtime.errors import InputError, naming
+from runtime.errors import InputError, exhausted, naming
 from runtime.quiet_tf import tf
 
 METRICS = (
@@ -24,8 +25,10 @@ METRICS = (
     "est_z_bpp",
     "est_bpp_back",
     "est_bpp_coded",
+    "est_rd_loss",
     "net_bpp",
     "actual_bpp",
+    "seconds",
 )  # of each image
 
 
@@ -55,10 +58,11 @@ def evaluate(method_class, weights, writer, path, batches, args, save):
     evaluation = None
     metrics, records, batch_sizes = [], [], []
     for pixels in batches:
-        if evaluation is None or evaluation.shape != pixels.shape:
-            evaluation = Evaluation(method_class, weights, pixels.shape, args)
         numbers = range(len(metrics), len(metrics) + len(pixels))
-        figures, record = _evaluate_batch(evaluation, pixels, writer, path, numbers, save)
+        with _memory(path, pixels.shape):
+            if evaluation is None or evaluation.shape != pixels.shape:
+                evaluation = Evaluation(method_class, weights, pixels.shape, args)
+            figures, record = _evaluate_batch(evaluation, pixels, writer, path, numbers, save)
         metrics += figures
         records.append(record)
         batch_sizes.append(len(pixels))
@@ -69,6 +73,19 @@ def evaluate(method_class, weights, writer, path, batches, args, save):
     if method_class.reports_batches:
         results.update(_batch_results(results["actual_bpp"], batch_sizes))
     return Evaluated(results, merge_records(records), content)
+
+
+@contextlib.contextmanager
+def _memory(path, shape):
+    """Within, an exhausted memory becomes an `InputError` about images of `shape`."""
+    number, height, width, _ = shape
+    what = "smaller images than {} x {} pixels need less".format(width, height)
+    what = what if number == 1 else "a smaller --eval_batch_size or " + what
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        with naming(path):
+            raise exhausted(str(error), what)
 
 
 def _batch_results(actual_bpp, batch_sizes):
@@ -91,7 +108,9 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
       numbers: of the images.
     """
     begun = time.time()
-    latents, stage_records = evaluation.optimise(pixels)
+    images = "image {}" if len(numbers) == 1 else "images {} to {}"
+    with naming("{}: {}".format(path, images.format(numbers[0], numbers[-1]))):
+        latents, stage_records = evaluation.optimise(pixels)
     metrics, coding_records = [], []
     hint = "; try a lower --lr" if evaluation.method.flags else ""
     for index, (number, values) in enumerate(zip(numbers, latents)):
@@ -109,9 +128,6 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
         figures["seconds"] = (time.time() - begun) / len(pixels)
     records = [[record] for record in stage_records]
     return metrics, records + ([coding_records] if coding_records[0] else [])
-
-
-LARGEST_LATENT = 1e6  # float32 holds the fraction of mu up to here, and the coder's integers more
 
 
 def check_finite(values, name, hint):

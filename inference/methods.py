@@ -22,8 +22,8 @@ from runtime.flags import Flag
 from runtime.quiet_tf import tf
 
 ADAM_FLAGS = {
-    "adam_beta1": Flag(0.9, "decay of Adam's mean of the gradients", minimum=0),
-    "adam_beta2": Flag(0.999, "decay of Adam's mean of the squared gradients", minimum=0),
+    "adam_beta1": Flag(0.9, "decay of Adam's mean of the gradients", minimum=0, below=1),
+    "adam_beta2": Flag(0.999, "decay of Adam's mean of the squared gradients", minimum=0, below=1),
     "adam_epsilon": Flag(1e-8, "added to the root in the denominator of Adam's update"),
 }
 ATANH_FLAG = {
@@ -93,6 +93,11 @@ class Method:
         """All numbers of the command line that a result depends on, by name."""
         names = ("lmbda", "seed", "pad", *cls.flags, *cls.coding_flags)
         return {name: getattr(args, name) for name in names}
+
+    @classmethod
+    def defaults(cls):
+        """The values of the method's own `settings` where no flag changes them."""
+        return {name: flag.default for name, flag in {**cls.flags, **cls.coding_flags}.items()}
 
     @classmethod
     def provenance(cls, run, images, args):

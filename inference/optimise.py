@@ -5,9 +5,11 @@ import collections
 import numpy as np
 
 from model import device
+from runtime.errors import InputError
 from runtime.quiet_tf import tf
 
 RECORD_EVERY = 100  # iterations between lines of progress, which are saved with the result
+LARGEST_LATENT = 1e6  # float32 holds the fraction of mu up to here, and the coder's integers more
 
 
 class EarlyStop(collections.namedtuple("EarlyStop", "every rounded tie_is_worse")):
@@ -94,6 +96,8 @@ class Stage:
             _assign(variables, start),
             _assign(first, start_hat),
         )
+        # All that an iteration depends on, to be saved and put back by `_first_bad`.
+        self._state = [step, *variables.values(), *optimizer.variables()]
         self._remember = _assign(remembered, self.latents)
         self._go_back = _assign(variables, _values(remembered))
 
@@ -106,6 +110,9 @@ class Stage:
           show: `show(t, relaxed, rounded)` is called every `RECORD_EVERY` iterations and at the
             last, with dicts of the figures that the update of t saw, and of those after it.
 
+        Raises:
+          InputError: the loss or a latent is NaN, infinite or, in the end, beyond `LARGEST_LATENT`.
+
         Returns:
           dict of lists, one value for every `RECORD_EVERY` iterations and the last: `its`, `T`
           if there is a temperature, `rd_loss`, `its_bpp` and `its_psnr`, the same three with
@@ -115,7 +122,7 @@ class Stage:
         session.run(self.start)
         update = session.make_callable(self.update)
         record = collections.defaultdict(list)
-        last = None
+        last = good = None
         for t in range(self.its):
             final = t == self.its - 1
             checks = self.early_stop and (t % self.early_stop.every == 0 or final)
@@ -133,12 +140,57 @@ class Stage:
                 last = loss
             step(t + 1)
             if stops or final or t % RECORD_EVERY == 0:
+                state = session.run(self._state)
+                latents = state[1 : 1 + len(self.latents)]
+                bound = LARGEST_LATENT if stops or final else np.inf
+                # A loss at which it stops may be anything: it went back to good latents.
+                if not ((stops or np.isfinite(relaxed["rd_loss"])) and _within(latents, bound)):
+                    raise InputError(self._first_bad(session, good, t))
+                if _within(latents, LARGEST_LATENT):
+                    good = state
                 show(t, relaxed, rounded)
                 for key, value in _recorded(t, relaxed, rounded).items():
                     record[key].append(value)
             if stops:
                 break
         return dict(record)
+
+    def _first_bad(self, session, good, last):
+        """Says at which iteration up to `last` which value was the first to be of no use.
+
+        Runs the iterations again, from `good`, a value of `_state`, or from the start if None.
+        """
+        if good is None:
+            session.run(self.start)
+        else:
+            for variable, value in zip(self._state, good):
+                variable.load(value, session)
+        for t in range(good[0] if good else 0, last + 1):
+            _, relaxed = session.run([self.update, self._relaxed])
+            where = "iteration {}".format(t)
+            if "T" in relaxed:
+                where += ", temperature {:.3g}".format(relaxed["T"])
+            for key in ("mse", "bpp", "rd_loss"):
+                if key in relaxed and not np.isfinite(relaxed[key]):
+                    cause = "lambda" if key == "rd_loss" else "lr" if t else ""
+                    return _bad(key, "is NaN or infinite", where, cause)
+            for name, values in session.run(self.latents).items():
+                if not _within([values], LARGEST_LATENT):
+                    what = "has NaN, infinity or values beyond {:.0e} after the update".format(
+                        LARGEST_LATENT
+                    )
+                    return _bad(name, what, where, "lr")
+        return _bad("the loss", "is NaN or infinite", "about iteration {}".format(last), "lr")
+
+
+def _within(arrays, bound):
+    """Whether all is finite and below `bound` in magnitude."""
+    return all(np.all(np.abs(values) < bound) for values in arrays)
+
+
+def _bad(name, what, where, cause):
+    hint = "try a lower --" + cause if cause else "the model gives this, before any update"
+    return "{} {}, first at {}; {}".format(name, what, where, hint)
 
 
 RECORDED = {

@@ -8,6 +8,7 @@ import os
 import re
 
 from model import device, entropy_models, transforms
+from runtime import console
 from runtime.errors import InputError
 from runtime.files import file_sha256
 from runtime.quiet_tf import tf
@@ -25,13 +26,23 @@ Run.__doc__ = """A trained model: its run name, newest checkpoint and that one's
 lmbda is the one that the run name tells, or None.
 """
 
+STATE = "checkpoint"  # file that names the newest checkpoint of a run folder
 
-def find_run(checkpoint_dir, name, num_filters=None):
-    """The newest checkpoint of a run.
+
+def run_folders(checkpoint_dir, pattern):
+    """Names of the folders that match a glob pattern and hold checkpoints, sorted."""
+    start = os.path.join(glob.escape(checkpoint_dir), pattern)
+    found = (path for name in (STATE, CHECKPOINTS) for path in glob.glob(os.path.join(start, name)))
+    return sorted({os.path.basename(os.path.dirname(path)) for path in found})
+
+
+def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
+    """A run, with its newest checkpoint.
 
     Args:
       checkpoint_dir, name: the run's folder is `<checkpoint_dir>/<name>`.
       num_filters: what the caller thinks N_f is, or None.
+      checkpoint: name of the checkpoint in that folder to take instead of the newest, or None.
 
     Raises:
       InputError: no such run, an unreadable checkpoint, or one with another N_f.
@@ -45,7 +56,7 @@ def find_run(checkpoint_dir, name, num_filters=None):
                 folder, ", ".join(there) or "no runs"
             )
         )
-    checkpoint = newest_checkpoint(folder)
+    checkpoint = os.path.join(folder, checkpoint) if checkpoint else newest_checkpoint(folder)
     if checkpoint is None:
         raise InputError("{}: no checkpoint in this run folder".format(folder))
     shapes, step = read_checkpoint(checkpoint)
@@ -56,37 +67,118 @@ def find_run(checkpoint_dir, name, num_filters=None):
         raise InputError(
             "{}: the model has --num_filters {}, not {}".format(checkpoint, found, num_filters)
         )
-    match = re.search(r"lmbda=([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?)", name)
-    return Run(name, checkpoint, step, found, float(match.group(1)) if match else None)
+    return Run(name, checkpoint, step, found, _lambda_in(name))
+
+
+def _lambda_in(name):
+    """λ in a run name, in any notation of Python; None where there is none or something else."""
+    number = r"lmbda=((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)(?!\.?[0-9]|[A-Za-z,])"
+    match = re.search(number, name)
+    return float(match.group(1)) if match else None
 
 
 def lambda_of(run, given):
-    """λ as given on the command line or, where that is negative, as the name of a `Run` tells.
+    """λ as given on the command line or, where that is -1, as the name of a `Run` tells.
 
     Raises:
-      InputError: neither says.
+      InputError: neither says, or another negative number is given.
     """
     if given >= 0:
         return given
+    if given != -1:
+        raise InputError("--lambda: {:g} is below 0; -1 takes the run's".format(given))
     if run.lmbda is None:
-        raise InputError("{}: this run name has no lmbda=…; give --lambda".format(run.name))
+        line = "{}: this run name has no lmbda=… that is a number; give --lambda"
+        raise InputError(line.format(run.name))
     return run.lmbda
 
 
+CHECKPOINTS = "model.ckpt-*.index"  # and not `best.ckpt-…`, of validation, or `.index` of others
+
+
 def newest_checkpoint(folder):
-    """Path of the newest checkpoint in a run folder, which may have been moved; or None."""
-    path = os.path.join(folder, "checkpoint")
+    """Path of the newest checkpoint in a run folder, which may have been moved; or None.
+
+    The state file says which it is. Where that is missing or damaged, or names a file that is not
+    there, it is the complete checkpoint of the highest step, and the user is told.
+
+    Raises:
+      InputError: there are checkpoints, none of which is complete, or TensorFlow cannot read from
+        a folder of this name.
+    """
+    paths = kept_checkpoints(folder)
+    return paths[-1] if paths else None
+
+
+def kept_checkpoints(folder):
+    """Paths of the checkpoints that training keeps in a run folder, the newest last.
+
+    Those that the state file names, or all complete ones: see `newest_checkpoint`.
+    """
+    check_readable(folder)
+    named, problem = _state(folder)
+    if named and _has_all_files(named[-1]):
+        return list(filter(_has_all_files, named))
+    there = glob.glob(os.path.join(glob.escape(folder), CHECKPOINTS))
+    if not there and not named:
+        return []
+    there = [path[: -len(".index")] for path in there]
+    complete = sorted(filter(_is_complete, there), key=_step)
+    state = os.path.join(folder, STATE)
+    if not complete:
+        line = "{}: {}, and no complete checkpoint is beside it; a new run needs another folder"
+        raise InputError(line.format(state, problem))
+    console.note("{}: {}; taking {}".format(state, problem, os.path.basename(complete[-1])))
+    return complete
+
+
+def check_readable(folder):
+    """Raises `InputError` where TensorFlow, for which a path is a pattern, could read nothing."""
+    if re.search(r"[\[\\]", folder):
+        line = "{}: TensorFlow cannot read checkpoints from a path with [ or \\; rename the folder"
+        raise InputError(line.format(folder))
+
+
+def _state(folder):
+    """The checkpoints that the state file names, the newest last, and why it is of no use."""
+    path = os.path.join(folder, STATE)
+    if not os.path.exists(path):
+        return [], "missing"
     try:
         state = tf.train.get_checkpoint_state(folder)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("{}: not a readable checkpoint state ({})".format(path, error))
-    if state is None or not state.model_checkpoint_path:
-        return None
-    return os.path.join(folder, os.path.basename(state.model_checkpoint_path))
+    except (OSError, ValueError):  # not UTF-8, or empty
+        state = None
+    if state is None:
+        return [], "damaged"
+    newest = state.model_checkpoint_path
+    paths = [path for path in state.all_model_checkpoint_paths if path != newest] + [newest]
+    paths = [os.path.join(folder, os.path.basename(path)) for path in paths]
+    return paths, "names {}, which is not there or incomplete".format(os.path.basename(newest))
+
+
+def _step(checkpoint):
+    """The step in a checkpoint's name; -1 where there is none."""
+    number = checkpoint.rsplit("-", 1)[-1]
+    return int(number) if number.isdigit() else -1
+
+
+def _is_complete(checkpoint):
+    """Whether all files of a checkpoint are there, and can be read as far as the step."""
+    try:
+        return _has_all_files(checkpoint) and read_checkpoint(checkpoint)[1] >= 0
+    except InputError:
+        return False
+
+
+def _has_all_files(checkpoint):
+    shards = glob.glob(glob.escape(checkpoint) + ".data-?????-of-?????")
+    is_whole = bool(shards) and len(shards) == int(shards[0][-5:])
+    return is_whole and os.path.exists(checkpoint + ".index")
 
 
 def read_checkpoint(checkpoint):
     """Shapes by name (lists), and the step, of a checkpoint; `InputError` if unreadable."""
+    check_readable(checkpoint)
     with reading(checkpoint):
         reader = tf.train.load_checkpoint(checkpoint)
         return reader.get_variable_to_shape_map(), int(reader.get_tensor("global_step"))

@@ -94,6 +94,12 @@ def shown(verbose, its, title):
         yield step, write
 
 
+def show_all():
+    """From here on, characters that stdout cannot encode are printed as escapes."""
+    if getattr(sys.stdout, "errors", None) == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def note(text):
     """Tells the user, on stderr, of something that is not wrong."""
     print("note: " + text, file=sys.stderr)

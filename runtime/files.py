@@ -31,16 +31,19 @@ def write_bytes(path, content):
 def atomic_write(path):
     """Opens a temporary file beside `path` for binary writing; renames it if all went well.
 
+    A symbolic link stays one: what it leads to is replaced.
+
     Raises:
       InputError: `path` cannot be written.
     """
-    handle, temporary = _temporary_beside(path)
+    target = os.path.realpath(path)
+    handle, temporary = _temporary_beside(target)
     os.close(handle)
     try:
         with open(temporary, "wb") as file:
             yield file
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException as error:
         os.unlink(temporary)
         if isinstance(error, OSError):
@@ -54,9 +57,20 @@ def check_writable(path):
         raise _not_writable(path, "is a folder")
     if len(os.fsencode(os.path.basename(path))) > 255:
         raise _not_writable(path, "file name too long")
-    handle, temporary = _temporary_beside(path)
+    handle, temporary = _temporary_beside(os.path.realpath(path))
     os.close(handle)
     os.unlink(temporary)
+
+
+def check_folder(path):
+    """Raises `InputError` unless the folder can be written to, or made; makes nothing."""
+    there = os.path.abspath(path)
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise _not_writable(path, "{} is no folder".format(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _not_writable(path, "no permission to write to {}".format(there))
 
 
 def _not_writable(path, reason):

@@ -4,6 +4,7 @@ import argparse
 import functools
 import math
 import os
+import re
 from typing import Any, NamedTuple, Optional
 
 
@@ -14,12 +15,14 @@ class Flag(NamedTuple):
     help: what `--help` says of it; "{}" in it stands for the choices.
     minimum: lowest value of a number; None: it has to be positive.
     choices: all values that it can take; None: any.
+    below: what a number has to be below; None: no such bound.
     """
 
     default: Any
     help: str
     minimum: Optional[float] = None
     choices: Optional[tuple] = None
+    below: Optional[float] = None
 
 
 def add_flags(parser, flags):
@@ -35,14 +38,24 @@ def add_flags(parser, flags):
         else:
             kind = os.path.expanduser
             if not isinstance(flag.default, str):
-                kind = functools.partial(number, type(flag.default), flag.minimum)
+                kind = functools.partial(number, type(flag.default), flag.minimum, below=flag.below)
             options.update(type=kind, metavar=name.rsplit("_", 1)[-1].upper())
             options["help"] = options["help"].replace("%", "%%")
         parser.add_argument("--" + name, dest="lmbda" if name == "lambda" else name, **options)
 
 
-def number(kind, minimum, text):
+def refuse_dashed_paths(parser, argv):
+    """Ends with a clear line where a file's name begins with a dash, as flags do."""
+    for argument in argv:
+        is_flag = argument.split("=")[0] in parser._option_string_actions
+        if re.fullmatch(r"-[^-].*\.[A-Za-z]\w*", argument) and not is_flag:
+            parser.error("{0}: begins with a dash, as flags do; write ./{0}".format(argument))
+
+
+def number(kind, minimum, text, below=None):
     """The number of type `kind` in `text`, at least `minimum`, or positive if that is None.
+
+    Whole numbers have at most 64 bits: NumPy saves larger ones as objects, which it does not load.
 
     Raises:
       argparse.ArgumentTypeError: it is not such a number.
@@ -56,4 +69,8 @@ def number(kind, minimum, text):
     if not (math.isfinite(value) and (value > 0 if minimum is None else value >= minimum)):
         bound = "above 0" if minimum is None else "at least {}".format(minimum)
         raise argparse.ArgumentTypeError("{} is not {}".format(text, bound))
+    if below is not None and value >= below:
+        raise argparse.ArgumentTypeError("{} is not below {}".format(text, below))
+    if kind is int and value >= 2**64:
+        raise argparse.ArgumentTypeError("{} is beyond 64 bits".format(text))
     return value

@@ -1,28 +1,54 @@
 """Signals, and how a command ends."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
 
+from runtime import console
 from runtime.errors import InputError
 
 
 @contextlib.contextmanager
 def command(name):
     """Around what a command does: wrong input ends it with one line and exit code 2."""
+    console.show_all()
     try:
         with sigterm_as_interrupt():
             yield
     except InputError as error:
-        print("{}: error: {}".format(name, error), file=sys.stderr)
-        sys.exit(2)
+        _end(name, error, error.exit_code)
+    except MemoryError:
+        _end(name, "the memory is exhausted", 2)
     except KeyboardInterrupt:
         print("{}: interrupted".format(name), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # who read our output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _end(name, "{}: {}".format(error.filename or "a file", error.strerror), 2)
+
+
+def reason(code, errors):
+    """How a process ended, for a sentence about it.
+
+    Args:
+      code: its exit code, not 0; errors: what it wrote to stderr.
+    """
+    if code < 0:
+        name = signal.Signals(-code).name
+        return "was ended by {}{}".format(name, " (memory?)" if name == "SIGKILL" else "")
+    lines = errors.strip().splitlines()
+    return "failed: " + lines[-1] if lines else "ended with exit code {}".format(code)
+
+
+def _end(name, reason, code):
+    print("{}: error: {}".format(name, reason), file=sys.stderr)
+    sys.exit(code)
 
 
 @contextlib.contextmanager

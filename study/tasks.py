@@ -28,7 +28,7 @@ import tf_boilerplate
 import utils
 from inference.methods import find_method
 from model import checkpoints, device, hyperprior
-from runtime import errors, files
+from runtime import console, errors, files
 from runtime.errors import InputError
 from study import tables
 
@@ -149,25 +149,35 @@ trains it; name, step, lmbda: as in `checkpoints.Run`.
 def find_models(checkpoint_dir, patterns):
     """The `Model`s of run names and patterns of run names in a checkpoint folder.
 
+    Of what a pattern matches, folders that cannot be read are left out with a note.
+
     Raises:
       InputError: no such run, or one without a checkpoint.
     """
     folder = os.path.abspath(checkpoint_dir)
-    names = []
+    models = {}
     for pattern in patterns:
-        there = sorted(glob.glob(os.path.join(glob.escape(folder), pattern, "checkpoint")))
-        found = [os.path.basename(os.path.dirname(path)) for path in there]
-        names += found or [pattern]  # of which `find_run` says what is wrong
-    models = []
-    for name in dict.fromkeys(names):
-        run = checkpoints.find_run(folder, name)
-        kinds = (hyperprior.Mbt2018, hyperprior.Mbt2018BB)
-        kinds = [kind.name for kind in kinds if checkpoints.is_of(kind, run)]
-        if not kinds:
-            raise InputError("{}: not a checkpoint of these models".format(run.checkpoint))
-        digest = checkpoints.checkpoint_sha256(run.checkpoint)
-        models.append(Model(folder, run.name, run.step, digest, run.lmbda, kinds[0]))
-    return models
+        # Of a pattern that finds none, `find_run` says what is wrong.
+        for name in checkpoints.run_folders(folder, pattern) or [pattern]:
+            try:
+                models[name] = _model(folder, name)
+            except InputError as error:
+                if name == pattern:
+                    raise
+                console.note("{}; left out".format(error))
+    if not models:
+        raise InputError("{}: no model there that can be read".format(folder))
+    return list(models.values())
+
+
+def _model(folder, name):
+    run = checkpoints.find_run(folder, name)
+    kinds = (hyperprior.Mbt2018, hyperprior.Mbt2018BB)
+    kinds = [kind.name for kind in kinds if checkpoints.is_of(kind, run)]
+    if not kinds:
+        raise InputError("{}: not a checkpoint of these models".format(run.checkpoint))
+    digest = checkpoints.checkpoint_sha256(run.checkpoint)
+    return Model(folder, run.name, run.step, digest, run.lmbda, kinds[0])
 
 
 def make_tasks(images, methods, models):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zlib
+from unittest import mock
 
 import conftest
 import numpy as np
@@ -21,9 +22,11 @@ from conftest import BASE, BITS_BACK, ROOT, UNTRAINED, run_script
 from PIL import Image
 
 import tf_boilerplate
-from inference import methods, sga_plus
+from inference import methods, optimise, sga_plus
 from model import device
 from runtime import files
+from runtime.quiet_tf import tf
+from sga import SGA
 
 
 @pytest.fixture
@@ -75,8 +78,10 @@ def test_smoke(script, untrained, photo, tmp_path):
     assert process.stderr.splitlines() == [where, small]
     averages = [line for line in process.stdout.splitlines() if line.startswith("Avg ")]
     keys = ["mse", "psnr", "msssim", "msssim_db", "est_bpp", "est_y_bpp", "est_z_bpp"]
-    keys += ["est_bpp_back", "est_bpp_coded", "net_bpp"] if script in BITS_BACK else []
-    keys += ["actual_bpp"]
+    keys += ["est_bpp_back", "est_bpp_coded"] if script in BITS_BACK else []
+    keys += ["est_rd_loss"]
+    keys += ["net_bpp"] if script in BITS_BACK else []  # before the whole of a short archive
+    keys += ["actual_bpp", "seconds"]
     keys += ["avg_batch_actual_bpp"] if script == "mbt2018" else []
     assert [line.split()[1].rstrip(":") for line in averages] == keys
     (path,) = glob.glob(str(tmp_path / "results" / "*.npz"))
@@ -114,10 +119,10 @@ def test_the_model_of_another_script(capsys, untrained, photo, tmp_path):
     assert "no model of mbt2018_bb.py" in line
 
 
-@pytest.mark.parametrize("part", ["index", "data", "cut data", "state"])
+@pytest.mark.parametrize("part", ["index", "data", "cut data"])
 def test_corrupted_checkpoint(part, capsys, untrained, photo, tmp_path):
     shutil.copytree(str(untrained / UNTRAINED["sga"]), str(tmp_path / UNTRAINED["sga"]))
-    name = {"index": "*.index", "state": "checkpoint"}.get(part, "*.data*")
+    name = "*.index" if part == "index" else "*.data*"
     (path,) = glob.glob(str(tmp_path / UNTRAINED["sga"] / name))
     with open(path, "r+b") as file:
         if part == "cut data":
@@ -300,6 +305,38 @@ def test_the_result_of_another_input_is_kept(capsys, untrained, photo, tmp_path)
     assert "--overwrite" in refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT)
 
 
+def test_a_result_of_other_settings_is_kept(capsys, untrained, photo, tmp_path):
+    """Under the name of one, which is the reference's and has no settings but λ."""
+    compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)
+    (path,) = glob.glob(str(tmp_path / "r" / "*"))
+    with open(path, "rb") as file:
+        old = file.read()
+    for flags, differing in (
+        (("--sga_its", 4), "(--sga_its 3, now 4)"),
+        ((*SHORT, "--seed", 7), "(--seed 0, now 7)"),
+        ((*SHORT, "--eval_batch_size", 2), "(--eval_batch_size 1, now 2)"),
+        ((*SHORT, "--preset", "fast"), "--lr 0.005, now 0.05; "),
+        ((*SHORT, "--centred"), "(--centred False, now True)"),
+    ):
+        line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *flags)
+        assert line.startswith("sga: error: {}: exists with other settings".format(path))
+        assert differing in line and "--overwrite" in line and "--results_dir" in line
+    with open(path, "rb") as file:
+        assert file.read() == old
+    result = compress("sga", untrained, photo[0], tmp_path / "r", "--sga_its", 4, "--overwrite")
+    assert result["sga_its"] == 4
+    # One from before a flag was there had its default.
+    with np.load(path) as saved:
+        rest = {key: saved[key] for key in saved if key not in ("three_n", "centred")}
+    np.savez(path, **rest)
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", "--sga_its", 4, "--centred")
+    assert "(--centred False, now True)" in line
+    compress("sga", untrained, photo[0], tmp_path / "r", "--sga_its", 4)
+    compress("mbt2018", untrained, photo[0], tmp_path / "m")
+    line = refused(capsys, "mbt2018", untrained, photo[0], tmp_path / "m", "--container")
+    assert "(--container False, now True)" in line
+
+
 @pytest.mark.parametrize(
     "script, flags",
     [
@@ -317,6 +354,10 @@ def test_the_result_of_another_input_is_kept(capsys, untrained, photo, tmp_path)
         ("sga", ["--lr", "nan"]),
         ("sga", ["--eval_batch_size", "0"]),
         ("sga", ["--t_max", "-0.5"]),
+        ("sga", ["--adam_beta1", "1.5"]),
+        ("bb_no_sga", ["--adam_beta2", "1"]),
+        ("sga", ["--sga_its", str(2**64)]),
+        *((script, ["--seed", str(2**64)]) for script in BASE + BITS_BACK),
     ],
 )
 def test_flags_that_a_method_does_not_take(script, flags, capsys, untrained, photo, tmp_path):
@@ -428,8 +469,82 @@ def test_a_second_image_to_train_on_is_refused(capsys, photo):
 
 def test_diverging_is_an_error(capsys, untrained, photo, tmp_path):
     line = refused(capsys, "map", untrained, photo[0], tmp_path / "r", "--lr", 1e30, *SHORT)
-    assert "image 0 gives NaN" in line and "--lr" in line
+    assert "image 0: y has NaN" in line and "at iteration 0; try a lower --lr" in line
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", "--lambda", 1e38, *SHORT)
+    assert "rd_loss is NaN or infinite, first at iteration 0, temperature 0.5; " in line
+    assert "lower --lambda" in line
     assert glob.glob(str(tmp_path / "r" / "*")) == []
+
+
+@pytest.mark.parametrize("bad", [0, 7, 23])
+def test_the_first_value_that_is_not_finite_is_named(bad, capsys, untrained, photo, tmp_path):
+    """Whichever iteration it is between those that are looked at."""
+
+    class Breaks(SGA):
+        def relax(self, v, t, noise):
+            nan = tf.constant(np.nan)
+            return v + tf.where(tf.equal(t, bad), nan, 0.0)
+
+    Breaks.script = classmethod(lambda cls: "sga")
+    with mock.patch.object(optimise, "RECORD_EVERY", 10):
+        argv = (untrained, photo[0], tmp_path / "r", "--sga_its", 30, "--t0", 5)
+        line = refused(capsys, Breaks, *argv, "--annealing_rate", 0.1, run=UNTRAINED["sga"])
+    temperature = min(0.5, 0.5 * np.exp(-0.1 * (bad - 5)))
+    assert "photo.png: image 0: mse is NaN" in line
+    assert "first at iteration {}, temperature {:.3g};".format(bad, temperature) in line
+    assert ("before any update" in line) == (bad == 0)
+
+
+def test_a_memory_that_does_not_suffice(capsys, untrained, photo, tmp_path, monkeypatch):
+    """Width before height, as everywhere."""
+
+    def exhausted(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(optimise.Stage, "run", exhausted)
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT)
+    assert "photo.png: the memory is exhausted" in line and "40 x 35 pixels" in line
+    assert os.listdir(str(tmp_path / "r")) == []
+
+
+def test_a_name_that_begins_with_a_dash(capsys, untrained, photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.rename(photo[0], "-lead.png")
+    line = refused(capsys, "sga", untrained, "-lead.png", tmp_path / "r")
+    assert "-lead.png: begins with a dash" in line and "./-lead.png" in line
+    compress("mbt2018", untrained, "./-lead.png", tmp_path / "r")
+
+
+def test_an_output_that_is_a_link_stays_one(untrained, photo, tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "file.tfci", tmp_path / "link.tfci"
+    link.symlink_to(os.path.join("there", "file.tfci"))
+    for old in (None, b"old"):  # a dangling link too
+        if old:
+            target.write_bytes(old)
+        compress("sga", untrained, photo[0], tmp_path / "r", *SHORT, output=[link])
+        assert link.is_symlink() and not target.is_symlink()
+        assert target.read_bytes()[:4] != b"old" and target.stat().st_size > 20
+    assert os.listdir(str(tmp_path / "there")) == ["file.tfci"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_that_cannot_be_encoded(encoding, untrained, photo, tmp_path):
+    """λ of the help, and a name that no terminal shows."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    script = [sys.executable, os.path.join(ROOT, "mbt2018.py")]
+    odd = os.path.join(os.fsencode(str(tmp_path)), "Ž\u65e5".encode() + b"\xff.png")
+    os.rename(photo[0], odd)
+    for argv in (
+        ["--help"],
+        ["--checkpoint_dir", str(untrained), "compress", UNTRAINED["mbt2018"], odd]
+        + ["--results_dir", str(tmp_path / "r")],
+    ):
+        process = subprocess.run([*script, *argv], env=environment, capture_output=True)
+        assert process.returncode == 0, process.stderr
+        assert b"Traceback" not in process.stderr
+    (name,) = os.listdir(os.fsencode(str(tmp_path / "r")))
+    assert b"\xff.png.npz" in name and b"wrote " in process.stdout
 
 
 def test_presets(untrained, photo, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """Files: what every method writes, a fresh process decodes; what is no such file is refused."""
 
+import glob
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -499,6 +501,23 @@ def test_a_stream_of_one_method_decodes_with_any_script(small, tmp_path):
         np.testing.assert_array_equal(picture, pictures[0])
 
 
+def test_a_memory_that_does_not_suffice_to_decode(small, monkeypatch):
+    """Width before height, as everywhere."""
+    reader = readers.read(small["sga"])
+    run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
+    weights = checkpoints.load(reader.model_class, run)
+    latents = list(reader.latents(run, weights))
+
+    def exhausted(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(reader, "latents", lambda *_: latents)
+    monkeypatch.setattr(tf.Session, "run", exhausted)
+    assert (reader.height, reader.width) == (24, 20)
+    with pytest.raises(InputError, match="images of 20 x 24 pixels do not fit"):
+        list(reader.pictures(run, weights))
+
+
 def test_headers_are_short(small):
     """At most 24 bytes beyond the payload, also of a large image."""
     for script in ("sga", "bb_plain", "bb_no_sga"):
@@ -520,10 +539,10 @@ def test_images_that_no_file_can_hold(capsys, tmp_path):
 
 def test_settings_that_cannot_be(capsys, tmp_path):
     argv = ["--checkpoint_dir", DEMO_DIR, "compress", DEMO["bb_sga"], CHELSEA, "--results_dir", ""]
-    for flags in (("--adam_beta1", 1), ("--adam_beta2", 1.5), ("--sga_its", 10**7)):
-        assert "at most 1000000, and Adam" in refused(capsys, "bb_no_sga", *argv, *flags)
+    line = refused(capsys, "bb_no_sga", *argv, "--sga_its", 10**7)
+    assert "at most 1000000, and Adam" in line
     line = refused(capsys, "bb_no_sga", *argv, "--lr", 1e6, "--sga_its", 9)
-    assert "chelsea.png: image 0: q(z|y) diverges" in line
+    assert "chelsea.png: image 0: q(z|y) diverges" in line and "iteration 0;" in line
 
 
 def test_paths_that_are_the_same(capsys, small, tmp_path):
@@ -550,12 +569,58 @@ def test_outputs_that_cannot_be(capsys, tmp_path):
     assert "2 images go into an .npy" in refused(capsys, "sga", *argv, tmp_path / "out.png")
 
 
-def test_an_archive_that_does_not_decode_is_not_written(tmp_path, monkeypatch):
+def test_an_archive_that_does_not_decode_is_not_written(tmp_path, monkeypatch, capsys):
     """Neither as a file nor as a part of one."""
     monkeypatch.setattr(digests, "digests_elsewhere", lambda run, path: ["another"])
-    with pytest.raises(AssertionError, match="other latents"):
-        compress("bb_no_sga", CHELSEA, tmp_path)
-    assert not [name for name in os.listdir(str(tmp_path)) if "tfci" in name or "part" in name]
+    check_not_written(tmp_path, capsys, "other latents")
+
+
+def check_not_written(folder, capsys, reason):
+    """The result is there, the file and parts of it are not, and one line says why."""
+    with pytest.raises(SystemExit) as exit_info:
+        compress("bb_plain", CHELSEA, folder)
+    assert exit_info.value.code == 1
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert line.startswith("bb_plain: error: {}: not written: ".format(folder / "file.tfci"))
+    assert reason in line and "Traceback" not in line
+    (name,) = os.listdir(str(folder))
+    assert name.endswith(".npz") and "wrote {}\n".format(folder / name) in output.out
+    assert "Avg psnr: " in output.out
+
+
+@pytest.mark.parametrize("death", ["kill -9 $$", "echo first >&2; echo why >&2; exit 3"])
+def test_the_result_stays_where_the_process_that_checks_dies(death, tmp_path, monkeypatch, capsys):
+    """Before, hours of optimisation were lost with it."""
+    shell = tmp_path / "python"
+    shell.write_text("#!/bin/sh\n" + death)
+    shell.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(shell))
+    (tmp_path / "out").mkdir()
+    reason = "ended by SIGKILL (memory?)" if "kill" in death else "failed: why"
+    check_not_written(tmp_path / "out", capsys, reason)
+
+
+def test_an_archive_is_checked_with_the_checkpoint_that_wrote_it(tmp_path, monkeypatch):
+    """Not with a newer one that training has saved since."""
+    folder = tmp_path / DEMO["bb_plain"]
+    shutil.copytree(os.path.join(DEMO_DIR, DEMO["bb_plain"]), str(folder))
+    state = folder / "checkpoint"
+    other = os.path.join(DEMO_DIR, DEMO["bb_plain"].replace("0.01", "0.03"), "model.ckpt-3800")
+    for path in glob.glob(other + ".*"):
+        newer = os.path.basename(path).replace("3800", "99999")
+        shutil.copy(path, str(folder / newer))
+    elsewhere = digests.digests_elsewhere
+
+    def after_training(run, path):
+        state.write_text('model_checkpoint_path: "model.ckpt-99999"\n')
+        return elsewhere(run, path)
+
+    monkeypatch.setattr(digests, "digests_elsewhere", after_training)
+    argv = (DEMO["bb_plain"], CHELSEA, tmp_path / "r")
+    out = {"checkpoint_dir": tmp_path, "output": (tmp_path / "r" / "file.tfci",)}
+    conftest.compress("bb_plain", *argv, **out)
+    assert (tmp_path / "r" / "file.tfci").exists()
 
 
 def test_coding_at_full_size_is_fast(tmp_path):

@@ -1,5 +1,6 @@
 """What holds for the methods beyond the reference's numbers."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import tf_boilerplate
 from inference import methods, optimise
 from inference.evaluation import Evaluation
 from model import checkpoints
+from runtime.quiet_tf import tf
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (3, 48, 40, 3)).astype(np.uint8)
 
@@ -141,6 +143,114 @@ def test_map_goes_back_to_the_best_check(tmp_path, monkeypatch):
     # The record has the loss before clipping and rounding to 8 bits.
     assert result["est_rd_loss"][0] == pytest.approx(good[-1], rel=5e-3)
     assert result["est_bpp"][0] < result["est_rd_loss"][0] < bad
+
+
+class Course:
+    """A stage of one latent v that Adam moves from 5.2 along given slopes, in this process."""
+
+    def __init__(self, slopes, early_stop, losses=None):
+        slopes = tf.constant(slopes, tf.float32)
+        losses = slopes if losses is None else tf.constant(losses, tf.float32)
+
+        def loss(v, t):
+            # Of a value that is given, and a gradient that is another.
+            straight = v * tf.gather(slopes, t)
+            return straight - tf.stop_gradient(straight) + tf.gather(losses, t), {"mse": v}
+
+        self.stage = optimise.Stage(
+            {"v": tf.constant(5.2)},
+            lambda v, t=None: loss(v, t) if t is not None else (v, {"mse": v}),
+            lambda t, v: {"v": v, "t": t},
+            lambda v: {"v": tf.math.round(v)},
+            slopes.shape.as_list()[0],
+            lambda t: 0.5,
+            argparse.Namespace(adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8),
+            early_stop=early_stop,
+        )
+
+    def run(self):
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            record = self.stage.run(session, lambda n: None, lambda *_: None)
+            return session.run(self.stage.latents["v"]), record["its"][-1]
+
+
+def adam(slopes, start=5.2, lr=0.5):
+    """The values after each update, in NumPy."""
+    m = v = 0
+    values = []
+    for t, slope in enumerate(np.float64(slopes), 1):
+        m, v = 0.9 * m + 0.1 * slope, 0.999 * v + 0.001 * slope**2
+        rate = lr * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        start -= rate * m / (np.sqrt(v) + 1e-8)
+        values.append(start)
+    return values
+
+
+@pytest.mark.parametrize("tie_is_worse", [False, True])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_an_early_stop_returns_the_latents_of_the_last_good_check(rounded, tie_is_worse):
+    """Not those of a later iteration, to the last bit."""
+    slopes = [3.0, 1.0, 2.0, -6.0, -3.0, -3.0, -3.0, -9.0, -9.0, -9.0, -9.0, -9.0]
+    losses = [9, 0, 8, 0, 8, 0, 9, 0, 1, 0, 0, 0]
+    values = adam(slopes)
+    every, checked = 2, range(0, 12, 2)
+    watched = np.round(values) if rounded else losses
+    stop = next(
+        t
+        for t in checked
+        if t and (watched[t] > watched[t - 2] or (tie_is_worse and watched[t] == watched[t - 2]))
+    )
+    assert 2 < stop < 10
+    with tf.Graph().as_default():
+        early_stop = optimise.EarlyStop(every, rounded, tie_is_worse)
+        value, last = Course(slopes, early_stop, losses).run()
+    assert last == stop
+    assert value == pytest.approx(values[stop - every], abs=1e-5)
+    assert abs(values[stop] - values[stop - every]) > 0.01
+    with tf.Graph().as_default():  # in one piece, up to that check
+        unstopped, _ = Course(slopes[: stop - every + 1], None, losses[: stop - every + 1]).run()
+    assert value == unstopped
+
+
+SCHEDULES = {
+    # script: T_max · the exponential before clipping, its rate, t0, clipping
+    "sga": (0.5, 1e-3, 700, 0.5),
+    "bb_sga": (0.5, 1e-3, 700, 0.5),
+    "danneal": (1.0, 4e-3, 0, 0.2),
+}
+
+
+FLAGS_OF_ALL = [{}, {"annealing_rate": 0.02}, {"t_max": 0.1}]
+CASES = [(script, flags) for script in SCHEDULES for flags in FLAGS_OF_ALL]
+CASES += [("sga", {"t0": 30}), ("bb_sga", {"t0": 30})]
+
+
+@pytest.mark.parametrize("script, flags", CASES)
+def test_temperatures(script, flags):
+    """τ(t) of the paper, at its defaults and at others, against NumPy."""
+    method = methods.find_method(script)
+    scale, rate, t0, t_max = SCHEDULES[script]
+    settings = {name: flag.default for name, flag in method.flags.items()}
+    args = argparse.Namespace(**{**settings, **flags})
+    t = np.arange(0, 30000, 10)
+    t0, rate = flags.get("t0", t0), flags.get("annealing_rate", rate)
+    t_max = flags.get("t_max", t_max)
+    scale = scale if script == "danneal" else t_max
+    expected = np.clip(scale * np.exp(-rate * (t - np.float64(t0))), 1e-8, t_max)
+    with tf.Graph().as_default(), tf.Session() as session:
+        found = session.run(method.temperature(argparse.Namespace(args=args), tf.constant(t)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_temperature_reaches_the_relaxation(tmp_path, monkeypatch):
+    """The record shows the one of t0, and another t0 gives other latents."""
+    monkeypatch.setattr(optimise, "RECORD_EVERY", 10)
+    flags = ("--annealing_rate", 0.1)
+    late, early = (results("sga", PIXELS[:1], tmp_path, *flags, "--t0", t0) for t0 in (20, 5))
+    np.testing.assert_allclose(late["T"], 0.5 * np.exp(-0.1 * np.maximum(late["its"] - 20, 0)))
+    np.testing.assert_allclose(early["T"], 0.5 * np.exp(-0.1 * np.maximum(early["its"] - 5, 0)))
+    assert late["rd_loss"][0] == early["rd_loss"][0] and late["rd_loss"][1] != early["rd_loss"][1]
 
 
 def test_the_method_of_contributing_works(tmp_path):

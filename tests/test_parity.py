@@ -45,7 +45,9 @@ def expected(script, image, sharp=False):
 
 
 def run(script, image, tmp_path, seed=0, sharp=False, method=None, flags=()):
-    flags = ["--seed", seed, *flags] + (["--eval_batch_size", 2] if image == BATCH else [])
+    flags = ["--overwrite", "--seed", seed, *flags] + (
+        ["--eval_batch_size", 2] if image == BATCH else []
+    )
     runname = RUNS[script] + ("-sharp" if sharp else "")
     path = os.path.join(GOLDEN, "images", image)
     return compress(

@@ -1,9 +1,11 @@
 """Training: what it leaves behind, how it goes on, and what it makes of bad input."""
 
 import argparse
+import errno
 import glob
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -165,12 +167,58 @@ def fails(capsys, *args, **kwargs):
     return lines[-1]
 
 
-def test_a_loss_of_nan_ends_the_training(photos, tmp_path, capsys):
-    line = fails(capsys, photos, tmp_path, "--last_step", 50, "--learning_rate", 1e30)
-    assert "the loss became NaN" in line
+@pytest.mark.parametrize("last_step", [1, 50])
+def test_a_model_that_diverges_is_not_saved(last_step, photos, tmp_path, capsys):
+    """Also where its weights are finite still, and only its loss is not."""
+    flags = ["--last_step", last_step, "--learning_rate", 1e30, "--val_glob", photos / "0.png"]
+    line = fails(capsys, photos, tmp_path, *flags)
+    assert "the training diverged, to NaN or infinity near step 1" in line
+    assert "--learning_rate" in line
     (folder,) = glob.glob(str(tmp_path / "mbt2018-*"))
     values = checkpoint_values(folder)
+    assert values["global_step"] == 0
     assert all(np.isfinite(value).all() for value in values.values())
+    kept = [os.path.basename(path) for path in glob.glob(os.path.join(folder, "*.index"))]
+    assert sorted(kept) == ["best.ckpt-0.index", "model.ckpt-0.index"]
+
+
+def test_a_log_folder_that_cannot_be_written_is_refused_before_training(photos, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    line = fails(capsys, photos, tmp_path, "--last_step", 1, "--logdir", tmp_path / "file" / "logs")
+    assert str(tmp_path / "file" / "logs") in line and "cannot be written" in line
+    assert os.listdir(str(tmp_path)) == ["file"]
+
+
+FULL = "mbt2018/model.ckpt-3_temp.data; No space left on device"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, FULL),
+        OSError(errno.ENOSPC, "No space left on device", "validation.csv"),
+    ],
+)
+def test_a_full_disk_ends_the_training_with_one_line(error, photos, tmp_path, monkeypatch, capsys):
+    save = tf.train.Saver.save
+
+    def full(self, session, path, global_step, *args, **kwargs):
+        if global_step:
+            raise error
+        return save(self, session, path, global_step, *args, **kwargs)
+
+    monkeypatch.setattr(tf.train.Saver, "save", full)
+    line = fails(capsys, photos, tmp_path, "--last_step", 2)
+    assert "the disk is full" in line or "validation.csv: No space left" in line
+    (folder,) = glob.glob(str(tmp_path / "mbt2018-*"))
+    assert checkpoint_values(folder)["global_step"] == 0
+
+
+def test_a_short_training_shows_its_loss(photos, tmp_path, capsys):
+    argv = train_argv(photos, tmp_path, "--last_step", 1)
+    with tf.Graph().as_default():
+        tf_boilerplate.main(None, mbt2018.training_graph, argv=["--verbose", *argv])
+    assert re.search(r"saved at step 1, loss=[0-9.]+ bpp=", capsys.readouterr().out)
 
 
 def test_images_that_cannot_be_used_are_named_and_skipped(photos, tmp_path, capsys):

@@ -17,7 +17,7 @@ import shutil
 
 import tf_boilerplate
 from model import checkpoints
-from runtime import signals
+from runtime import console, signals
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from tools import export
@@ -119,6 +119,7 @@ def main(argv=None):
     add("--save_checkpoint_secs", type=int, default=300, help="seconds between checkpoints (300)")
     add("--logdir", default="", help="folder for TensorBoard; default: none")
     add("--dry_run", action="store_true", help="say what there is to do, and stop")
+    console.show_all()
     args = parser.parse_args(argv)
     with signals.command("recipe"):
         if args.scale <= 0:

@@ -5,11 +5,13 @@ import json
 import os
 import time
 
+import numpy as np
+
 from model import checkpoints
 from runtime import files
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
-from training import horovod
+from training import horovod, validation
 
 
 def record_settings(folder, args, start):
@@ -53,6 +55,12 @@ def check_resumable(checkpoint, variables):
             )
 
 
+def restore(checkpoint, variables):
+    """An initialiser that reads the `variables` from a checkpoint."""
+    saver = tf.train.Saver(variables)
+    return lambda scaffold, session: saver.restore(session, checkpoint)
+
+
 def warm_start(source, variables):
     """An initialiser that copies the `variables` that `source`, a run folder, has too."""
     if not source:
@@ -72,3 +80,33 @@ def warm_start(source, variables):
         print("{} of {} weights are from {}".format(len(shared), len(wanted), checkpoint))
 
     return initialise
+
+
+class Sound(tf.train.CheckpointSaverListener):
+    """Keeps a model that has diverged from being saved.
+
+    The loss that a step of training gives is that of the weights before its update. Here all
+    variables, and the loss of one picture of noise, have to be finite.
+
+    Args:
+      model, lmbda: as for `validation.Validation`.
+      variables: those that are saved.
+    """
+
+    SIDE = 64  # pixels
+
+    def __init__(self, model, lmbda, variables):
+        shape = (self.SIDE, self.SIDE, 3)
+        self._picture, metrics = validation.measurement(model, shape, lmbda)
+        self._noise = np.random.RandomState(0).uniform(size=(1, *shape))
+        floats = [v for v in variables if v.dtype.is_floating]
+        finite = [tf.reduce_all(tf.math.is_finite(v)) for v in (*floats, metrics["rd_loss"])]
+        self._is_sound = tf.reduce_all(tf.stack(finite))
+
+    def holds(self, session):
+        """Whether the model may be saved."""
+        return session.run(self._is_sound, {self._picture: self._noise})
+
+    def before_save(self, session, global_step_value):
+        if not self.holds(session):
+            raise tf.train.NanLossDuringTrainingError

@@ -35,12 +35,13 @@ class Validation:
       saved: variables that a checkpoint holds.
       secs: seconds between measurements.
       logdir: folder of a TensorBoard log that gets the measurements too; '' for none.
+      sound: `run_folder.Sound`, asked before a checkpoint is kept.
 
     Raises:
       InputError: no image matches, or one cannot be read.
     """
 
-    def __init__(self, model, pattern, lmbda, folder, saved, secs, logdir):
+    def __init__(self, model, pattern, lmbda, folder, saved, secs, logdir, sound):
         paths = sorted(glob.glob(pattern, recursive=True))
         if not paths:
             raise InputError("--val_glob: no file matches {!r}".format(pattern))
@@ -50,10 +51,10 @@ class Validation:
             digest.update(image.tobytes())
         self._digest = digest.hexdigest()[:12]
         self._graphs = {
-            shape: _measurement(model, shape, lmbda)
+            shape: measurement(model, shape, lmbda)
             for shape in {image.shape for image in self._images}
         }
-        self._folder, self._secs = folder, secs
+        self._folder, self._secs, self._sound = folder, secs, sound
         self._saver = tf.train.Saver(saved, max_to_keep=1, save_relative_paths=True)
         self._best = min(
             (row["rd_loss"] for row in read_log(folder) if row["images"] == self._digest),
@@ -97,7 +98,7 @@ class Validation:
             values = [tf.Summary.Value(tag=tag, simple_value=v) for tag, v in tags.items()]
             self._tensorboard.add_summary(tf.Summary(value=values), step)
             self._tensorboard.flush()
-        if means["rd_loss"] < self._best:
+        if means["rd_loss"] < self._best and self._sound.holds(session):
             self._best = means["rd_loss"]
             self._saver.save(
                 session,
@@ -110,7 +111,7 @@ class Validation:
         return means
 
 
-def _measurement(model, shape, lmbda):
+def measurement(model, shape, lmbda):
     """Placeholder (1, H, W, 3) for an image of a shape, and scalar metrics by name."""
     x = tf.placeholder(tf.float32, (1, *shape))
     latents = model.transmitted(x)

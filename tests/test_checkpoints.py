@@ -1,0 +1,175 @@
+"""Run folders: which checkpoint is read, and what a folder's name says."""
+
+import glob
+import os
+import shutil
+
+import conftest
+import numpy as np
+import pytest
+from conftest import UNTRAINED, checkpoint_values, train_argv
+from PIL import Image
+
+import mbt2018
+import tf_boilerplate
+from model import checkpoints
+from runtime.errors import InputError
+from runtime.quiet_tf import tf
+from study import tasks
+
+RUN = UNTRAINED["sga"]
+
+
+@pytest.fixture
+def copy(untrained, tmp_path):
+    """A run folder with two checkpoints, of steps 0 and 7, that the test may damage."""
+    folder = tmp_path / "runs" / RUN
+    shutil.copytree(str(untrained / RUN), str(folder))
+    for path in glob.glob(str(folder / "model.ckpt-0.*")):
+        shutil.copy(path, path.replace("ckpt-0", "ckpt-7"))
+        shutil.copy(path, path.replace("model.ckpt-0", "best.ckpt-9"))
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-7"\n')
+    return folder
+
+
+def newest(folder):
+    return os.path.basename(checkpoints.newest_checkpoint(str(folder)))
+
+
+STATES = {
+    "missing": None,
+    "empty": b"",
+    "not UTF-8": b"\xff" * 64,
+    "not a message": b"model.ckpt-7",
+    "of a file that is gone": b'model_checkpoint_path: "model.ckpt-5"\n',
+}
+
+
+@pytest.mark.parametrize("state", list(STATES))
+def test_the_newest_complete_checkpoint_without_a_state_file(state, copy, capsys):
+    assert newest(copy) == "model.ckpt-7" and capsys.readouterr().err == ""
+    os.unlink(str(copy / "checkpoint"))
+    if STATES[state] is not None:
+        (copy / "checkpoint").write_bytes(STATES[state])
+    assert newest(copy) == "model.ckpt-7"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: " + str(copy / "checkpoint")) and "taking model.ckpt-7" in line
+    assert checkpoints.find_run(str(copy.parent), RUN).step == 0
+    assert [model.name for model in tasks.find_models(str(copy.parent), ["*"])] == [RUN]
+    os.unlink(str(copy / "model.ckpt-7.data-00000-of-00001"))
+    assert newest(copy) == "model.ckpt-0"
+    (copy / "model.ckpt-0.index").write_bytes(b"")
+    with pytest.raises(InputError, match="no complete checkpoint"):
+        newest(copy)
+
+
+def test_the_newest_is_another_where_the_named_one_is_incomplete(copy, capsys):
+    os.unlink(str(copy / "model.ckpt-7.data-00000-of-00001"))
+    assert newest(copy) == "model.ckpt-0"
+    assert "names model.ckpt-7" in capsys.readouterr().err
+
+
+def test_a_folder_without_checkpoints(tmp_path):
+    assert checkpoints.newest_checkpoint(str(tmp_path)) is None
+    (tmp_path / "checkpoint").write_bytes(b"")
+    assert checkpoints.newest_checkpoint(str(tmp_path)) is None
+
+
+def test_a_pattern_of_models_leaves_out_what_cannot_be_read(copy, capsys):
+    broken = copy.parent / "broken-lmbda=1"
+    broken.mkdir()
+    (broken / "checkpoint").write_bytes(b"")
+    assert [model.name for model in tasks.find_models(str(copy.parent), ["*"])] == [RUN]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "broken-lmbda=1" in line and "left out" in line
+    with pytest.raises(InputError, match="broken-lmbda=1"):
+        tasks.find_models(str(copy.parent), [broken.name])
+    with pytest.raises(InputError, match="no model"):
+        tasks.find_models(str(copy.parent), ["broken*"])
+
+
+def test_a_path_that_tensorflow_takes_for_a_pattern(copy, tmp_path):
+    os.rename(str(copy.parent), str(tmp_path / "runs [1]"))
+    with pytest.raises(InputError, match=r"runs \[1\].*rename"):
+        checkpoints.find_run(str(tmp_path / "runs [1]"), RUN)
+
+
+def train(photos, folder, *flags):
+    with tf.Graph().as_default():
+        argv = train_argv(photos, folder, *flags)
+        tf_boilerplate.main(mbt2018.BaseHyperprior, mbt2018.training_graph, argv=argv)
+
+
+def test_training_goes_on_without_a_state_file(photos, tmp_path, capsys):
+    folder = tmp_path / "mbt2018-num_filters=4-lmbda=0.01"
+    train(photos, tmp_path, "--last_step", 2)
+    for content in (None, b""):
+        (folder / "checkpoint").unlink()
+        if content is not None:
+            (folder / "checkpoint").write_bytes(content)
+        last = 3 if content is None else 4
+        train(photos, tmp_path, "--last_step", last)
+        assert "steps {} to {}".format(last - 1, last) in capsys.readouterr().out
+        assert checkpoint_values(folder)["global_step"] == last
+    # An empty one alone is a new run.
+    for path in glob.glob(str(folder / "model.ckpt*")):
+        os.unlink(path)
+    (folder / "checkpoint").write_bytes(b"")
+    train(photos, tmp_path, "--last_step", 1)
+    assert checkpoint_values(folder)["global_step"] == 1
+
+
+def test_three_checkpoints_stay_however_often_training_resumes(photos, tmp_path):
+    for last_step in range(1, 6):
+        train(photos, tmp_path, "--last_step", last_step)
+    paths = glob.glob(str(tmp_path / "*" / "model.ckpt-*.index"))
+    names = sorted(os.path.basename(path) for path in paths)
+    assert names == ["model.ckpt-{}.index".format(step) for step in (3, 4, 5)]
+
+
+def test_training_into_a_path_that_could_not_be_read_again(photos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        train(photos, tmp_path / "a[1]", "--last_step", 1)
+    assert exit_info.value.code == 2 and "rename the folder" in capsys.readouterr().err
+    assert not (tmp_path / "a[1]").exists()
+
+
+LAMBDAS = {
+    "lmbda=0.02": 0.02,
+    "lmbda=0.02-sharp": 0.02,
+    "lmbda=1E-2": 0.01,
+    "lmbda=1e-05": 1e-5,
+    "lmbda=1.5e+1_old": 15.0,
+    "lmbda=.5": 0.5,
+    "lmbda=0.5.old": 0.5,
+    "lmbda=0.0.1": None,
+    "lmbda=1.": 1.0,
+    "lmbda=0,01": None,
+    "lmbda=1e": None,
+    "lmbda=-1": None,
+    "lmbda=1e-2x": None,
+    "other": None,
+}
+
+
+@pytest.mark.parametrize("name", list(LAMBDAS))
+def test_lambda_in_a_name(name, copy):
+    os.rename(str(copy), str(copy.parent / name))
+    run = checkpoints.find_run(str(copy.parent), name)
+    assert run.lmbda == LAMBDAS[name]
+    assert checkpoints.lambda_of(run, 0.5) == 0.5
+    if run.lmbda is None:
+        with pytest.raises(InputError, match="give --lambda"):
+            checkpoints.lambda_of(run, -1)
+    else:
+        assert checkpoints.lambda_of(run, -1) == run.lmbda
+
+
+def test_a_negative_lambda_other_than_the_one_that_means_the_runs(untrained, tmp_path, capsys):
+    image = str(tmp_path / "image.png")
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(image)
+    with pytest.raises(SystemExit) as exit_info:
+        flags = ("--lambda", -0.5)
+        conftest.compress("mbt2018", RUN, image, tmp_path, *flags, checkpoint_dir=untrained)
+    assert exit_info.value.code == 2
+    assert "--lambda: -0.5 is below 0" in capsys.readouterr().err
