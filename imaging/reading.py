@@ -51,10 +51,9 @@ def read_image(path, note=lambda text: None):
     def note_of_file(text):
         note("{}: {}".format(path, text))
 
-    image, sample, frames = _decoded(path, note_of_file)
+    image, sample, frames, (orientation, is_adobe_rgb) = _decoded(path, note_of_file)
     if frames > 1:
         note_of_file("{} frames, of which only the first is read".format(frames))
-    orientation, is_adobe_rgb = _exif(image, note_of_file)
     turn = None if image.format == "TIFF" else TURNS.get(orientation)  # Pillow turns TIFF itself
     profile = _profile(image)
     if profile is None and (is_adobe_rgb or _has_other_primaries(image)):
@@ -103,12 +102,13 @@ def _unreadable(path, error):
 
 
 def _decoded(path, note):
-    """The decoded `Image`, the format of its samples in Pillow's words, the number of frames."""
+    """The decoded `Image`, its `_sample_format`, the number of frames, and its `_exif`."""
     try:
         with _open(path) as image:
             sample = _sample_format(image)
             # Pillow counts the layers of a PSD file, but reads all of them as one.
             frames = 1 if image.format == "PSD" else getattr(image, "n_frames", 1)
+            exif = _exif(image, note) if image.format == "TIFF" else None
             try:
                 image.load()
             except OSError:
@@ -121,11 +121,13 @@ def _decoded(path, note):
                 image = Image.open(io.BytesIO(whole))
                 image.load()
                 note("lacks the end marker of a JPEG file, but no pixels")
+            # In a PNG they may come after the samples; a TIFF is closed once it is loaded.
+            exif = exif or _exif(image, note)
     except InputError:
         raise
     except Exception as error:
         raise _unreadable(path, error)
-    return image, sample, frames
+    return image, sample, frames, exif
 
 
 def _sample_format(image):
