@@ -199,8 +199,8 @@ def _in_8_bits(image, sample, note):
 
 
 def _separated(image):
-    """Grey, RGB, CMYK or LAB samples, and the alpha channel: None if the image is opaque."""
-    mode = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK", "LAB": "LAB"}
+    """Grey, RGB or CMYK samples, and the alpha channel: None if the image is opaque."""
+    mode = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}
     mode = mode.get(image.mode, "RGB")
     if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
         return image.convert(mode), None
@@ -251,15 +251,7 @@ def _in_srgb(image, profile, note):
         else:
             image = image.convert(space)
             return transform.apply(image) if transform else image.convert("RGB")
-    if image.mode == "LAB":
-        lab = ImageCms.createProfile("LAB")
-        return ImageCms.profileToProfile(image, lab, _srgb(), outputMode="RGB")
     return image.convert("RGB")
-
-
-@functools.lru_cache(maxsize=None)
-def _srgb():
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 @functools.lru_cache(maxsize=16)
@@ -278,13 +270,13 @@ def _transform(content, mode):
       ValueError, OSError, ImageCms.PyCMSError: no profile, or not one for such an image.
     """
     profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
-    spaces = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+    spaces = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
     space = spaces.get(profile.profile.xcolor_space.strip())
     if space != mode and not (space == "RGB" and mode == "L"):  # grey is an RGB colour too
         raise ValueError("a profile of another kind of image")
     transform = ImageCms.buildTransform(
         profile,
-        _srgb(),
+        ImageCms.createProfile("sRGB"),
         space,
         "RGB",
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,

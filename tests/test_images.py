@@ -569,6 +569,26 @@ def test_arrays_by_an_upper_case_name(untrained, tmp_path, capsys):
     )
 
 
+def test_training_images_whose_names_are_not_utf8(tmp_path):
+    pixels, name = random_pixels(64, 64), os.fsdecode(b"caf\xe9.png")
+    os.rename(str(save(tmp_path, Image.fromarray(pixels), "png")), str(tmp_path / name))
+    paths = data.find_images(str(tmp_path / "*"), 64)
+    np.testing.assert_array_equal(batch(paths, 64)[0], pixels / np.float32(255))
+
+
+def test_pictures_of_phones(tmp_path):
+    """JPEG files that hold a second picture, such as a gain map: Pillow's format MPO."""
+    frames = [Image.fromarray(smooth_pixels()), Image.fromarray(random_pixels())]
+    path = tmp_path / "phone.jpg"
+    frames[0].save(str(path), "MPO", save_all=True, append_images=frames[1:], exif=exif(6))
+    with Image.open(str(path)) as image:
+        assert image.format == "MPO"
+        stored = np.asarray(image)
+    pixels, (note,) = read(path)
+    np.testing.assert_array_equal(pixels, np.rot90(stored, -1))
+    assert note.startswith("2 frames")
+
+
 @pytest.mark.parametrize("flag", ["--train_glob", "--val_glob", "study"])
 def test_brackets_in_a_pattern_get_a_hint(flag, tmp_path):
     from training import validation

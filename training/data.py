@@ -90,7 +90,7 @@ def batches(paths, batchsize, patchsize, threads, seed, flip=False):
         is_mirrored = tf.random.uniform((), seed=own_seed) < 0.5
         return tf.cond(is_mirrored, lambda: tf.reverse(patch, [1]), lambda: patch)
 
-    dataset = tf.data.Dataset.from_tensor_slices(paths)
+    dataset = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
     dataset = dataset.shuffle(len(paths), seed=seed).repeat()
     dataset = dataset.shard(horovod.size(), horovod.rank())
     dataset = dataset.map(load, num_parallel_calls=threads)
