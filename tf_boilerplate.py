@@ -250,9 +250,9 @@ def decompress(method_class, args):
         if side_info and not reader.has_side_info:
             raise InputError("holds no side information, for --side_info")
     output = args.output or args.file + (".png" if reader.images == 1 else ".npy")
-    if not output.endswith((".png", ".npy")):
+    if not output.lower().endswith((".png", ".npy")):
         raise InputError("{}: the name of a decoded file ends in .png or .npy".format(output))
-    if reader.images > 1 and not output.endswith(".npy"):
+    if reader.images > 1 and not utils.is_array(output):
         raise InputError("{}: {} images go into an .npy".format(output, reader.images))
     paths = list(filter(None, (args.file, output, side_info)))
     if len({os.path.realpath(path) for path in paths}) < len(paths):

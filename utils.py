@@ -8,53 +8,12 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from imaging.reading import read_image
 from runtime.errors import InputError
 from runtime.files import atomic_write, check_writable, file_sha256
 from runtime.quiet_tf import tf
 
 # --- Images ----------------------------------------------------------------------------------
-
-
-def read_image(path, note=lambda text: None):
-    """Reads a PNG, JPEG or other image file as uint8 (H, W, 3).
-
-    Grayscale and palette images become RGB, 16 bits become 8, CMYK is converted, and alpha is
-    composited over white, all of which `note` is told of where it loses something.
-
-    Raises:
-      InputError: no such file, not an image, truncated.
-    """
-    if not os.path.isfile(path):
-        reason = "a folder, not an image" if os.path.isdir(path) else "no such image"
-        raise InputError("{}: {}".format(path, reason))
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:  # Pillow raises a dozen types, struct.error and SyntaxError too
-        raise InputError("{}: not a readable image ({})".format(path, error))
-    if image.format == "PNG" and _is_16_bit_png(path):
-        note("{}: 16 bits per sample, reduced to 8".format(path))
-    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
-        values = np.asarray(image, dtype=np.float64)
-        if values.min() < 0 or values.max() > 65535:
-            raise InputError("{}: more than 16 bits per sample; convert it to 8".format(path))
-        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise InputError("{}: floating-point samples; convert it to 8 bits".format(path))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if image.getextrema()[3][0] < 255:
-            note("{}: has an alpha channel, composited over white".format(path))
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"))
-
-
-def _is_16_bit_png(path):
-    """Whether a PNG's header says 16 bits per sample; Pillow gives colour ones as 8 already."""
-    with open(path, "rb") as file:
-        header = file.read(25)
-    return header[24:] == b"\x10"
 
 
 def centre_crop(pixels, size):
@@ -84,7 +43,7 @@ def images_to(path, shape):
       path: of an `.npy`, which stays on disk, or of one image.
       shape: (n, H, W, 3).
     """
-    if path.endswith(".npy"):
+    if is_array(path):
         with atomic_write(path) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -119,7 +78,7 @@ class Images:
     def __init__(self, path, note=lambda text: None):
         self.path = path
         self._image = None
-        if path.endswith(".npy"):
+        if is_array(path):
             self.shape = self._open_array().shape
         else:
             self._image = read_image(path, note)[None]
@@ -142,6 +101,11 @@ class Images:
             # Mapped anew for each batch: pages that have been read would stay in memory.
             array = self._open_array() if self._image is None else self._image
             yield np.array(array[start : start + size])
+
+
+def is_array(path):
+    """Whether a file is an `.npy`, by its name."""
+    return path.lower().endswith(".npy")
 
 
 def open_array(path):

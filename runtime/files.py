@@ -100,3 +100,11 @@ def file_sha256(path):
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def pattern_hint(pattern):
+    """What a message adds if no file matches a pattern: that [ has a meaning in it, if it has."""
+    if "[" not in pattern or "[[]" in pattern:
+        return ""
+    line = " (a pattern, in which [ab] stands for a or b; write {!r} for the brackets themselves)"
+    return line.format(pattern.replace("[", "[[]"))

@@ -273,7 +273,7 @@ def main(argv=None):
     settings = tf_boilerplate.parse("sga", "", sga.SGA, None, argv)
     run = checkpoints.find_run(settings.checkpoint_dir, settings.runname)
     settings.lmbda = checkpoints.lambda_of(run, settings.lmbda)
-    pixels = utils.read_image(args.image)
+    pixels = utils.read_image(args.image, console.note)
     with errors.naming(args.image):
         pixels = utils.centre_crop(pixels, args.crop)
     weights = checkpoints.load(sga.SGA.model_class, run)

@@ -66,14 +66,16 @@ def find_images(patterns, crop=None):
         if os.path.isdir(pattern):
             pattern = os.path.join(glob.escape(pattern), "*")
         found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
-        found = [path for path in found if path.endswith(".npy") or _is_image(path)]
+        found = [path for path in found if utils.is_array(path) or _is_image(path)]
         if not found:
             endings = " ".join((*SUFFIXES, ".npy"))
-            raise InputError("{}: no image there, whose name ends in {}".format(pattern, endings))
+            hint = "" if os.path.isfile(pattern) else files.pattern_hint(pattern)
+            line = "{}: no image there, whose name ends in {}{}"
+            raise InputError(line.format(pattern, endings, hint))
         paths += found
     places = []
     for path in sorted({os.path.abspath(path) for path in paths}):
-        if path.endswith(".npy"):
+        if utils.is_array(path):
             number = utils.Images(path).shape[0]
             digits = len(str(number - 1))
             places += [(path, i, "-{:0{}}".format(i, digits)) for i in range(number)]
@@ -107,7 +109,7 @@ def _names(places):
 
 def _image(name, path, index, crop):
     image = Image(name, path, index, crop, "", 0, 0)
-    pixels = read(image)
+    pixels = read(image, console.note)
     return image._replace(sha256=_digest(pixels), height=pixels.shape[0], width=pixels.shape[1])
 
 
@@ -115,10 +117,10 @@ def _digest(pixels):
     return hashlib.sha256("{} ".format(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
-def read(image):
-    """The pixels of an `Image`, uint8 (H, W, 3)."""
+def read(image, note=lambda text: None):
+    """The pixels of an `Image`, uint8 (H, W, 3); `note` as for `utils.read_image`."""
     if image.index is None:
-        pixels = utils.read_image(image.path)
+        pixels = utils.read_image(image.path, note)
     else:
         pixels = np.array(utils.open_array(image.path)[image.index])
     if image.crop is None:

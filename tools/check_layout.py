@@ -20,6 +20,7 @@ FLOORS = (
     {"coding"},
     {"model"},
     {"utils"},
+    {"imaging"},
     {"runtime"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw
 
+from imaging.reading import read_image
 from inference import scripts
 
 RUN = scripts.demo_run("mbt2018")
@@ -25,7 +26,7 @@ def main():
 
     base = compress("mbt2018", args)
     sga = compress("sga", args, "--sga_its", args.sga_its)
-    original = np.asarray(Image.open(args.image).convert("RGB"))
+    original = read_image(args.image)
     panels = [("original, 24 bpp", original)]
     print("\n{:6} {:>8} {:>9} {:>8} {:>22}".format("", "bpp", "PSNR", "MS-SSIM", "λ·MSE + bpp"))
     for name, (result, reconstruction) in (("base", base), ("SGA", sga)):

@@ -1,15 +1,19 @@
 """Random patches of the training images, through tf.data."""
 
 import glob
+import os
+import re
 import sys
 
 import numpy as np
-from PIL import Image
 
+from imaging.reading import header_size, read_image
+from runtime import console
 from runtime.errors import InputError
+from runtime.files import pattern_hint
 from runtime.quiet_tf import tf
 from training import horovod
-from utils import open_array, read_image
+from utils import is_array, open_array
 
 
 def find_images(pattern, patchsize):
@@ -20,12 +24,13 @@ def find_images(pattern, patchsize):
     """
     paths = sorted(glob.glob(pattern, recursive=True))
     if not paths:
-        raise InputError("--train_glob: no file matches {!r}".format(pattern))
+        hint = pattern_hint(pattern)
+        raise InputError("--train_glob: no file matches {!r}{}".format(pattern, hint))
     usable = []
     for path in paths:
         try:
-            height, width = _size(path)
-            if min(height, width) < patchsize:
+            if min(_header_size(path)) < patchsize:
+                height, width = _open(path).shape[:2]  # turned upright, which the header is not
                 raise InputError(
                     "{}: {}x{} is smaller than the {}x{} patch".format(
                         path, width, height, patchsize, patchsize
@@ -54,13 +59,20 @@ def batches(paths, batchsize, patchsize, threads, seed, flip=False):
     Of several workers each takes other images of that order, and other places in them. With `flip`,
     half of the patches, chosen at random, are mirrored left to right.
     """
-    reported = set()
+    reported, noted = set(), set()
     own_seed = horovod.own_seed(seed)
 
     def read(path, places):
-        path = path.decode()
+        path = os.fsdecode(path)
+
+        def note(text):
+            kind = re.sub("[0-9]+", "", text.replace(path, ""))
+            if kind not in noted:
+                noted.add(kind)
+                console.note(text + " (said of the first such image only)")
+
         try:
-            return _read_patches(path, patchsize, places)
+            return _read_patches(path, patchsize, places, note)
         except InputError as error:
             if path not in reported:
                 reported.add(path)
@@ -78,7 +90,7 @@ def batches(paths, batchsize, patchsize, threads, seed, flip=False):
         is_mirrored = tf.random.uniform((), seed=own_seed) < 0.5
         return tf.cond(is_mirrored, lambda: tf.reverse(patch, [1]), lambda: patch)
 
-    dataset = tf.data.Dataset.from_tensor_slices(paths)
+    dataset = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
     dataset = dataset.shuffle(len(paths), seed=seed).repeat()
     dataset = dataset.shard(horovod.size(), horovod.rank())
     dataset = dataset.map(load, num_parallel_calls=threads)
@@ -99,13 +111,12 @@ def read_whole(path):
     Raises:
       InputError: it cannot be read, or has values outside of [0, 1].
     """
-    image = _open_image_array(path) if path.endswith(".npy") else read_image(path)
-    return _as_float(image, path)
+    return _as_float(_open(path, console.note), path)
 
 
-def _read_patches(path, patchsize, places):
+def _read_patches(path, patchsize, places, note):
     """Patches whose corners lie at `places` in [0, 1) of the possible ones, (n, 2)."""
-    image = _open_image_array(path) if path.endswith(".npy") else read_image(path)
+    image = _open(path, note)
     height, width = image.shape[:2]
     number = height * width // (2 * patchsize) ** 2 if image.dtype == np.uint8 else 1
     corners = (places * (height - patchsize + 1, width - patchsize + 1)).astype(int)
@@ -127,15 +138,14 @@ def _as_float(samples, path):
     return np.array(samples)
 
 
-def _size(path):
-    """(height, width), from the file's header alone."""
-    if path.endswith(".npy"):
-        return _open_image_array(path).shape[:2]
-    try:
-        with Image.open(path) as image:
-            return image.size[::-1]
-    except Exception as error:  # Pillow raises a dozen types
-        raise InputError("{}: not a readable image ({})".format(path, error))
+def _header_size(path):
+    """The two sides, from the file's header alone."""
+    return _open_image_array(path).shape[:2] if is_array(path) else header_size(path)
+
+
+def _open(path, note=lambda text: None):
+    """An image, uint8 or float32 (H, W, 3); `note` as for `read_image`."""
+    return _open_image_array(path) if is_array(path) else read_image(path, note)
 
 
 def _open_image_array(path):

@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 import utils
+from runtime import files
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from training import data
@@ -44,7 +45,8 @@ class Validation:
     def __init__(self, model, pattern, lmbda, folder, saved, secs, logdir, sound):
         paths = sorted(glob.glob(pattern, recursive=True))
         if not paths:
-            raise InputError("--val_glob: no file matches {!r}".format(pattern))
+            hint = files.pattern_hint(pattern)
+            raise InputError("--val_glob: no file matches {!r}{}".format(pattern, hint))
         self._images = [data.read_whole(path) for path in paths]
         digest = hashlib.sha256()
         for image in self._images:
