@@ -50,7 +50,7 @@ def read(paths, dataset):
             )
             if not inside:
                 raise InputError(
-                    "{}: no images.csv (which study.run writes when it ends), .npz or …{} in this "
+                    "{}: no images.csv (which study.run writes), .npz or …{} in this "
                     "folder".format(path, PUBLISHED)
                 )
         else:

@@ -4,6 +4,7 @@ import collections
 import csv
 import io
 import os
+import re
 
 import numpy as np
 
@@ -24,6 +25,9 @@ SETTINGS = (
     "checkpoint_sha256",
     "image_sha256",
     "task",
+    "version",
+    "device",
+    "cpu",
 )
 METRICS = (*evaluation.METRICS, "est_rd_loss")
 SECONDS = ("seconds", "encode_seconds", "decode_seconds")
@@ -49,8 +53,8 @@ def rows_of_result(path, dataset):
         number = len(values["est_bpp"])
         constant = {
             "dataset": dataset,
-            "method": str(values.get("method", values["script"])),
-            "model": str(values["runname"]),
+            "method": as_text(str(values.get("method", values["script"]))),
+            "model": as_text(str(values["runname"])),
             "lambda": float(values["lmbda"]),
             "iterations": int(values["sga_its"]) if "sga_its" in values else "",
         }
@@ -82,7 +86,15 @@ def load(path):
 
 def image_name(values):
     """What tables and figures call the image, or images, of a result file."""
-    return str(values.get("image", os.path.splitext(str(values["input"]))[0]))
+    return as_text(str(values.get("image", os.path.splitext(str(values["input"]))[0])))
+
+
+def as_text(name):
+    """A file's name as text that UTF-8 can hold: bytes that are not UTF-8 become %E4 and the like.
+
+    Tables, figures and Dask take such text only.
+    """
+    return re.sub("[\udc80-\udcff]", lambda odd: "%{:02X}".format(ord(odd.group()) - 0xDC00), name)
 
 
 def read_csv(path, dataset):
