@@ -331,7 +331,7 @@ def test_an_image_that_changes_meanwhile_is_not_taken(untrained, tmp_path):
     images = tasks.find_images([write_images(tmp_path, (24, 20))])
     models = tasks.find_models(str(untrained), [UNTRAINED["mbt2018"]])
     (task,) = tasks.make_tasks(images, ["mbt2018"], models)
-    write_images(tmp_path, (24, 20))
+    write_images(tmp_path, (20, 24))
     with pytest.raises(InputError, match="0.png: is not as it was"):
         tasks.run_task(task, 1)
     assert "0.png: is not as it was" in tasks.attempt(task, 1).reason  # and is not tried again
