@@ -89,8 +89,10 @@ def main(argv=None):
     )
     for path, content in zip(paths, contents):
         files.write_bytes(path, content)
-    print(text)  # after what a terminal that cannot show it would lose
-    paths += draw_all(rows, found, beside, args)
+    figure_paths, notes = draw_all(rows, found, beside, args)
+    # Last, so that nothing is lost if stdout cannot show it.
+    print("\n".join([text, *notes]))
+    paths += figure_paths
     print("wrote {} to {}".format(", ".join(map(os.path.basename, paths)), args.output))
 
 
@@ -292,9 +294,9 @@ QUALITIES = {"psnr": "PSNR, dB", "msssim_db": "MS-SSIM, dB (−10 log₁₀(1 �
 
 
 def draw_all(rows, found, beside, args):
-    """Draws the figures of all data sets; returns their paths."""
+    """Draws the figures of all data sets; returns their paths, and notes on what is not in them."""
     looks = figures.looks([curve.method for curve in found + beside], scripts.METHODS)
-    paths, stems = [], set()
+    paths, notes, stems = [], [], set()
     for dataset in dict.fromkeys(curve.dataset for curve in found):
         of_set = [curve for curve in found if curve.dataset == dataset]
         drawn = {}
@@ -306,7 +308,7 @@ def draw_all(rows, found, beside, args):
                 drawn[name] = draw_curves(having, others, quality, args.rate, looks)
             if 0 < len(having) < len(of_set):
                 names = ", ".join(curve.method for curve in of_set if curve not in having)
-                print("note: {}: not in the figure of {}: {}".format(dataset, name, names))
+                notes.append("note: {}: not in the figure of {}: {}".format(dataset, name, names))
         gains = gains_by_image([row for row in rows if row["dataset"] == dataset], args.anchor)
         if gains:
             drawn["gain"] = draw_gains(gains, args.anchor, looks)
@@ -314,7 +316,7 @@ def draw_all(rows, found, beside, args):
         for name, figure in drawn.items():
             path = os.path.join(args.output, "{}-{}".format(stem, name))
             paths += figures.save_all(figure, path)
-    return paths
+    return paths, notes
 
 
 def file_stem(dataset, taken):

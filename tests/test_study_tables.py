@@ -17,7 +17,7 @@ from test_study import made_rows, write_images, write_rows
 
 from runtime import files
 from runtime.errors import InputError
-from study import curves, figures, report, run, tables, tasks, traces, versions
+from study import curves, figures, look, report, run, tables, tasks, traces, versions
 
 MODEL = tasks.Model("/models", "mbt2018-num_filters=4-lmbda=0.01", 0, "c" * 64, 0.01, "mbt2018")
 
@@ -469,7 +469,7 @@ def test_reports_write_their_files_before_they_print(tmp_path):
     environment.pop("MPLCONFIGDIR", None)
     process = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     assert "λ" in (tmp_path / "report" / "report.txt").read_text(encoding="utf-8")
-    for name in ("points.csv", "bd.csv", "report.json"):
+    for name in ("points.csv", "bd.csv", "report.json", "made-psnr.png", "made-gain.svg"):
         assert (tmp_path / "report" / name).stat().st_size
     assert b"Matplotlib" not in process.stderr  # of a folder for its files, which HOME has not
 
@@ -534,6 +534,23 @@ def test_text_of_users_is_no_markup(name, monkeypatch, tmp_path):
     figures.plt.close("all")
     path = made_result(tmp_path / "r.npz", input=name + ".png")
     traces.main([path, "--output", str(tmp_path / "traces.svg")])
+
+
+def test_flags_in_captions_are_as_they_were_given():
+    """Two hyphens do not become minus signs, nor what stands between two $ a formula."""
+    pixels = np.random.RandomState(0).randint(0, 256, (2, 32, 48, 3)).astype(np.uint8)
+    result = {"est_bpp": [0.5], "actual_bpp": [0.5], "psnr": [30.0]}
+    bits = np.arange(6.0).reshape(2, 3)
+    name = "sga --preset fast --lr $a_b$"
+    base = look.Coded("mbt2018", pixels[0], bits + 1, result)
+    method = look.Coded(name, pixels[1], bits, result)
+    figure = look.draw("a $file$.png", pixels[0], base, method, 16)
+    found = texts(figure)
+    assert not any(is_math for _, is_math in found)
+    shown = [text for text, _ in found]
+    assert "a $file$.png" in shown and sum(text.startswith(name + "\n") for text in shown) == 3
+    assert name + " less mbt2018\ny −6 bits" in shown
+    figures.plt.close(figure)
 
 
 def test_names_without_a_font_are_replaced_with_one_note(monkeypatch, tmp_path, capsys):
