@@ -10,11 +10,36 @@
 Needs the packages of `requirements-study.txt`; `--help` of each says more.
 """
 
+import atexit
 import importlib.util
+import os
+import shutil
 import sys
+import tempfile
 
 for _name in ("bjontegaard", "distributed", "matplotlib"):
     if importlib.util.find_spec(_name) is None:
         _line = "study: the package {} is missing; `make study-setup` installs it, or {}"
         print(_line.format(_name, "pip install -r requirements-study.txt"), file=sys.stderr)
         sys.exit(2)
+
+
+def _is_writable(folder):
+    """Whether files can be written to a folder, which may not be there yet."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK)
+
+
+def _give_matplotlib_a_folder():
+    """A temporary folder for its files, where it has none: else it would warn of that."""
+    for variable, beside in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache")):
+        base = os.environ.get(variable) or os.path.join(os.path.expanduser("~"), beside)
+        if not _is_writable(os.path.abspath(os.path.join(base, "matplotlib"))):
+            folder = os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="matplotlib-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            return
+
+
+if not os.environ.get("MPLCONFIGDIR"):
+    _give_matplotlib_a_folder()

@@ -121,7 +121,7 @@ def draw(rows, title):
         axis.minorticks_off()
     axes[0].set_ylabel("fall of λ·MSE + bpp below the prediction's, %")
     axes[0].legend(loc="lower right", fontsize="small")
-    figure.suptitle("{}, mean of {} images".format(title, rows[0]["images"]))
+    figure.suptitle(figures.plain("{}, mean of {} images".format(title, rows[0]["images"])))
     return figure
 
 

@@ -40,7 +40,7 @@ def read(paths, dataset):
     Raises:
       InputError: no such file, none in a folder, or one that is something else.
     """
-    rows, curves = [], []
+    rows, curves, results = [], [], []
     for path in paths:
         if os.path.isdir(path):
             inside = sorted(
@@ -50,18 +50,21 @@ def read(paths, dataset):
             )
             if not inside:
                 raise InputError(
-                    "{}: no images.csv (which study.run writes when it ends), .npz or …{} in this "
+                    "{}: no images.csv (which study.run writes), .npz or …{} in this "
                     "folder".format(path, PUBLISHED)
                 )
         else:
             inside = [path]
         for name in inside:
             if name.endswith(".npz"):
-                rows += tables.rows_of_result(name, dataset)
+                results.append(name)
             elif name.endswith(PUBLISHED):
                 curves.append(read_published(name))
             else:
                 rows += tables.read_csv(name, dataset)
+    labels = tables.labels([tables.load(name) for name in results])
+    for name, label in zip(results, labels):
+        rows += tables.rows_of_result(name, dataset, label)
     return rows, sorted(curves, key=lambda curve: (curve.dataset, *tables.place(curve.method)))
 
 
@@ -72,6 +75,8 @@ def read_published(path):
     """
     points = []
     for number, line in enumerate(tables.read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             rate, psnr = (float(cell) for cell in line.split(","))
         except ValueError:
@@ -81,9 +86,12 @@ def read_published(path):
         points.append({"rate": rate, "psnr": psnr})
     if not points:
         raise InputError("{}: no points".format(path))
-    folder, name = os.path.split(os.path.abspath(path))
+    folder, name = os.path.split(tables.as_text(os.path.abspath(path)))
+    method = name[: -len(PUBLISHED)]
+    if not method.strip():
+        raise InputError("{}: has to be called <method>{}".format(path, PUBLISHED))
     dataset = "{}, published".format(os.path.basename(folder))
-    return _curve(dataset, name[: -len(PUBLISHED)], points, path)
+    return _curve(dataset, method, points, path)
 
 
 def of_rows(rows, rate):
@@ -208,6 +216,25 @@ def delta(anchor, curve, interpolation):
         bd_rate_msssim = _bd(bjontegaard.bd_rate, anchor, curve, "msssim_db", interpolation)
     reason = "" if bd_psnr is not None else "no BD-PSNR: the curves share no rate"
     return Delta(bd_rate, bd_psnr, bd_rate_msssim, overlap, reason)
+
+
+MOST_APART = 2  # percentage points of BD-rate that polynomials and pchip may differ by
+
+
+def doubt(cubic, pchip):
+    """Why the polynomials of `Delta` cubic are not to be trusted, or ''.
+
+    Those of curves that saturate do not rise throughout, and their BD-rate may be anything; pchip,
+    which rises between rising points, shows it.
+    """
+    for name, text in (("bd_rate", "BD-rate"), ("bd_rate_msssim", "BD-rate (MS-SSIM)")):
+        values = [getattr(delta, name) for delta in (cubic, pchip)]
+        if values == [None, None]:
+            continue
+        if None in values or abs(values[0] - values[1]) > MOST_APART:
+            shown = ["nothing" if v is None else "{:+.2f}%".format(v) for v in values]
+            return "{} is {} by cubic and {} by pchip".format(text, *shown)
+    return ""
 
 
 def has(curve, quality):

@@ -1,17 +1,22 @@
 """What all figures have in common."""
 
+import functools
+import logging
 import os
 
 import matplotlib
 import matplotlib.colors
 import matplotlib.lines
 import matplotlib.pyplot as plt
+import matplotlib.text
 import numpy as np
+from matplotlib import font_manager, ft2font
 
-from runtime import files
+from runtime import console, files
 from runtime.errors import InputError
 
 plt.switch_backend("Agg")
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # "building the font cache"
 
 # Of Okabe and Ito, which the colour-blind tell apart too; for their yellow, which is pale, grey and
 # the wine red of Tol's muted scheme. Nine, as there are methods.
@@ -64,6 +69,64 @@ def looks(names, known=()):
     return {name: found[name] for name in names}
 
 
+# --- Text of users ---------------------------------------------------------------------------
+
+
+def plain(text):
+    """Text of a user for a figure, so that Matplotlib shows it as it is.
+
+    Otherwise what stands between two $ is a formula, and a line whose label begins with _ is not in
+    the legend. Characters that no installed font has are replaced, and a note says so.
+    """
+    if _missing(text) and not _font_of(frozenset(text)):
+        missing = _missing(text)
+        _note_once("no installed font has {}: figures show � instead".format(", ".join(missing)))
+        text = "".join("�" if character in missing else character for character in text)
+    if text.startswith("_"):
+        text = " " + text
+    return text.replace("$", r"\$")
+
+
+_note_once = functools.lru_cache(maxsize=None)(console.note)
+
+
+def _missing(text):
+    """The characters, sorted, that the font of all figures does not have."""
+    glyphs = _glyphs(font_manager.findfont(font_manager.FontProperties()))
+    return sorted(c for c in set(text) if c != "\n" and ord(c) not in glyphs)
+
+
+@functools.lru_cache(maxsize=None)
+def _glyphs(path):
+    """Code points that a font has; none of one that cannot be drawn with."""
+    try:
+        font = ft2font.FT2Font(path)
+    except (OSError, RuntimeError):
+        return frozenset()
+    return frozenset(font.get_charmap()) if font.scalable else frozenset()
+
+
+@functools.lru_cache(maxsize=None)
+def _font_of(characters):
+    """Path of an installed font that has all of some characters, or None."""
+    wanted = {ord(character) for character in characters} - {ord("\n")}
+    paths = sorted({font.fname for font in font_manager.fontManager.ttflist})
+    return next((path for path in paths if wanted <= _glyphs(path)), None)
+
+
+def _choose_fonts(figure):
+    """Gives each text that the font of all figures lacks characters of one that has them."""
+    for text in figure.findobj(matplotlib.text.Text):
+        path = _missing(text.get_text()) and _font_of(frozenset(text.get_text()))
+        if path:
+            properties = text.get_fontproperties().copy()
+            properties.set_file(path)
+            text.set_fontproperties(properties)
+
+
+# --- Legends and files -----------------------------------------------------------------------
+
+
 def line(label, **look):
     """An entry for a legend."""
     return matplotlib.lines.Line2D([], [], label=label, **look)
@@ -91,6 +154,7 @@ def _suffix(path):
 def save(figure, path):
     """Writes a figure, in the format that the ending of `path` names, and closes it."""
     check(path)
+    _choose_fonts(figure)
     suffix = _suffix(path)
     metadata = {"Date": None} if suffix == "svg" else {"Software": None}
     with plt.rc_context(STYLE), files.atomic_write(path) as file:

@@ -122,7 +122,7 @@ def draw(title, original, base, method, side):
         gridspec_kw={"height_ratios": (shape, 1, shape)},
     )
     figure.set_constrained_layout_pads(h_pad=0.08)
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(figures.plain(title), fontsize="medium")
     for ax in axes.ravel():
         ax.set(xticks=[], yticks=[])
 
@@ -130,7 +130,7 @@ def draw(title, original, base, method, side):
     panels += [(coded.pixels, caption(coded)) for coded in (base, method)]
     for ax, (pixels, label) in zip(axes[0], panels):
         ax.imshow(pixels)
-        ax.set_xlabel(label)
+        ax.set_xlabel(figures.plain(label))
         for colour, line in (("black", 3), ("white", 1.5)):
             frame = matplotlib.patches.Rectangle((left - 0.5, top - 0.5), side, side, fill=False)
             frame.set(edgecolor=colour, linewidth=line)
@@ -140,7 +140,8 @@ def draw(title, original, base, method, side):
     axes[1, 0].set_xlabel("where the two differ most:\n{0} × {0} pixels".format(side))
     for ax, coded in zip(axes[1, 1:], (base, method)):
         error = np.square(coded.pixels[window].astype(float) - original[window]).mean()
-        ax.set_xlabel("{}\nin this window {:.2f} dB".format(coded.name, psnr(error)))
+        name = figures.plain(coded.name)
+        ax.set_xlabel("{}\nin this window {:.2f} dB".format(name, psnr(error)))
 
     _draw_bits(figure, axes[2], base, method, (height, width))
     return figure
@@ -157,14 +158,16 @@ def _draw_bits(figure, axes, base, method, size):
         y = coded.bits.sum()
         z = estimate(coded.result) * height * width - y
         net = "net " if "net_bpp" in coded.result else ""
-        ax.set_xlabel("{}\ny {:.0f} bits (shown), z {}{:.0f} bits".format(coded.name, y, net, z))
+        name = figures.plain(coded.name)
+        ax.set_xlabel("{}\ny {:.0f} bits (shown), z {}{:.0f} bits".format(name, y, net, z))
     bar = {"location": "bottom", "pad": 0.03}
     figure.colorbar(shown, ax=list(axes[1:]), aspect=40, **bar).set_label("bits of y " + WHERE)
     change = method.bits - base.bits
     most = np.abs(change).max() or 1
     shown = axes[0].imshow(change, cmap="PuOr", vmin=-most, vmax=most, **style)
-    label = "{} less {}\ny {:+.0f} bits".format(method.name, base.name, change.sum())
-    axes[0].set_xlabel(label.replace("-", "−"))
+    bits = "{:+.0f}".format(change.sum()).replace("-", "−")
+    names = figures.plain("{} less {}".format(method.name, base.name))
+    axes[0].set_xlabel("{}\ny {} bits".format(names, bits))
     figure.colorbar(shown, ax=axes[0], aspect=20, **bar).set_label("change of bits " + WHERE)
     for ax in axes:
         ax.set(xlim=(0, width), ylim=(height, 0))
@@ -220,7 +223,7 @@ def main(argv=None):
     path = output_path(args, [script, *flags], ".png")
     figures.check(path)
 
-    name = os.path.basename(args.image)
+    name = tables.as_text(os.path.basename(args.image))
     title = "{}, {} × {} pixels; {}".format(name, *original.shape[1::-1], run.name)
     coded = [code(words, run, args) for words in ([base], [script, *flags])]
     figures.save(draw(title, original, *coded, args.window), path)

@@ -13,12 +13,15 @@ bd.csv) and JSON (report.json), and figures as PNG and SVG.
 BD-rate is the mean difference of the logarithm of the rate at equal quality, BD-PSNR that of the
 quality at equal logarithm of the rate, between curves through the points of two methods. With
 `--interpolation cubic` these are polynomials of degree 3 (least squares; Bjøntegaard 2001,
-VCEG-M33), with pchip and akima piecewise ones through all points.
+VCEG-M33), with pchip and akima piecewise ones through all points. Default: cubic, or pchip where
+the two differ by more than 2 percentage points of BD-rate, which a line says: polynomials through
+points of curves that saturate go anywhere.
 """
 
 import fnmatch
 import json
 import os
+import re
 
 import numpy as np
 
@@ -68,14 +71,14 @@ def main(argv=None):
         point["gain"] = gain
     deltas = compare(found, args)
     text = "{}\n{}".format(means_text(points, args.rate), deltas_text(deltas, args))
+    text = "\n".join([text, *provenance_notes(rows)])
     report = {
         "rate": args.rate,
         "anchor": args.anchor,
-        "interpolation": args.interpolation,
+        "interpolation": args.interpolation or curves.INTERPOLATIONS[0],
         "points": [{k: v for k, v in point.items() if _is_known(v)} for point in points],
         "deltas": deltas,
     }
-    print(text)
     contents = (
         text.encode() + b"\n",
         tables.to_csv([{**dict.fromkeys(POINT_COLUMNS, ""), **p} for p in points], POINT_COLUMNS),
@@ -86,7 +89,10 @@ def main(argv=None):
     )
     for path, content in zip(paths, contents):
         files.write_bytes(path, content)
-    paths += draw_all(rows, found, beside, args)
+    figure_paths, notes = draw_all(rows, found, beside, args)
+    # Last, so that nothing is lost if stdout cannot show it.
+    print("\n".join([text, *notes]))
+    paths += figure_paths
     print("wrote {} to {}".format(", ".join(map(os.path.basename, paths)), args.output))
 
 
@@ -106,8 +112,7 @@ def parse(argv):
     add(
         "--interpolation",
         choices=curves.INTERPOLATIONS,
-        default="cubic",
-        help="of the curves for the deltas (cubic)",
+        help="of the curves for the deltas (cubic, or pchip where they differ much)",
     )
     add("--common", action="store_true", help="only the images that all methods and λ have")
     add(
@@ -117,7 +122,12 @@ def parse(argv):
         metavar="PATH",
         help="published points to draw beside, such as results/kodak",
     )
-    add("--dataset", default="images", help="name of a data set that has none (%(default)s)")
+    add(
+        "--dataset",
+        default="images",
+        type=tables.as_text,
+        help="name of a data set that has none (%(default)s)",
+    )
     command.add_output(parser, "./report")
     return parser.parse_args(argv)
 
@@ -173,9 +183,17 @@ def compare(found, args):
                     ", ".join(c.method for c in found if c.dataset == curve.dataset),
                 )
             )
-        value = curves.delta(anchors[curve.dataset], curve, args.interpolation)
-        names = (curve.dataset, curve.method, args.anchor, args.rate, args.interpolation)
-        deltas.append({**dict(zip(DELTA_COLUMNS, names)), **value._asdict()})
+        used = args.interpolation or curves.INTERPOLATIONS[0]
+        value, note = curves.delta(anchors[curve.dataset], curve, used), {}
+        if used == "cubic":
+            pchip = curves.delta(anchors[curve.dataset], curve, "pchip")
+            doubt = curves.doubt(value, pchip)
+            if doubt and not args.interpolation:
+                value, used = pchip, "pchip"
+            if doubt:
+                note = {"note": "{}; shown is {}".format(doubt, used)}
+        names = (curve.dataset, curve.method, args.anchor, args.rate, used)
+        deltas.append({**dict(zip(DELTA_COLUMNS, names)), **value._asdict(), **note})
     return deltas
 
 
@@ -210,9 +228,12 @@ def deltas_text(deltas, args):
     if not deltas:
         lines = []
     else:
-        lines.append("Against {}; {} interpolation.".format(args.anchor, args.interpolation))
+        interpolation = args.interpolation or curves.INTERPOLATIONS[0]
+        lines.append("Against {}; {} interpolation.".format(args.anchor, interpolation))
     for delta in deltas:
         name = "{}, {}: ".format(delta["dataset"], delta["method"])
+        if "note" in delta:
+            lines.append(name + delta["note"])
         if delta["reason"]:
             lines.append(name + delta["reason"])
         elif delta["overlap"] < LEAST_OVERLAP:
@@ -223,6 +244,25 @@ def deltas_text(deltas, args):
                 )
             )
     return "\n".join(lines)
+
+
+def provenance_notes(rows):
+    """Lines on rows that do not compare: of several versions of the code, or machines."""
+    versions, machines = {}, {}
+    for row in rows:
+        script = (row["dataset"], row["method"].split()[0])
+        versions.setdefault(script, set()).add(row.get("version", ""))
+        if row.get("seconds", "") != "":
+            where = " / ".join(filter(None, (row.get("device", ""), row.get("cpu", ""))))
+            machines.setdefault(row["dataset"], set()).add(where or "unknown")
+    for (dataset, script), found in versions.items():
+        if len(found) > 1:
+            line = "{}, {}: rows of {} versions of the code"
+            yield line.format(dataset, script, len(found))
+    for dataset, found in machines.items():
+        if len(found) > 1:
+            line = "{}: seconds of {} machines: {}"
+            yield line.format(dataset, len(found), ", ".join(sorted(found)))
 
 
 def _aligned(columns, rows):
@@ -254,9 +294,9 @@ QUALITIES = {"psnr": "PSNR, dB", "msssim_db": "MS-SSIM, dB (−10 log₁₀(1 �
 
 
 def draw_all(rows, found, beside, args):
-    """Draws the figures of all data sets; returns their paths."""
+    """Draws the figures of all data sets; returns their paths, and notes on what is not in them."""
     looks = figures.looks([curve.method for curve in found + beside], scripts.METHODS)
-    paths = []
+    paths, notes, stems = [], [], set()
     for dataset in dict.fromkeys(curve.dataset for curve in found):
         of_set = [curve for curve in found if curve.dataset == dataset]
         drawn = {}
@@ -268,33 +308,49 @@ def draw_all(rows, found, beside, args):
                 drawn[name] = draw_curves(having, others, quality, args.rate, looks)
             if 0 < len(having) < len(of_set):
                 names = ", ".join(curve.method for curve in of_set if curve not in having)
-                print("note: {}: not in the figure of {}: {}".format(dataset, name, names))
+                notes.append("note: {}: not in the figure of {}: {}".format(dataset, name, names))
         gains = gains_by_image([row for row in rows if row["dataset"] == dataset], args.anchor)
         if gains:
             drawn["gain"] = draw_gains(gains, args.anchor, looks)
+        stem = file_stem(dataset, stems)
         for name, figure in drawn.items():
-            stem = "{}-{}".format(dataset.replace(", ", "-"), name)
-            paths += figures.save_all(figure, os.path.join(args.output, stem))
-    return paths
+            path = os.path.join(args.output, "{}-{}".format(stem, name))
+            paths += figures.save_all(figure, path)
+    return paths, notes
+
+
+def file_stem(dataset, taken):
+    """What the names of a data set's figures begin with, none of `taken`, to which it is added.
+
+    A data set's name may be a path; its figures are in the output folder all the same.
+    """
+    plain = stem = re.sub(r"[/\\]", "-", dataset.replace(", ", "-"))
+    number = 1
+    while stem in taken:
+        number += 1
+        stem = "{}-{}".format(plain, number)
+    taken.add(stem)
+    return stem
 
 
 def draw_curves(found, beside, quality, rate, looks):
     """Rate-distortion curves of one data set, and of those `beside`, in pale, what is near."""
     figure, axes = figures.subplots(figsize=(9, 5.5))
     for curve in found:
-        axes.plot(*_columns(curve, quality), **looks[curve.method], label=curve.method)
+        label = figures.plain(curve.method)
+        axes.plot(*_columns(curve, quality), **looks[curve.method], label=label)
     rates = [point["rate"] for curve in found for point in curve.points]
     low, high = 0.8 * min(rates), 1.2 * max(rates)
     for curve in beside:
         label = "{} ({})".format(curve.method, curve.dataset)
         look = {**looks[curve.method], "linestyle": ":", "alpha": 0.5, "zorder": 1.5}
-        axes.plot(*_columns(curve, quality), **look, label=label)
+        axes.plot(*_columns(curve, quality), **look, label=figures.plain(label))
     if beside:
         axes.set_xlim(low, high)
         _fit_height(axes)
     axes.set_xlabel("rate, bits per pixel ({})".format(rate))
     axes.set_ylabel(QUALITIES[quality])
-    axes.set_title(found[0].dataset)
+    axes.set_title(figures.plain(found[0].dataset))
     axes.legend(**figures.BESIDE)
     return figure
 
@@ -344,14 +400,16 @@ def draw_gains(gains, anchor, looks):
     for method, by_image in gains.items():
         values = [by_image.get(image, np.nan) for image in images]
         mean = np.mean(list(by_image.values()))
-        label = "{} (mean {:.2f}%)".format(method, mean)
+        label = figures.plain("{} (mean {:.2f}%)".format(method, mean))
         axes.plot(range(len(images)), values, **{**looks[method], "linestyle": ""}, label=label)
-    axes.set_ylabel("fall of λ·MSE + bpp below that of {}, mean over λ, %".format(anchor))
+    below = figures.plain(anchor)
+    axes.set_ylabel("fall of λ·MSE + bpp below that of {}, mean over λ, %".format(below))
     if len(images) <= MOST_NAMES:
         axes.set_xticks(range(len(images)))
-        axes.set_xticklabels(images, rotation=45, ha="right")
+        axes.set_xticklabels([figures.plain(image) for image in images], rotation=45, ha="right")
     else:
-        axes.set_xlabel("{} images, by the gain of {}".format(len(images), best))
+        by = figures.plain(best)
+        axes.set_xlabel("{} images, by the gain of {}".format(len(images), by))
     axes.legend(**figures.BESIDE)
     return figure
 

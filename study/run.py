@@ -3,10 +3,10 @@
     python -m study.run kodak/ --models 'mbt2018*-num_filters=32-*' --output results/mine
 
 writes a result file for each task, a table by image (`images.csv`) and one of means (`means.csv`)
-into the output folder. Tasks run side by side on the cores of this machine, or on the workers of a
-Dask cluster. What is done already, of the same pixels, settings and checkpoint, is not done again:
-after an interruption, whatever its kind, the same command goes on. Rows that the table had of other
-images, methods and models stay in it.
+into the output folder, and the tables as tasks end. Tasks run side by side on the cores of this
+machine, or on the workers of a Dask cluster. What is done already, of the same pixels, settings,
+checkpoint and version of the code, is not done again: after an interruption, whatever its kind, the
+same command goes on. Rows that the table had of other images, methods and models stay in it.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 
 import dask
 import distributed
@@ -56,26 +57,93 @@ def study(args):
     models = tasks.find_models(args.checkpoint_dir, args.models)
     methods = list(dict.fromkeys(args.methods or methods_for(models)))
     wanted = tasks.make_tasks(images, methods, models)
-    images_csv, means_csv = (
-        os.path.join(args.output, name) for name in ("images.csv", "means.csv")
-    )
-    known = {row.get("task"): row for row in read_table(images_csv, args)}
-    missing = [t for t in wanted if t.key not in known and not is_done(args.output, t)]
-    for path in (images_csv, means_csv, *(result_path(args.output, task) for task in missing)):
+    table = Table(args, wanted)
+    before = table.read()
+    known = {row.get("task"): row for row in before}
+    missing = [
+        task
+        for task in wanted
+        if args.recompute or task.key not in known and not is_done(args.output, task)
+    ]
+    for path in (*table.paths, *(result_path(args.output, task) for task in missing)):
         files.check_writable(path)
-    line = "{} tasks ({} images, {} methods, {} models), of which {} are done already"
-    numbers = (len(images), len(methods), len(models), len(wanted) - len(missing))
-    print(line.format(len(wanted), *numbers), flush=True)
-    failures = compute(missing, args, len(wanted)) if missing else set()
-    new = [row_of(t, known.get(t.key), args) for t in wanted if t.key not in failures]
-    # Read again: another study may have written to it since.
-    rows = merged(read_table(images_csv, args), wanted, new, args.dataset)
-    files.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
-    # Of the numbers as the table has them, so that they do not depend on who computed them.
-    means = tables.means(read_table(images_csv, args))
-    files.write_bytes(means_csv, tables.to_csv(means, tables.MEANS))
-    print("wrote {} and {}".format(images_csv, means_csv))
-    return new, len(failures)
+    print(summary(wanted, missing), flush=True)
+    old = len(before) - len(merged(before, missing, [], args.dataset))
+    if old:
+        why = "of other code, settings or pixels, or of another checkpoint"
+        why = "--recompute" if args.recompute else why
+        print("{}: {} rows are computed anew: {}".format(table.paths[0], old, why), flush=True)
+    started = {title(task) for task in missing}
+    for task in wanted:
+        if title(task) not in started:
+            table.add(task, known.get(task.key))
+
+    def keep(task, content):
+        files.write_bytes(result_path(args.output, task), content)
+        table.add(task)
+        if table.is_due():
+            table.write()
+
+    failed = compute(missing, args, len(wanted), keep) if missing else 0
+    table.write(wanted)
+    print("wrote {} and {}".format(*table.paths))
+    return table.new(), failed
+
+
+class Table:
+    """The tables of a study, which grow as its tasks end.
+
+    Args:
+      args: the command line.
+      wanted: all `tasks.Task`s of it.
+    """
+
+    PAUSE = 20  # times the seconds that it took to write them, before they are written again
+
+    def __init__(self, args, wanted):
+        self.args, self.wanted, self.rows = args, wanted, {}
+        self.paths = [os.path.join(args.output, name) for name in ("images.csv", "means.csv")]
+        self.due = time.monotonic()
+
+    def read(self):
+        """The rows of `images.csv` as it is; none where there is no such file."""
+        path, dataset = self.paths[0], self.args.dataset
+        return tables.read_csv(path, dataset) if os.path.exists(path) else []
+
+    def add(self, task, known=None):
+        """Adds the row of a task that is done: `known`, or that of its result file."""
+        self.rows[title(task)] = row_of(task, known, self.args)
+
+    def new(self):
+        """The rows that were added, in the order of the tasks."""
+        return [self.rows[title(task)] for task in self.wanted if title(task) in self.rows]
+
+    def is_due(self):
+        """Whether it is time to write the tables, which takes long where they are long."""
+        return time.monotonic() >= self.due
+
+    def write(self, ended=None):
+        """Writes both, with the new rows in place of those of `ended` (None: tasks with rows)."""
+        begun = time.monotonic()
+        if ended is None:
+            ended = [task for task in self.wanted if title(task) in self.rows]
+        # Read again: another study may have written to it since.
+        rows = merged(self.read(), ended, self.new(), self.args.dataset)
+        files.write_bytes(self.paths[0], tables.to_csv(rows, tables.COLUMNS))
+        # Of the numbers as the table has them, so that they do not depend on who computed them.
+        files.write_bytes(self.paths[1], tables.to_csv(tables.means(self.read()), tables.MEANS))
+        self.due = time.monotonic() + self.PAUSE * (time.monotonic() - begun)
+
+
+def summary(wanted, missing):
+    """How many tasks there are, and of what, in words."""
+    images = len({task.image.name for task in wanted})
+    methods = len({task.method for task in wanted})
+    models = len({task.run.name for task in wanted})
+    pairs = len(wanted) // images
+    line = "{} tasks ({} images × {} pairs of method and model, of {} methods and {} models)"
+    line = line.format(len(wanted), images, pairs, methods, models)
+    return "{}, of which {} are done already".format(line, len(wanted) - len(missing))
 
 
 def methods_for(models):
@@ -84,16 +152,15 @@ def methods_for(models):
     return [m for m in scripts.METHODS if find_method(m).model_class.name in kinds]
 
 
-def read_table(path, args):
-    """The rows of a table by image; none where there is no such file."""
-    return tables.read_csv(path, args.dataset) if os.path.exists(path) else []
-
-
 def row_of(task, known, args):
     """The row of a task that is done: `known`, or of its result file."""
     if known is None:
         (known,) = tables.rows_of_result(result_path(args.output, task), args.dataset)
-    names = {"dataset": args.dataset, "image": task.image.name, "method": task.method}
+    names = {
+        "dataset": args.dataset,
+        "image": task.image.name,
+        "method": tables.as_text(task.method),
+    }
     return {**known, **names}  # the same pixels and settings may go by several
 
 
@@ -107,7 +174,8 @@ def merged(old, wanted, new, dataset):
     """
     taken = set()
     for task in wanted:
-        what = (dataset, task.method, task.run.name, task.settings["lmbda"])
+        names = map(tables.as_text, (task.method, task.run.name))
+        what = (dataset, *names, task.settings["lmbda"])
         # The same image under another name, and another image under the same.
         taken |= {(*what, task.image.name), (*what, task.image.sha256)}
     kept = []
@@ -147,7 +215,12 @@ def add_flags(parser, output):
     add = parser.add_argument
     add("images", nargs="+", help="folders, patterns, image files, uint8 .npy (n, H, W, 3)")
     command.add_output(parser, output)
-    add("--dataset", default="images", help="what tables and figures call them (%(default)s)")
+    add(
+        "--dataset",
+        default="images",
+        type=tables.as_text,
+        help="what tables and figures call them (%(default)s)",
+    )
     add(
         "--crop",
         type=command.size,
@@ -167,7 +240,13 @@ def add_flags(parser, output):
         help="of a task (cores / workers, on a cluster 1)",
     )
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster to run on, tcp://host:port")
-    add("--retries", type=int, default=2, help="of a task that fails (%(default)s)")
+    add(
+        "--retries",
+        type=int,
+        default=2,
+        help="of a task that fails, unless its script refuses what it is given (%(default)s)",
+    )
+    add("--recompute", action="store_true", help="also what is done already")
 
 
 def parsed(parser, argv):
@@ -181,7 +260,7 @@ def parsed(parser, argv):
 def title(task):
     """What messages call a task."""
     words = (task.image.name, task.method, task.run.name, task.settings["lmbda"])
-    return "{}, {}, {}, λ = {}".format(*words)
+    return tables.as_text("{}, {}, {}, λ = {}".format(*words))
 
 
 def result_path(output, task):
@@ -210,25 +289,26 @@ SELDOM = {
 }
 
 
-def compute(missing, args, number):
-    """Runs tasks, and writes their results as they come.
+def compute(missing, args, number, keep):
+    """Runs tasks, and says which fail.
 
     Args:
       missing: list of `tasks.Task`.
       args: the command line.
       number: of all tasks, those that are done already too: which of them are missing does not
         change how many threads each gets, as their seconds are compared.
+      keep: called with each task that does not fail and the content of its result file, bytes.
 
     Returns:
-      set of the keys of the tasks that failed, which it has said.
+      The number of tasks that failed.
     """
-    failures = set()
+    failed = 0
     with _client(args, number) as (client, threads), console.Progress(
         len(missing), title="tasks"
     ) as progress:
         futures = {
             client.submit(
-                tasks.run_task,
+                tasks.attempt,
                 task,
                 threads,
                 key="{}, {}".format(title(task), task.key),
@@ -241,14 +321,16 @@ def compute(missing, args, number):
             try:
                 content = future.result()
             except Exception as error:  # of the task; a worker that died; a cluster that is gone
-                failures.add(task.key)
-                line = "failed: {}: {}".format(title(task), _reason(error))
+                content = tasks.Refusal(_reason(error))
+            if isinstance(content, tasks.Refusal):
+                failed += 1
+                line = "failed: {}: {}".format(title(task), content.reason)
                 print(line, file=sys.stderr, flush=True)
             else:
-                files.write_bytes(result_path(args.output, task), content)
+                keep(task, content)
             future.release()
             progress.update(done)
-    return failures
+    return failed
 
 
 def _reason(error):

@@ -199,7 +199,7 @@ def draw(way, pair, axes, values, points, title):
     """
     ratios = {"height_ratios": (1, 0.16)}
     figure, (ax, below) = figures.subplots(2, 1, figsize=(8.4, 7.55), dpi=150, gridspec_kw=ratios)
-    ax.set_title(title, fontsize="medium")
+    ax.set_title(figures.plain(title), fontsize="medium")
     ax.grid(False)
     below.axis("off")
 

@@ -4,6 +4,7 @@ import collections
 import csv
 import io
 import os
+import re
 
 import numpy as np
 
@@ -24,6 +25,9 @@ SETTINGS = (
     "checkpoint_sha256",
     "image_sha256",
     "task",
+    "version",
+    "device",
+    "cpu",
 )
 METRICS = (*evaluation.METRICS, "est_rd_loss")
 SECONDS = ("seconds", "encode_seconds", "decode_seconds")
@@ -31,12 +35,13 @@ COLUMNS = IDENTITY + SETTINGS + METRICS + SECONDS
 NEEDED = ("image", "method", "lambda", "est_bpp", "psnr")  # of a table that somebody else made
 
 
-def rows_of_result(path, dataset):
+def rows_of_result(path, dataset, method=None):
     """Rows of a result file of a script or a study, one for each image.
 
     Args:
       path: an `.npz`.
       dataset: name of the data set, for the rows.
+      method: what to call the method; None: as `labels` calls it where there is no other result.
 
     Returns:
       list of dicts with the keys `COLUMNS`; '' for what the result does not have.
@@ -49,8 +54,8 @@ def rows_of_result(path, dataset):
         number = len(values["est_bpp"])
         constant = {
             "dataset": dataset,
-            "method": str(values.get("method", values["script"])),
-            "model": str(values["runname"]),
+            "method": method or as_text(str(values.get("method", values["script"]))),
+            "model": as_text(str(values["runname"])),
             "lambda": float(values["lmbda"]),
             "iterations": int(values["sga_its"]) if "sga_its" in values else "",
         }
@@ -80,9 +85,78 @@ def load(path):
         raise InputError("{}: not a readable .npz file ({})".format(path, error))
 
 
+NO_SETTINGS = {  # of numbers and texts in a result file, those which no flag of its method sets
+    *("script", "table_row", "runname", "num_filters", "checkpoint_step", "lmbda"),
+    *("input", "input_sha256", "eval_batch_size", "side_info"),
+    *("image", "image_sha256", "height", "width", "method", "checkpoint_sha256", "task"),
+    *("version", "device", "cpu"),
+}
+
+
+def labels(results):
+    """What to call the methods of several result files, so that a label means one thing.
+
+    It is the name of the script, or the method of a study; where several results have the same, the
+    flags in which they differ follow. The seed does where results of one image differ in it alone.
+
+    Args:
+      results: list of dicts, as `load` returns them.
+
+    Returns:
+      list of str.
+    """
+    groups = collections.OrderedDict()
+    for index, values in enumerate(results):
+        name = as_text(str(values.get("method", values.get("script", ""))))
+        groups.setdefault(name, []).append(index)
+    found = [""] * len(results)
+    for name, indices in groups.items():
+        settings = [_settings(results[index]) for index in indices]
+        several = {
+            key: len({setting[key] for setting in settings if key in setting}) > 1
+            for setting in settings
+            for key in setting
+        }
+        for seeded in (False, True):
+            keys = [key for key in several if several[key] and (seeded or key != "seed")]
+            for index, setting in zip(indices, settings):
+                found[index] = " ".join([name, *_flags(setting, keys)])
+            same = [
+                (found[i], *(str(results[i].get(key)) for key in ("input", "runname", "lmbda")))
+                for i in indices
+            ]
+            if len(set(same)) == len(same):
+                break
+    return found
+
+
+def _settings(values):
+    """The settings of a result file's method, by the names of their flags."""
+    items = values.items()
+    return {key: v.item() for key, v in items if v.ndim == 0 and key not in NO_SETTINGS}
+
+
+def _flags(settings, keys):
+    """Words of a command line that gives some settings."""
+    for key in keys:
+        value = settings.get(key, False)
+        if value is True:
+            yield "--" + key
+        elif value is not False:
+            yield "--{} {}".format(key, value)
+
+
 def image_name(values):
     """What tables and figures call the image, or images, of a result file."""
-    return str(values.get("image", os.path.splitext(str(values["input"]))[0]))
+    return as_text(str(values.get("image", os.path.splitext(str(values["input"]))[0])))
+
+
+def as_text(name):
+    """A file's name as text that UTF-8 can hold: bytes that are not UTF-8 become %E4 and the like.
+
+    Tables, figures and Dask take such text only.
+    """
+    return re.sub("[\udc80-\udcff]", lambda odd: "%{:02X}".format(ord(odd.group()) - 0xDC00), name)
 
 
 def read_csv(path, dataset):

@@ -6,7 +6,6 @@ needs to be known nowhere.
 """
 
 import argparse
-import ast
 import collections
 import ctypes
 import glob
@@ -27,12 +26,12 @@ import numpy as np
 import tf_boilerplate
 import utils
 from inference.methods import find_method
+from inference.scripts import ROOT
 from model import checkpoints, device, hyperprior
-from runtime import console, errors, files
+from runtime import console, errors, files, machine
 from runtime.errors import InputError
 from study import tables
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from study.versions import version
 
 # --- Images ----------------------------------------------------------------------------------
 
@@ -41,9 +40,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 Image = collections.namedtuple("Image", "name path index crop sha256 height width")
 Image.__doc__ = """An image of a study.
 
-name: by which results call it; path: absolute, of its file; index: in an `.npy`, else None; crop:
-(width, height) of the part in the middle that is taken, or None; sha256: of the pixels; height,
-width: of what is taken.
+name: by which results call it, as `tables.as_text` makes it; path: absolute, of its file; index: in
+an `.npy`, else None; crop: (width, height) of the part in the middle that is taken, or None;
+sha256: of the pixels; height, width: of what is taken.
 """
 
 
@@ -91,7 +90,10 @@ def _is_image(path):
 
 def _names(places):
     """Short names of (path, index, ending for the name), all different."""
-    common = os.path.commonpath([os.path.dirname(path) for path, _, _ in places])
+    paths = [path for path, _, _ in places]
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
+    places = [(tables.as_text(path), index, ending) for path, index, ending in places]
+    common = tables.as_text(common)
 
     def relative(path):
         return os.path.relpath(path, common).replace(os.sep, "_")
@@ -132,12 +134,13 @@ def read(image, note=lambda text: None):
 
 # --- Tasks -----------------------------------------------------------------------------------
 
-Task = collections.namedtuple("Task", "image method run settings key")
+Task = collections.namedtuple("Task", "image method run settings version key")
 Task.__doc__ = """One image with one method and one model.
 
 image: an `Image`; method: the script's name and flags, as the user wrote them, less --lambda; run:
-`Model`; settings: dict of all settings of the method, defaults and λ too; key: digest of all that
-the result depends on.
+`Model`; settings: dict of all settings of the method, defaults and λ too; version: of the code of
+the script and all that it imports (`study.versions`); key: digest of all that the result depends
+on.
 """
 
 Model = collections.namedtuple("Model", "folder name step sha256 lmbda kind")
@@ -151,28 +154,32 @@ trains it; name, step, lmbda: as in `checkpoints.Run`.
 def find_models(checkpoint_dir, patterns):
     """The `Model`s of run names and patterns of run names in a checkpoint folder.
 
-    Of what a pattern matches, folders that cannot be read are left out with a note.
+    An invalid run that only a pattern means is left out, and a note says so.
 
     Raises:
-      InputError: no such run, or one without a checkpoint.
+      InputError: no such run, or an invalid one that is named or the only one.
     """
     folder = os.path.abspath(checkpoint_dir)
-    models = {}
+    models, refused = {}, {}
     for pattern in patterns:
-        # Of a pattern that finds none, `find_run` says what is wrong.
+        # Of a name that is not there, `find_run` says what is wrong.
         for name in checkpoints.run_folders(folder, pattern) or [pattern]:
+            if name in models or name in refused and name != pattern:
+                continue
             try:
-                models[name] = _model(folder, name)
+                models[name] = _find_model(folder, name)
             except InputError as error:
                 if name == pattern:
                     raise
-                console.note("{}; left out".format(error))
-    if not models:
-        raise InputError("{}: no model there that can be read".format(folder))
+                refused[name] = error
+    if refused and not models:
+        raise next(iter(refused.values()))
+    for error in refused.values():
+        console.note("{}; the study leaves this run out".format(error))
     return list(models.values())
 
 
-def _model(folder, name):
+def _find_model(folder, name):
     run = checkpoints.find_run(folder, name)
     kinds = (hyperprior.Mbt2018, hyperprior.Mbt2018BB)
     kinds = [kind.name for kind in kinds if checkpoints.is_of(kind, run)]
@@ -199,7 +206,7 @@ def make_tasks(images, methods, models):
     for method in methods:
         script, flags = split(method)
         method_class = find_method(script)
-        code = _code(method_class)
+        code = version(script)
         fitting = [model for model in models if model.kind == method_class.model_class.name]
         if not fitting:
             raise InputError(
@@ -215,7 +222,7 @@ def make_tasks(images, methods, models):
             settings = method_class.settings(args)
             pairs[label, model.name, args.lmbda] = (label, model, settings, code)
     return [
-        Task(image, label, model, settings, _key(image, label, model, settings, code))
+        Task(image, label, model, settings, code, _key(image, label, model, settings, code))
         for image in images
         for label, model, settings, code in pairs.values()
     ]
@@ -253,20 +260,24 @@ def _without_lambda(flags):
     return parser.parse_known_args(flags)[1]
 
 
-class _WithoutDocstrings(ast.NodeTransformer):
-    def visit_Expr(self, node):
-        return None if isinstance(node.value, ast.Str) else node
-
-
-def _code(method_class):
-    """What a script says to Python, so that a method that is edited is computed anew."""
-    source = files.read_bytes(sys.modules[method_class.__module__].__file__)
-    return ast.dump(_WithoutDocstrings().visit(ast.parse(source)))
-
-
 def _key(image, method, model, settings, code):
     identity = [method.split()[0], code, model.name, model.sha256, image.sha256, settings]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+Refusal = collections.namedtuple("Refusal", "reason")
+Refusal.__doc__ = "Why a task failed that would fail in the same way if it were tried again."
+
+
+def attempt(task, threads):
+    """`run_task`, but a failure that another attempt would repeat is returned, as a `Refusal`.
+
+    Dask tries again what raises.
+    """
+    try:
+        return run_task(task, threads)
+    except InputError as error:
+        return Refusal(str(error))
 
 
 def run_task(task, threads):
@@ -280,8 +291,9 @@ def run_task(task, threads):
       The result file's content, bytes.
 
     Raises:
-      InputError: the checkpoint or the image is another than it was.
-      RuntimeError: the script failed; the text says why.
+      InputError: the checkpoint, the image or the code is another than it was, or the script has
+        refused what it was given (exit code 2); the text says why.
+      RuntimeError: the script failed otherwise.
     """
     run = checkpoints.find_run(task.run.folder, task.run.name)
     if checkpoints.checkpoint_sha256(run.checkpoint) != task.run.sha256:
@@ -290,6 +302,9 @@ def run_task(task, threads):
     if _digest(pixels) != task.image.sha256:
         raise InputError("{}: is not as it was when the study began".format(task.image.path))
     script, flags = split(task.method)
+    if version(script) != task.version:
+        line = "{}.py, or what it imports, is not as it was when the study began"
+        raise InputError(line.format(script))
     flags += ["--lambda", repr(task.settings["lmbda"])]
     number = str(threads)
     environment = {
@@ -312,7 +327,8 @@ def run_task(task, threads):
             preexec_fn=_die_with_parent,
         )
         if process.returncode:
-            raise RuntimeError(_reason(process).replace(image, task.image.path))
+            kind = InputError if process.returncode == 2 else RuntimeError
+            raise kind(_reason(process).replace(image, tables.as_text(task.image.path)))
         (path,) = glob.glob(os.path.join(glob.escape(folder), "rd-*.npz"))
         return _with_provenance(path, task)
 
@@ -351,7 +367,7 @@ def _with_provenance(path, task):
     """Content of a result file, with what only the study knows."""
     values = tables.load(path)
     values.update(
-        input=os.path.basename(task.image.path),
+        input=tables.as_text(os.path.basename(task.image.path)),
         image=task.image.name,
         image_sha256=task.image.sha256,
         height=task.image.height,
@@ -359,6 +375,8 @@ def _with_provenance(path, task):
         method=task.method,
         checkpoint_sha256=task.run.sha256,
         task=task.key,
+        version=task.version,
+        cpu=machine.cpu_model(),
     )
     content = io.BytesIO()
     np.savez(content, **values)

@@ -26,9 +26,10 @@ def main(argv=None):
     args = parse(argv)
     figures.check(args.output)
     traces = {}
-    for path in args.results:
-        trace = read(path, args.image)
-        if trace["label"] in traces:
+    labels = tables.labels([tables.load(path) for path in args.results])
+    for path, label in zip(args.results, labels):
+        trace = {**read(path, args.image), "label": label}
+        if label in traces:
             raise InputError("{}: a second result of {}".format(path, trace["label"]))
         traces[trace["label"]] = trace
     first = next(iter(traces.values()))
@@ -47,7 +48,7 @@ def main(argv=None):
 def parse(argv):
     parser = command.parser("study.traces", __doc__)
     add = parser.add_argument
-    add("results", nargs="+", help="result files of one image, one for each method")
+    add("results", nargs="+", help="result files of one image, one for each method or setting")
     add("--image", type=int, default=0, help="number of the image in result files of several (0)")
     command.add_output(parser, "./traces.png", "FILE", ".png or .svg ")
     return parser.parse_args(argv)
@@ -66,7 +67,7 @@ def read(path, index):
     values = tables.load(path)
     try:
         number, together = len(values["psnr"]), int(values["eval_batch_size"])
-        label = str(values.get("method", values["script"]))
+        label = tables.as_text(str(values.get("method", values["script"])))
         what = "{}, λ = {:g}".format(tables.image_name(values), values["lmbda"])
         pixels = str(values.get("image_sha256", ""))
     except (KeyError, TypeError, ValueError) as error:
@@ -101,9 +102,9 @@ def draw(traces, title):
                     panel.plot(trace["its"], scale * trace[name], **style)
         panel.set_ylabel(text)
     figure.align_ylabels()
-    figure.suptitle(title)
+    figure.suptitle(figures.plain(title))
     axes[-1].set_xlabel("iteration")
-    handles = [figures.line(label, **looks[label]) for label in traces]
+    handles = [figures.line(figures.plain(label), **looks[label]) for label in traces]
     handles.append(figures.line("relaxed, as the gradient sees it", color="0.5", linestyle=":"))
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.02), "ncol": 4}
     axes[0].legend(handles=handles, **above, fontsize="small")
