@@ -84,7 +84,7 @@ def test_a_pattern_of_models_leaves_out_what_cannot_be_read(copy, capsys):
     assert "broken-lmbda=1" in line and "leaves this run out" in line
     with pytest.raises(InputError, match="broken-lmbda=1"):
         tasks.find_models(str(copy.parent), [broken.name])
-    with pytest.raises(InputError, match="no model"):
+    with pytest.raises(InputError, match="broken-lmbda=1"):
         tasks.find_models(str(copy.parent), ["broken*"])
 
 
