@@ -28,26 +28,34 @@ def name_of(module):
     return os.path.splitext(os.path.basename(module.__file__))[0]
 
 
-def compress(script, runname, image, results_dir, *flags, checkpoint_dir=CHECKPOINTS):
+def compress(script, runname, image, results_dir, *flags, checkpoint_dir=CHECKPOINTS, quiet=False):
     """Runs `<script>.py compress`; ends this process as it did, if it failed.
+
+    `quiet` hides its notes and its progress.
 
     Returns:
       Path of the result file that it wrote.
     """
     flags = ("--results_dir", results_dir, "--overwrite", *flags)
-    output = run(script, "--checkpoint_dir", checkpoint_dir, "compress", runname, image, *flags)
+    output = run(
+        script, "--checkpoint_dir", checkpoint_dir, "compress", runname, image, *flags, quiet=quiet
+    )
     line, *_ = (line for line in output.splitlines() if line.startswith("wrote "))
     return line[len("wrote ") :]
 
 
-def run(script, *argv):
+def run(script, *argv, quiet=False):
     """Runs `<script>.py <argv>`; ends this process as it did, if it failed.
+
+    What it says on stderr is shown; if `quiet`, only when it fails.
 
     Returns:
       What it printed.
     """
     command = [sys.executable, os.path.join(ROOT, script + ".py"), *(str(arg) for arg in argv)]
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    stderr = subprocess.PIPE if quiet else None
+    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     if process.returncode:
+        print(process.stderr or "", end="", file=sys.stderr)
         sys.exit(process.returncode)  # it has said why
     return process.stdout

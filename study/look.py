@@ -50,7 +50,9 @@ def code(words, run, args):
     script, *flags = words
     print("running {}.py on {}".format(script, args.image), flush=True)
     path = output_path(args, words, ".tfci")
-    place = {"checkpoint_dir": args.checkpoint_dir}
+    # Both runs would say the same of the image: the method's, which comes last, does.
+    first = script == scripts.MODELS[find_method(script).model_class.name][0]
+    place = {"checkpoint_dir": args.checkpoint_dir, "quiet": first}
     result = scripts.compress(script, args.runname, args.image, args.output, path, *flags, **place)
     result = tables.load(result)
     pixels, bits = decode(files.read_bytes(path), run, find_method(script))
