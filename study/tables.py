@@ -1,6 +1,7 @@
 """Results of studies as tables: from result files to rows by image, and to means."""
 
 import collections
+import contextlib
 import csv
 import io
 import os
@@ -9,6 +10,7 @@ import re
 import numpy as np
 
 from inference import evaluation
+from inference.methods import find_method
 from inference.scripts import METHODS
 from runtime import files
 from runtime.errors import InputError
@@ -85,14 +87,6 @@ def load(path):
         raise InputError("{}: not a readable .npz file ({})".format(path, error))
 
 
-NO_SETTINGS = {  # of numbers and texts in a result file, those which no flag of its method sets
-    *("script", "table_row", "runname", "num_filters", "checkpoint_step", "lmbda"),
-    *("input", "input_sha256", "eval_batch_size", "side_info"),
-    *("image", "image_sha256", "height", "width", "method", "checkpoint_sha256", "task"),
-    *("version", "device", "cpu"),
-}
-
-
 def labels(results):
     """What to call the methods of several result files, so that a label means one thing.
 
@@ -132,8 +126,11 @@ def labels(results):
 
 def _settings(values):
     """The settings of a result file's method, by the names of their flags."""
-    items = values.items()
-    return {key: v.item() for key, v in items if v.ndim == 0 and key not in NO_SETTINGS}
+    names = {"seed", "sga_its"}
+    with contextlib.suppress(InputError):  # of a script that is not here
+        method = find_method(str(values.get("script", "")))
+        names |= {*method.flags, *method.coding_flags} - {"side_info"}  # a file of each image
+    return {key: value.item() for key, value in values.items() if key in names}
 
 
 def _flags(settings, keys):

@@ -480,16 +480,17 @@ def test_reports_write_their_files_before_they_print(tmp_path):
 def test_results_are_called_by_the_settings_in_which_they_differ(tmp_path):
     paths = [
         made_result(tmp_path / "1.npz", its=50),
-        made_result(tmp_path / "2.npz", its=2000, container=True),
-        made_result(tmp_path / "3.npz", its=2000, container=False, seed=3),
-        made_result(tmp_path / "4.npz", script="map"),
-        made_result(tmp_path / "5.npz", script="ste", input="a.png"),
-        made_result(tmp_path / "6.npz", script="ste", input="b.png", seed=1),
+        made_result(tmp_path / "2.npz", its=2000, fit_schedule=True),
+        made_result(tmp_path / "3.npz", its=2000, fit_schedule=False, seed=3),
+        made_result(tmp_path / "4.npz", script="gone", avg_bpp=0.5),
+        made_result(tmp_path / "5.npz", script="mbt2018", input="a.png", avg_bpp=0.5),
+        made_result(tmp_path / "6.npz", script="mbt2018", input="b.png", avg_bpp=0.6, seed=1),
     ]
-    labels = ["sga --sga_its 50", "sga --sga_its 2000 --container", "sga --sga_its 2000"]
-    assert tables.labels([tables.load(path) for path in paths]) == [*labels, "map", "ste", "ste"]
+    labels = ["sga --sga_its 50", "sga --sga_its 2000 --fit_schedule", "sga --sga_its 2000"]
+    labels += ["gone", "mbt2018", "mbt2018"]
+    assert tables.labels([tables.load(path) for path in paths]) == labels
     rows, _ = curves.read(paths, "made")
-    assert [row["method"] for row in rows] == [*labels, "map", "ste", "ste"]
+    assert [row["method"] for row in rows] == labels
     # One that a study made is called as there; seeds tell results of one image apart.
     one, two, three = (
         tables.load(made_result(tmp_path / "x.npz", **values))
