@@ -1,12 +1,12 @@
-"""Runs methods × models × images: each image with each method and each model that it is for.
+"""Runs methods × models × images: each method on each image, with each model that suits it.
 
     python -m study.run kodak/ --models 'mbt2018*-num_filters=32-*' --output results/mine
 
-writes a result file for each task, a table by image (`images.csv`) and one of means (`means.csv`)
-into the output folder. Tasks run side by side on the cores of this machine, or on the workers of a
-Dask cluster. What is done already, of the same pixels, settings and checkpoint, is not done again:
-after an interruption, whatever its kind, the same command goes on. Rows that the table had of other
-images, methods and models stay in it.
+writes a result file for each task, a per-image table (`images.csv`) and a table of means
+(`means.csv`) into the output folder. Tasks run in parallel on the cores of this machine, or on
+the workers of a Dask cluster. Tasks with existing results for the same pixels, settings and
+checkpoint are skipped: after an interruption of any kind, the same command resumes. The
+table keeps its rows of other images, methods and models.
 """
 
 import contextlib
@@ -35,19 +35,21 @@ CONNECT_TIMEOUT = 10  # seconds
 def main(argv=None):
     rows, failed = study(parse(argv))
     if failed:
-        print("{} of {} tasks failed, and are not in them".format(failed, len(rows) + failed))
+        print(
+            "{} of {} tasks failed, and are missing from these".format(failed, len(rows) + failed)
+        )
     return 1 if failed else 0
 
 
 def study(args):
-    """Runs what is missing, and writes the tables.
+    """Runs the tasks without results, and writes the tables.
 
     Args:
       args: namespace of the flags of `add_flags`, `images`, `methods` (None: all) and `models`.
 
     Returns:
-      rows: of the tasks that `args` mean (`tables.COLUMNS`), less those that failed.
-      failed: their number.
+      rows: rows (`tables.COLUMNS`) of all tasks of `args` except those that failed.
+      failed: number of failed tasks.
 
     Raises:
       InputError: wrong input, before anything runs.
@@ -68,10 +70,10 @@ def study(args):
     print(line.format(len(wanted), *numbers), flush=True)
     failures = compute(missing, args, len(wanted)) if missing else set()
     new = [row_of(t, known.get(t.key), args) for t in wanted if t.key not in failures]
-    # Read again: another study may have written to it since.
+    # Read again: another study may have written to the table since.
     rows = merged(read_table(images_csv, args), wanted, new, args.dataset)
     files.write_bytes(images_csv, tables.to_csv(rows, tables.COLUMNS))
-    # Of the numbers as the table has them, so that they do not depend on who computed them.
+    # Means of the numbers as rounded in the table, whether this study computed them or another.
     means = tables.means(read_table(images_csv, args))
     files.write_bytes(means_csv, tables.to_csv(means, tables.MEANS))
     print("wrote {} and {}".format(images_csv, means_csv))
@@ -79,36 +81,36 @@ def study(args):
 
 
 def methods_for(models):
-    """Those of the nine methods that have a model."""
+    """The methods, of the nine, for which there is a model."""
     kinds = {model.kind for model in models}
     return [m for m in scripts.METHODS if find_method(m).model_class.name in kinds]
 
 
 def read_table(path, args):
-    """The rows of a table by image; none where there is no such file."""
+    """The rows of a per-image table; none if there is no such file."""
     return tables.read_csv(path, args.dataset) if os.path.exists(path) else []
 
 
 def row_of(task, known, args):
-    """The row of a task that is done: `known`, or of its result file."""
+    """The row of a finished task: `known`, or else from its result file."""
     if known is None:
         (known,) = tables.rows_of_result(result_path(args.output, task), args.dataset)
     names = {"dataset": args.dataset, "image": task.image.name, "method": task.method}
-    return {**known, **names}  # the same pixels and settings may go by several
+    return {**known, **names}  # the same pixels and settings may have several names
 
 
 def merged(old, wanted, new, dataset):
-    """All rows in order: the new ones, and those old ones that are of no task that was wanted.
+    """All rows in order: the new ones, and the old ones that belong to none of the wanted tasks.
 
     Args:
       old, new: rows.
       wanted: `tasks.Task`s, done or not.
-      dataset: of the new rows.
+      dataset: data set of the new rows.
     """
     taken = set()
     for task in wanted:
         what = (dataset, task.method, task.run.name, task.settings["lmbda"])
-        # The same image under another name, and another image under the same.
+        # Either the same image under another name, or another image under the same name.
         taken |= {(*what, task.image.name), (*what, task.image.sha256)}
     kept = []
     for row in old:
@@ -128,8 +130,8 @@ def parse(argv):
         "--methods",
         nargs="+",
         metavar="METHOD",
-        help="scripts, with flags of their own in quotes: sga 'sga --preset fast' (all nine, where "
-        "--models has one that they are for)",
+        help="scripts, each with its flags in quotes: sga 'sga --preset fast' (those of the nine "
+        "that have a model in --models)",
     )
     add(
         "--models",
@@ -143,35 +145,37 @@ def parse(argv):
 
 
 def add_flags(parser, output):
-    """Adds images and flags that say on what a study runs, and where."""
+    """Adds the flags for the images, the output and the resources of a study."""
     add = parser.add_argument
-    add("images", nargs="+", help="folders, patterns, image files, uint8 .npy (n, H, W, 3)")
+    add("images", nargs="+", help="folders, patterns, image files, or uint8 .npy (n, H, W, 3)")
     command.add_output(parser, output)
-    add("--dataset", default="images", help="what tables and figures call them (%(default)s)")
+    add(
+        "--dataset", default="images", help="name of the images in tables and figures (%(default)s)"
+    )
     add(
         "--crop",
         type=command.size,
         metavar="WxH",
-        help="take the middle of each image, turned where it is upright",
+        help="take centre crops (HxW of portrait images)",
     )
     add(
         "--workers",
         type=command.positive,
         metavar="N",
-        help="tasks at a time (one for each GPU, else core)",
+        help="tasks at a time (one per GPU, or per core without a GPU)",
     )
     add(
         "--threads",
         type=command.positive,
         metavar="N",
-        help="of a task (cores / workers, on a cluster 1)",
+        help="threads of each task (cores / workers; 1 on a cluster)",
     )
-    add("--scheduler", metavar="ADDRESS", help="of a Dask cluster to run on, tcp://host:port")
-    add("--retries", type=int, default=2, help="of a task that fails (%(default)s)")
+    add("--scheduler", metavar="ADDRESS", help="Dask cluster to run on, tcp://host:port")
+    add("--retries", type=int, default=2, help="how often a failed task is retried (%(default)s)")
 
 
 def parsed(parser, argv):
-    """The flags of a command line that has those of `add_flags`."""
+    """Parses a command line that has the flags of `add_flags`."""
     args = parser.parse_args(argv)
     if args.scheduler and args.workers:
         parser.error("--workers: a cluster (--scheduler) has its own")
@@ -179,21 +183,21 @@ def parsed(parser, argv):
 
 
 def title(task):
-    """What messages call a task."""
+    """The name of a task in messages."""
     words = (task.image.name, task.method, task.run.name, task.settings["lmbda"])
     return "{}, {}, {}, λ = {}".format(*words)
 
 
 def result_path(output, task):
-    """Where the result of a task goes."""
+    """Path of a task's result file."""
     name = "{}-{}.npz".format(task.image.name, task.key)
     return os.path.join(output, "tasks", task.method.split()[0], task.run.name, name)
 
 
 def is_done(output, task):
-    """Whether a whole result of a task is there."""
+    """Whether there is a complete result of a task."""
     try:
-        # Reading all of it checks that nothing of it is damaged.
+        # Reading the whole file detects damage.
         return str(tables.load(result_path(output, task))["task"]) == task.key
     except (InputError, KeyError):
         return False
@@ -201,7 +205,7 @@ def is_done(output, task):
 
 # --- Dask ------------------------------------------------------------------------------------
 
-# Dask watches itself a hundred times a second, which would take a twelfth of two cores from tasks.
+# By default Dask monitors itself a hundred times a second, which costs a twelfth of two cores.
 SELDOM = {
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "10s",
@@ -211,16 +215,16 @@ SELDOM = {
 
 
 def compute(missing, args, number):
-    """Runs tasks, and writes their results as they come.
+    """Runs tasks, and writes each result as it arrives.
 
     Args:
       missing: list of `tasks.Task`.
       args: the command line.
-      number: of all tasks, those that are done already too: which of them are missing does not
-        change how many threads each gets, as their seconds are compared.
+      number: number of all tasks, including those already done. Threads per task follow from this
+        rather than from the number missing, so that timings of resumed studies are comparable.
 
     Returns:
-      set of the keys of the tasks that failed, which it has said.
+      set of the keys of the tasks that failed; each failure has been reported on stderr.
     """
     failures = set()
     with _client(args, number) as (client, threads), console.Progress(
@@ -240,7 +244,7 @@ def compute(missing, args, number):
             task = futures[future]
             try:
                 content = future.result()
-            except Exception as error:  # of the task; a worker that died; a cluster that is gone
+            except Exception as error:  # the task failed, its worker died, or the cluster is gone
                 failures.add(task.key)
                 line = "failed: {}: {}".format(title(task), _reason(error))
                 print(line, file=sys.stderr, flush=True)
@@ -253,7 +257,7 @@ def compute(missing, args, number):
 
 def _reason(error):
     if isinstance(error, ImportError):
-        return "{} (workers have to be started in this folder)".format(error)
+        return "{} (workers must be started in this folder)".format(error)
     if isinstance(error, distributed.scheduler.KilledWorker):
         return "its worker died, several times"
     return str(error)
@@ -261,7 +265,7 @@ def _reason(error):
 
 @contextlib.contextmanager
 def _client(args, number):
-    """A Dask client for a number of tasks, and the threads that each may use."""
+    """Yields a Dask client for `number` tasks, and the threads that each task may use."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if args.scheduler:
         try:
@@ -280,8 +284,8 @@ def _client(args, number):
         distributed.LocalCluster,
         n_workers=workers,
         threads_per_worker=1,
-        memory_limit=0,  # of Dask; the processes of the tasks are not counted there
-        dashboard_address=":0",  # any port: several studies may run
+        memory_limit=0,  # Dask's limit, which does not see the memory of the tasks' processes
+        dashboard_address=":0",  # any free port: several studies may run
         local_directory=folder,
         silence_logs=logging.CRITICAL,
     ) as cluster, distributed.Client(cluster) as client, _silent_once_interrupted():
@@ -291,7 +295,7 @@ def _client(args, number):
 def shared_out(args, number):
     """How many of `number` tasks run at a time on this machine, and the threads of each.
 
-    One task for each core; with GPUs one for each of them, whose memory the user knows.
+    One task per core, or with GPUs one per GPU: only the user knows whether more fit its memory.
     """
     cores = machine.cores()
     most = len(device.cards()) or cores // (args.threads or 1)
@@ -301,7 +305,7 @@ def shared_out(args, number):
 
 @contextlib.contextmanager
 def _silent_once_interrupted():
-    """What Dask writes to stderr while it closes after Ctrl-C is lost."""
+    """Discards what Dask writes to stderr while it closes after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
@@ -311,10 +315,10 @@ def _silent_once_interrupted():
 
 @contextlib.contextmanager
 def _no_process_left():
-    """Ends the workers that Dask leaves running when it closes after Ctrl-C.
+    """Kills the workers that Dask leaves running when it closes after Ctrl-C.
 
-    A thread of Dask waits for each of them. Were they to end with this process, it might find its
-    worker gone, and write a traceback.
+    A Dask thread waits for each of them. If the workers ended together with this process, such a
+    thread might find its worker gone and print a traceback.
     """
     stderr = sys.stderr
     try:
@@ -330,7 +334,7 @@ def _no_process_left():
 
 
 def _deaf_to_interrupts(make, **kwargs):
-    """`make(**kwargs)`, whose processes ignore Ctrl-C: it is for us, and we end them."""
+    """Calls `make(**kwargs)` so that its processes ignore Ctrl-C, which this one handles."""
     old = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return make(**kwargs)

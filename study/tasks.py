@@ -1,8 +1,7 @@
-"""What a study consists of: tasks, each one image with one method and one model.
+"""The tasks of a study, each of which is one image with one method and one model.
 
-A task runs in a process of its own, by the command line of its script. So a method that fails,
-or whose memory runs out, takes nothing else with it, and a script that was added a minute ago
-needs to be known nowhere.
+A task runs in a separate process, through the command line of its script. A method that fails or
+runs out of memory therefore affects no other task, and a new script needs no registration.
 """
 
 import argparse
@@ -41,24 +40,24 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 Image = collections.namedtuple("Image", "name path index crop sha256 height width")
 Image.__doc__ = """An image of a study.
 
-name: by which results call it; path: absolute, of its file; index: in an `.npy`, else None; crop:
-(width, height) of the part in the middle that is taken, or None; sha256: of the pixels; height,
-width: of what is taken.
+name: its name in results; path: absolute path of its file; index: its index in an `.npy`, or None;
+crop: (width, height) of the centre crop, which portrait images swap, or None; sha256: digest of the
+pixels, cropped; height, width: size after cropping.
 """
 
 
 def find_images(patterns, crop=None):
-    """The images of folders (not of those within), of patterns, and of files.
+    """Finds the images of folders (not of their subfolders), of patterns, and of files.
 
     Args:
       patterns: list of str.
-      crop: (width, height) of the centre crops to take, turned where an image is upright; or None.
+      crop: (width, height) of the centre crops to take, swapped for portrait images; or None.
 
     Returns:
-      list of `Image`, by name.
+      list of `Image`, sorted by name.
 
     Raises:
-      InputError: nothing there, or something that is not an image, or one smaller than `crop`.
+      InputError: nothing matches, or a file is not an image or is smaller than `crop`.
     """
     paths = []
     for pattern in patterns:
@@ -88,7 +87,7 @@ def _is_image(path):
 
 
 def _names(places):
-    """Short names of (path, index, ending for the name), all different."""
+    """Short unique names for a list of (path, index, suffix of the name)."""
     common = os.path.commonpath([os.path.dirname(path) for path, _, _ in places])
 
     def relative(path):
@@ -133,31 +132,31 @@ def read(image):
 Task = collections.namedtuple("Task", "image method run settings key")
 Task.__doc__ = """One image with one method and one model.
 
-image: an `Image`; method: the script's name and flags, as the user wrote them, less --lambda; run:
-`Model`; settings: dict of all settings of the method, defaults and λ too; key: digest of all that
-the result depends on.
+image: an `Image`; method: the script's name and flags, as the user wrote them, without --lambda;
+run: `Model`; settings: dict of all settings of the method, including defaults and λ; key: digest of
+everything that the result depends on.
 """
 
 Model = collections.namedtuple("Model", "folder name step sha256 lmbda kind")
 Model.__doc__ = """A trained model.
 
-folder: that holds its run folder, absolute; sha256: of the checkpoint; kind: the script that
-trains it; name, step, lmbda: as in `checkpoints.Run`.
+folder: absolute path of the folder that holds its run folder; sha256: digest of the checkpoint;
+kind: name of the script that trains it; name, step, lmbda: as in `checkpoints.Run`.
 """
 
 
 def find_models(checkpoint_dir, patterns):
-    """The `Model`s of run names and patterns of run names in a checkpoint folder.
+    """Finds the `Model`s of run names, or patterns of run names, in a checkpoint folder.
 
     Raises:
-      InputError: no such run, or one without a checkpoint.
+      InputError: a run does not exist or has no checkpoint.
     """
     folder = os.path.abspath(checkpoint_dir)
     names = []
     for pattern in patterns:
         there = sorted(glob.glob(os.path.join(glob.escape(folder), pattern, "checkpoint")))
         found = [os.path.basename(os.path.dirname(path)) for path in there]
-        names += found or [pattern]  # of which `find_run` says what is wrong
+        names += found or [pattern]  # `find_run` then says what is wrong with it
     models = []
     for name in dict.fromkeys(names):
         run = checkpoints.find_run(folder, name)
@@ -171,17 +170,17 @@ def find_models(checkpoint_dir, patterns):
 
 
 def make_tasks(images, methods, models):
-    """All `Task`s, image after image, so that the time left can be told from those done.
+    """Makes all `Task`s, ordered by image, so that finished tasks predict the remaining time.
 
     Args:
       images: list of `Image`.
-      methods: list of str, the names of scripts with flags if there are any, such as
-        "sga --preset fast". Each runs with the models that it is for.
+      methods: list of str, names of scripts with any flags, such as "sga --preset fast". Each runs
+        with the models that suit it.
       models: list of `Model`.
 
     Raises:
-      InputError: no such script, or no model for one.
-      SystemExit: a flag that a script does not know (argparse has said so).
+      InputError: a script does not exist, or no model suits it.
+      SystemExit: a script does not know a flag (argparse has reported it).
     """
     pairs = {}
     for method in methods:
@@ -210,7 +209,7 @@ def make_tasks(images, methods, models):
 
 
 def split(method):
-    """Script and flags, a list, of a method as the user wrote it."""
+    """Splits a method, as the user wrote it, into the script and a list of flags."""
     try:
         words = shlex.split(method)
     except ValueError as error:
@@ -221,11 +220,11 @@ def split(method):
 
 
 def parse(script, flags, runname):
-    """The command line of `compress` with a method's flags.
+    """Parses the command line of `compress` with a method's flags.
 
     Raises:
-      InputError: no such script, or flags that name files, as a study does itself.
-      SystemExit: a flag that the script does not know (argparse has said so).
+      InputError: the script does not exist, or a flag names a file, which is left to the study.
+      SystemExit: the script does not know a flag (argparse has reported it).
     """
     argv = ["compress", runname, "image", "--results_dir", "", *flags]
     args = tf_boilerplate.parse(script, "", find_method(script), None, argv)
@@ -247,7 +246,7 @@ class _WithoutDocstrings(ast.NodeTransformer):
 
 
 def _code(method_class):
-    """What a script says to Python, so that a method that is edited is computed anew."""
+    """A script's code without comments and docstrings; when it changes, tasks are run again."""
     source = files.read_bytes(sys.modules[method_class.__module__].__file__)
     return ast.dump(_WithoutDocstrings().visit(ast.parse(source)))
 
@@ -258,18 +257,18 @@ def _key(image, method, model, settings, code):
 
 
 def run_task(task, threads):
-    """Runs a task, in whatever process and machine this is called.
+    """Runs a task, on any machine that can see its files.
 
     Args:
       task: `Task`.
-      threads: that its process may use.
+      threads: number of threads that its process may use.
 
     Returns:
-      The result file's content, bytes.
+      The content of the result file, as bytes.
 
     Raises:
-      InputError: the checkpoint or the image is another than it was.
-      RuntimeError: the script failed; the text says why.
+      InputError: the checkpoint or the image has changed since the study began.
+      RuntimeError: the script failed; the message says why.
     """
     run = checkpoints.find_run(task.run.folder, task.run.name)
     if checkpoints.checkpoint_sha256(run.checkpoint) != task.run.sha256:
@@ -306,9 +305,9 @@ def run_task(task, threads):
 
 
 def _worker_number():
-    """Number at the end of the name of the Dask worker that calls this; 0 outside of Dask.
+    """The number at the end of the name of the Dask worker that calls this; 0 outside of Dask.
 
-    Those of `study.run` are called 0, 1, …; others as `dask_worker --name` says.
+    Workers of `study.run` are named 0, 1, …; others are named by `dask_worker --name`.
     """
     try:
         name = str(distributed.get_worker().name)
@@ -330,13 +329,13 @@ _LIBC = ctypes.CDLL(None)
 
 
 def _die_with_parent():
-    """So that a worker that is killed leaves no process behind (Linux alone has this)."""
+    """Has the process killed when its worker is killed (on Linux only)."""
     if sys.platform == "linux":
         _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _with_provenance(path, task):
-    """Content of a result file, with what only the study knows."""
+    """The content of a result file, with the values that only the study knows added."""
     values = tables.load(path)
     values.update(
         input=os.path.basename(task.image.path),
