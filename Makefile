@@ -1,14 +1,14 @@
-# Every target sets up what it needs, once.
+# Every target installs its requirements, once.
 VENV = .venv
 PYTHON = $(VENV)/bin/python
 
 help:
 	@echo "make demo     base model and SGA on a sample photograph; needs only Python 3.7"
-	@echo "make test     all tests but the longest"
-	@echo "make parity   the longest: the reference on every input and seed, the order of the methods"
-	@echo "make bench    speed and memory against a baseline implementation; BENCH=iterations for a part"
+	@echo "make test     all tests except the longest"
+	@echo "make parity   the longest: the reference on every input and seed, the ranking of the methods"
+	@echo "make bench    speed and memory against a baseline implementation; BENCH=iterations runs one part"
 	@echo "make study-setup  packages for studies and figures (python -m study.…)"
-	@echo "make horovod  for training by several processes (horovodrun)"
+	@echo "make horovod  Horovod, for training with several processes (horovodrun)"
 	@echo "make lint     style and layout of the code"
 
 setup:
@@ -20,7 +20,7 @@ study-setup:
 setup-dev:
 	@tools/venv.sh $(VENV) requirements-dev.txt
 
-# Compiled against the TensorFlow that is installed, which takes cmake and a C++ compiler.
+# Horovod is compiled against the installed TensorFlow, which takes cmake and a C++ compiler.
 horovod: setup
 	@$(PYTHON) -c "import horovod.tensorflow" 2>/dev/null || \
 	    HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITHOUT_PYTORCH=1 \
@@ -30,7 +30,7 @@ horovod: setup
 demo: setup
 	@$(PYTHON) -m tools.demo
 
-# Two processes of one thread each are faster than one of two: the tests' graphs are small.
+# Two processes with one thread each are faster than one with two: the tests' graphs are small.
 test: setup-dev
 	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal -m "not parity"
 

@@ -1,13 +1,13 @@
-"""Studies of many images, models and methods, and the figures of what comes out.
+"""Studies of many images, models and methods, with figures of the results.
 
     python -m study.run            methods × models × images, on the cores of a machine or a cluster
     python -m study.report         tables, BD-rate and rate-distortion curves of results
-    python -m study.budgets        what SGA reaches with fewer iterations
+    python -m study.budgets        the gain of SGA with fewer iterations
     python -m study.traces         the course of the optimisation, method against method
-    python -m study.look           an image as two methods code it, and where its bits went
+    python -m study.look           one image coded by two methods, with maps of the bits
     python -m study.sga_landscape  the loss over two latents, and SGA's path through it
 
-Needs the packages of `requirements-study.txt`; `--help` of each says more.
+These need the packages of `requirements-study.txt`; each has a `--help`.
 """
 
 import atexit

@@ -1,12 +1,12 @@
-"""What SGA reaches with fewer iterations, and by which of its options.
+"""The gain of SGA with fewer iterations, for several of its options.
 
     python -m study.budgets kodak/kodim01.png kodak/kodim05.png --crop 384x256
 
-runs sga.py with several settings for several numbers of iterations, as `study.run` does (in whose
-`images.csv` they are), and prints by how much the mean loss λ·MSE + bpp falls below that of the
-network's prediction. The output folder gets this as `budgets.csv`, with the seconds that an image
-took (start of the process and building of the graph apart), and as a figure (`budgets.png`,
-`budgets.svg`).
+runs sga.py with several settings for several numbers of iterations, through `study.run` (whose
+`images.csv` holds the results), and prints by how much the mean loss λ·MSE + bpp falls below that
+of the network's prediction. The output folder receives these numbers as `budgets.csv`, with the
+seconds per image (without starting the process and building the graph), and as a figure
+(`budgets.png`, `budgets.svg`).
 """
 
 import os
@@ -18,10 +18,10 @@ from runtime import files
 from study import command, figures, run, tables
 
 BUDGETS = (100, 250, 500, 1000, 2000)  # iterations
-RATES = {100: 0.05, 250: 0.05, 500: 0.02, 1000: 0.02, 2000: 0.02}  # of Adam
+RATES = {100: 0.05, 250: 0.05, 500: 0.02, 1000: 0.02, 2000: 0.02}  # learning rates of Adam
 DECAY = "--fit_schedule --lr_final 0.1 --lr {lr}"
 SWIFT = DECAY + " --t_max 1"
-SETTINGS = {  # name to flags, of which {lr} is that of `RATES`
+SETTINGS = {  # name to flags; {lr} is filled in from `RATES`
     "default": "",
     "default, fitted": "--fit_schedule",
     "atanh": DECAY,
@@ -63,17 +63,17 @@ def parse(argv):
 
 
 def method_of(setting, its):
-    """Script and flags of one of `SETTINGS` with a number of iterations."""
+    """Script and flags of one of `SETTINGS` with `its` iterations."""
     flags = SETTINGS[setting].format(lr=RATES[its])
     return " ".join("sga {} --sga_its {}".format(flags, its).split())
 
 
 def falls(means, methods):
-    """Fall of the mean loss below the prediction's.
+    """The fall of the mean loss below that of the prediction.
 
     Args:
       means: `tables.means` of one data set and model.
-      methods: dict of (setting, iterations) to the method's name.
+      methods: dict from (setting, iterations) to the method's name.
 
     Returns:
       list of dicts with the keys `COLUMNS`.
@@ -88,7 +88,7 @@ def falls(means, methods):
 
 
 def as_text(rows):
-    """The falls as a Markdown table, settings by iterations, the largest of each number bold."""
+    """The falls as a Markdown table, settings by iterations, the largest of each column in bold."""
 
     def cell(row):
         rivals = [r["fall_percent"] for r in rows if r["iterations"] == row["iterations"]]
@@ -103,7 +103,7 @@ def as_text(rows):
 
 
 def draw(rows, title):
-    """The falls against iterations and against seconds."""
+    """Plots the falls against iterations and against seconds."""
     figure, axes = figures.subplots(1, 2, figsize=(11, 5), sharey=True)
     looks = figures.looks(SETTINGS)
     for axis, key in zip(axes, ("iterations", "seconds")):

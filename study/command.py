@@ -1,4 +1,4 @@
-"""What the command lines of studies have in common."""
+"""Shared parts of the command lines in study/."""
 
 import argparse
 import os
@@ -12,20 +12,22 @@ from runtime import signals
 def run(main):
     """Runs `main()` of a module that was started as `python -m study.<name>`.
 
-    Its value is the exit code. On wrong input the process ends with one line and exit code 2.
+    Its return value becomes the exit code. On wrong input the process prints one line and exits
+    with code 2.
     """
     with signals.command(main.__globals__["__spec__"].name):
         sys.exit(main())
 
 
 def parser(name, doc, *flags, positional=""):
-    """A parser of a command line.
+    """Makes the parser of a command line.
 
     Args:
-      name: of the module that `python -m` runs.
-      doc: of it.
-      *flags: those of `FLAGS` that it has.
-      positional: what stands first, where flags that take several values would swallow it.
+      name: module that `python -m` runs.
+      doc: docstring of that module.
+      *flags: names from `FLAGS` to add.
+      positional: positional arguments for the usage line, which has them first because flags with
+        several values would swallow them.
     """
     made = argparse.ArgumentParser(
         prog="python -m " + name,
@@ -39,7 +41,7 @@ def parser(name, doc, *flags, positional=""):
     return made
 
 
-def add_output(parser, default, metavar="DIR", what=""):
+def add_output(parser, default, metavar="DIR", what="folder to write to "):
     """Adds --output, the folder or file that a command writes to."""
     parser.add_argument(
         "--output",
@@ -51,7 +53,7 @@ def add_output(parser, default, metavar="DIR", what=""):
 
 
 def size(text):
-    """(width, height) of "<width>x<height>", for `add_argument`."""
+    """Parses "<width>x<height>" to (width, height), for `add_argument`."""
     match = re.fullmatch("([1-9][0-9]*)x([1-9][0-9]*)", text)
     if not match:
         raise argparse.ArgumentTypeError("{!r} is not <width>x<height>".format(text))
@@ -59,18 +61,18 @@ def size(text):
 
 
 def positive(text):
-    """A whole number above 0, for `add_argument`."""
+    """Parses a whole number above 0, for `add_argument`."""
     if not re.fullmatch("[1-9][0-9]*", text):
         raise argparse.ArgumentTypeError("{!r} is not a whole number above 0".format(text))
     return int(text)
 
 
-FLAGS = {  # that several commands have
+FLAGS = {  # shared by several commands
     "--checkpoint_dir": {
         "default": "./checkpoints",
         "type": os.path.expanduser,
         "metavar": "DIR",
-        "help": "(%(default)s)",
+        "help": "folder of run folders (%(default)s)",
     },
     "--runname": {"default": scripts.demo_run("mbt2018"), "help": "run folder (%(default)s)"},
 }

@@ -1,4 +1,4 @@
-"""Rate-distortion curves, and the Bjøntegaard delta of one against another."""
+"""Rate-distortion curves, and Bjøntegaard deltas between them."""
 
 import collections
 import glob
@@ -11,14 +11,14 @@ import numpy as np
 from runtime.errors import InputError
 from study import tables
 
-BD_POINTS = 4  # that a curve needs: a polynomial of degree 3 has as many coefficients
+BD_POINTS = 4  # needed per curve: a polynomial of degree 3 has 4 coefficients
 INTERPOLATIONS = ("cubic", "pchip", "akima")
-PUBLISHED = "-psnr.csv"  # ends the names of files of published points
+PUBLISHED = "-psnr.csv"  # suffix of files of published points
 
 Curve = collections.namedtuple("Curve", "dataset method points")
-Curve.__doc__ = """A method's means on a data set, by rising rate.
+Curve.__doc__ = """A method's means on a data set, in order of increasing rate.
 
-points: list of dicts with `rate` (bits per pixel), `psnr` (dB), and what else is known.
+points: list of dicts with `rate` (bits per pixel), `psnr` (dB), and any other known values.
 """
 
 
@@ -26,19 +26,19 @@ points: list of dicts with `rate` (bits per pixel), `psnr` (dB), and what else i
 
 
 def read(paths, dataset):
-    """Rows and published curves of files and folders.
+    """Reads rows and published curves from files and folders.
 
     Args:
-      paths: tables by image (`tables.read_csv`), result files, files of published points, folders
-        of these.
-      dataset: what to call the data set of files that do not say.
+      paths: per-image tables (`tables.read_csv`), result files, files of published points, or
+        folders of these.
+      dataset: name of the data set for files that do not name theirs.
 
     Returns:
       rows: list of dicts (`tables.COLUMNS`).
-      curves: list of `Curve`, of the published points.
+      curves: list of `Curve`, the published points.
 
     Raises:
-      InputError: no such file, none in a folder, or one that is something else.
+      InputError: a file is missing or of another kind, or a folder has none of these.
     """
     rows, curves, results = [], [], []
     for path in paths:
@@ -69,9 +69,9 @@ def read(paths, dataset):
 
 
 def read_published(path):
-    """The `Curve` of a file of points: rate and PSNR, one row for each model, no header.
+    """Reads a `Curve` from a file of points: rate and PSNR, one row for each model, no header.
 
-    It is called by the names of file and folder: `kodak/sga-psnr.csv` is sga on kodak.
+    Method and data set are named by file and folder: `kodak/sga-psnr.csv` is sga on kodak.
     """
     points = []
     for number, line in enumerate(tables.read_text(path).splitlines(), 1):
@@ -95,14 +95,15 @@ def read_published(path):
 
 
 def of_rows(rows, rate):
-    """The `Curve`s of means over the images, in the order of `rows`.
+    """Makes the `Curve`s of means over the images, in the order of `rows`.
 
     Args:
       rows: as `read` returns them.
-      rate: column for the rate.
+      rate: column to use as the rate.
 
     Raises:
-      InputError: NaN; rows that do not make one point for each λ; means over different images.
+      InputError: a value is missing or not finite, a λ has several points, or the means are over
+        different images.
     """
     for row in rows:
         for key in ("lambda", rate, "psnr"):
@@ -164,7 +165,7 @@ def _check_same_images(rows):
 
 
 def in_common(rows):
-    """The rows of those images that all methods and λ of their data set have."""
+    """Keeps the rows of images that every method and λ of the data set has."""
     sets = collections.defaultdict(lambda: collections.defaultdict(set))
     for row in rows:
         sets[row["dataset"]][row["method"], row["lambda"]].add(row["image"])
@@ -189,16 +190,17 @@ def _curve(dataset, method, points, where):
 # --- Bjøntegaard delta -----------------------------------------------------------------------
 
 Delta = collections.namedtuple("Delta", "bd_rate bd_psnr bd_rate_msssim overlap reason")
-Delta.__doc__ = """A curve against an anchor.
+Delta.__doc__ = """A curve compared with an anchor.
 
 bd_rate: percent of the rate, at equal PSNR; bd_psnr: dB, at equal rate; bd_rate_msssim: percent of
-the rate, at equal MS-SSIM in dB; overlap: fraction of the PSNR that either curve covers which both
-cover. None for what there is not, and in `reason` why.
+the rate, at equal MS-SSIM in dB; overlap: length of the PSNR range that both curves cover, as a
+fraction of the range from the lowest to the highest PSNR. A value that cannot be computed is None,
+and `reason` says why.
 """
 
 
 def delta(anchor, curve, interpolation):
-    """The `Delta` of one `Curve` against another, by one of `INTERPOLATIONS`."""
+    """The `Delta` of a `Curve` from an anchor, with one of `INTERPOLATIONS`."""
     for one in (curve, anchor):
         reason = _unfit(one, "psnr")
         if reason:
@@ -238,13 +240,13 @@ def doubt(cubic, pchip):
 
 
 def has(curve, quality):
-    """Whether all points of a curve have a quality, and one that can be drawn."""
+    """Whether all points of a curve have a finite value of a quality."""
     values = [point.get(quality, "") for point in curve.points]
     return "" not in values and np.isfinite(values).all()
 
 
 def _unfit(curve, quality):
-    """Why a curve has no Bjøntegaard delta; None where it has."""
+    """Why a curve has no Bjøntegaard delta; None if it has one."""
     if len(curve.points) < BD_POINTS:
         return "{} of the {} points that it takes".format(len(curve.points), BD_POINTS)
     if not has(curve, quality):
@@ -262,13 +264,13 @@ def _range(curve, quality):
 
 
 def _bd(function, anchor, curve, quality, interpolation):
-    """None where the curves do not overlap."""
+    """A Bjøntegaard delta of the given function; None if the curves do not overlap."""
     columns = [
         np.array([point[key] for point in one.points])
         for one in (anchor, curve)
         for key in ("rate", quality)
     ]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the overlap is reported
+        warnings.simplefilter("ignore")  # about overlap, which we report ourselves
         value = function(*columns, method=interpolation, require_matching_points=False)
     return float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What all figures have in common."""
+"""Style, colours and saving of all figures."""
 
 import functools
 import logging
@@ -18,8 +18,8 @@ from runtime.errors import InputError
 plt.switch_backend("Agg")
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # "building the font cache"
 
-# Of Okabe and Ito, which the colour-blind tell apart too; for their yellow, which is pale, grey and
-# the wine red of Tol's muted scheme. Nine, as there are methods.
+# The colour-blind-safe palette of Okabe and Ito. Grey and the wine red of Tol's muted scheme
+# replace yellow, which is too pale. One colour for each of the nine methods.
 COLOURS = (
     *("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F"),
     "#882255",
@@ -27,14 +27,14 @@ COLOURS = (
 MARKERS = "osD^vP*Xp"
 LINES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)))
 FORMATS = ("png", "svg")
-BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "fontsize": "small"}  # a legend
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "fontsize": "small"}  # of a legend
 STYLE = {
     "figure.dpi": 120,
     "figure.constrained_layout.use": True,
     "axes.grid": True,
     "grid.alpha": 0.3,
     "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
-    "svg.hashsalt": "study",  # so that a figure drawn again is the same file
+    "svg.hashsalt": "study",  # so that redrawing a figure gives an identical file
 }
 
 
@@ -45,20 +45,20 @@ def subplots(*args, **kwargs):
 
 
 def looks(names, known=()):
-    """Keyword arguments of `plot` for lines that can be told apart.
+    """Keyword arguments of `plot` that make lines distinguishable.
 
     Args:
-      names: of the lines. Those with the same first word, a script, have the same colour.
-      known: first words that keep their colours, whatever else is drawn.
+      names: names of the lines. Those with the same first word, a script, share a colour.
+      known: first words whose colours are fixed, whatever else is drawn.
 
     Returns:
-      dict by name.
+      dict from name to keyword arguments.
     """
     scripts = list(dict.fromkeys([*known, *(name.split()[0] for name in names)]))
     found = {}
     for name in dict.fromkeys([*known, *names]):
         index = scripts.index(name.split()[0])
-        # Of the same colour so far: with other flags, or beyond the number of colours.
+        # Earlier lines of this colour: the same script with other flags, or colours used up.
         same = sum(look["color"] == COLOURS[index % len(COLOURS)] for look in found.values())
         found[name] = {
             "color": COLOURS[index % len(COLOURS)],
@@ -128,12 +128,12 @@ def _choose_fonts(figure):
 
 
 def line(label, **look):
-    """An entry for a legend."""
+    """A legend entry."""
     return matplotlib.lines.Line2D([], [], label=label, **look)
 
 
 def save_all(figure, stem):
-    """Writes a figure in all `FORMATS`; returns the paths, `stem` and the endings."""
+    """Writes a figure in all `FORMATS`; returns the paths, `stem` plus each extension."""
     paths = ["{}.{}".format(stem, suffix) for suffix in FORMATS]
     for path in paths:
         save(figure, path)
@@ -152,7 +152,7 @@ def _suffix(path):
 
 
 def save(figure, path):
-    """Writes a figure, in the format that the ending of `path` names, and closes it."""
+    """Writes a figure in the format given by the extension of `path`, and closes it."""
     check(path)
     _choose_fonts(figure)
     suffix = _suffix(path)
@@ -163,12 +163,12 @@ def save(figure, path):
 
 
 def pale(name):
-    """A colour map nearer to white, for a ground that something is drawn on."""
+    """A paler version of a colour map, for a background to draw on."""
     colours = plt.get_cmap(name)(np.linspace(0, 1, 256))
     return matplotlib.colors.ListedColormap(0.45 * colours + 0.55)
 
 
 def part(name, low, high):
-    """The colours of a map from `low` to `high`, of 0 to 1."""
+    """The part of a colour map from `low` to `high`, which are between 0 and 1."""
     colours = plt.get_cmap(name)(np.linspace(low, high, 256))
     return matplotlib.colors.ListedColormap(colours)

@@ -1,14 +1,14 @@
-"""An image as a model's own prediction and as another method code it, and where the bits went.
+"""One image coded from a model's own prediction and by a method, with maps of the bits.
 
     python -m study.look samples/chelsea.png
     python -m study.look samples/coffee.png --method "bb_sga --preset fast"
 
 Compresses the image with the script that only predicts (mbt2018.py, or bb_plain.py for methods of
-the bits-back model) and with the method, decodes both files, and draws: the two beside the
-original, with PSNR, bits per pixel (estimated, as the result says; for bits-back net of what is
-given back, at the z that was coded) and the size of the file; the square in which the two differ
-most, by their squared difference; and the bits of y at each place, -log2 p(y|z) summed over the
-channels. Files, results and picture are in the output folder.
+the bits-back model) and with the method, decodes both files, and draws: the two next to the
+original, with PSNR, bits per pixel (the estimate in the result; for bits-back the net rate at the z
+that was coded) and file size; the square window with the largest squared difference between
+the two; and the bits of y at each position, -log2 p(y|z) summed over the channels. Files, results
+and figure are written to the output folder.
 """
 
 import collections
@@ -29,18 +29,18 @@ from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from study import command, figures, tables, tasks
 
-STRIDE = 16  # pixels along a latent's side
+STRIDE = 16  # pixels per latent, in either direction
 
 Coded = collections.namedtuple("Coded", "name pixels bits result")
-Coded.__doc__ = """An image as a decoder gets it from a file.
+Coded.__doc__ = """An image decoded from a method's file.
 
-name: of the method, with its flags; pixels: uint8 (H, W, 3); bits: (h, w), of y at each place;
-result: dict of the result file.
+name: the method with its flags; pixels: uint8 (H, W, 3); bits: (h, w), bits of y at each position;
+result: contents of the result file, a dict.
 """
 
 
 def code(words, run, args):
-    """Compresses the image by the method's script and decodes the file; returns `Coded`.
+    """Compresses the image with the method's script and decodes the file; returns `Coded`.
 
     Args:
       words: script and flags.
@@ -60,14 +60,14 @@ def code(words, run, args):
 
 
 def output_path(args, words, suffix):
-    """Where something of the image and a method goes, whose flags are in the name."""
+    """Path of an output file, named by the image and by the method with its flags."""
     image = os.path.splitext(os.path.basename(args.image))[0]
     method = re.sub(r"[^\w.]+", "-", " ".join(words))
     return os.path.join(args.output, "{}-{}{}".format(image, method, suffix))
 
 
 def decode(content, run, method):
-    """Pixels, uint8 (H, W, 3), and the bits of y at each place, (h, w), of a file of one image.
+    """Decodes a file of one image to pixels, uint8 (H, W, 3), and bits of y per position, (h, w).
 
     Args:
       content: the bytes of the file.
@@ -87,11 +87,11 @@ def decode(content, run, method):
 
 
 def most_different(a, b, side):
-    """Top and left of the square window in which two images differ most, by squared difference.
+    """Top and left of the square window with the largest squared difference between two images.
 
     Args:
       a, b: (H, W, 3).
-      side: of the window, in pixels.
+      side: side length of the window, in pixels.
     """
     squares = np.square(a.astype(np.int64) - b).sum(axis=2)
     sums = np.pad(squares, ((1, 0), (1, 0)), "constant").cumsum(axis=0).cumsum(axis=1)
@@ -103,13 +103,13 @@ def most_different(a, b, side):
 
 
 def draw(title, original, base, method, side):
-    """A figure: images, the window where they differ most, and maps of bits, a row each.
+    """Draws the figure: a row of images, one of the window where they differ most, one of bits.
 
     Args:
-      title: of the figure.
+      title: title of the figure.
       original: uint8 (H, W, 3).
       base, method: `Coded`.
-      side: of the window, in pixels.
+      side: side length of the window, in pixels.
     """
     height, width, _ = original.shape
     top, left = most_different(base.pixels, method.pixels, side)
@@ -150,7 +150,7 @@ def draw(title, original, base, method, side):
 
 
 def _draw_bits(figure, axes, base, method, size):
-    """Into three axes: the change of the bits, and those of either."""
+    """Draws maps into three axes: the change in bits, and the bits of each method."""
     height, width = size
     rows, columns = base.bits.shape
     style = {"extent": (0, STRIDE * columns, STRIDE * rows, 0), "interpolation": "nearest"}
@@ -179,7 +179,7 @@ WHERE = "per 16 × 16 pixels"
 
 
 def caption(coded):
-    """What stands under an image."""
+    """The caption under an image."""
     result, (height, width, _) = coded.result, coded.pixels.shape
     net = "net_bpp" in result
     size = result["net_bpp" if net else "actual_bpp"][0] * height * width / 8
@@ -189,12 +189,12 @@ def caption(coded):
 
 
 def estimate(result):
-    """Bits per pixel of the latents in the file; for bits-back net, at the z that was coded."""
+    """Estimated bits per pixel; for bits-back, the net rate at the z that was coded."""
     return result.get("est_bpp_coded", result["est_bpp"])[0]
 
 
 def psnr(mse):
-    """In dB, of a mean squared error on the scale 0 to 255."""
+    """PSNR in dB, from a mean squared error on the scale 0 to 255."""
     return np.inf if mse == 0 else 10 * np.log10(255**2 / mse)
 
 
@@ -237,15 +237,15 @@ def main(argv=None):
 def parse(argv):
     parser = command.parser("study.look", __doc__, "--checkpoint_dir")
     add = parser.add_argument
-    add("image", nargs="?", default="samples/chelsea.png", help="a file (%(default)s)")
+    add("image", nargs="?", default="samples/chelsea.png", help="image file (%(default)s)")
     add(
         "--method",
         default="sga",
         metavar="'SCRIPT FLAGS'",
         help="script, and its flags for compress (%(default)s)",
     )
-    add("--runname", default="", help="run folder (the demo model that the script needs)")
-    add("--window", type=command.positive, default=96, help="pixels of its side (%(default)s)")
+    add("--runname", default="", help="run folder (the demo model for the script)")
+    add("--window", type=command.positive, default=96, help="pixels of the close-up (%(default)s)")
     command.add_output(parser, "look")
     return parser.parse_args(argv)
 

@@ -1,13 +1,13 @@
-"""Means, Bjøntegaard deltas and rate-distortion figures of results.
+"""Means, Bjøntegaard deltas and rate-distortion curves of results.
 
     python -m study.report results/mine --output results/mine
 
-reads tables by image (`images.csv` of `study.run`, or any CSV with the columns image, method,
+reads per-image tables (`images.csv` of `study.run`, or any CSV with the columns image, method,
 lambda, est_bpp and psnr), result files of the scripts (`.npz`), published points
 (`<method>-psnr.csv`: rate and PSNR, a row for each model, no header), and folders of these. It
-prints the means over the images, with the gain of each method: by how much the loss λ·MSE + bpp (of
-the estimated rate, whatever --rate says) lies below the anchor's at the same λ; and the BD-rate and
-BD-PSNR against the anchor. The output folder gets both as text (report.txt), CSV (points.csv,
+prints the means over the images, with the gain of each method (by how much the loss λ·MSE + bpp,
+always with the estimated rate, lies below the anchor's at the same λ), and the BD-rate and
+BD-PSNR against the anchor. The output folder receives both as text (report.txt), CSV (points.csv,
 bd.csv) and JSON (report.json), and figures as PNG and SVG.
 
 BD-rate is the mean difference of the logarithm of the rate at equal quality, BD-PSNR that of the
@@ -31,9 +31,9 @@ from runtime.errors import InputError
 from study import command, curves, figures, tables
 
 RATES = ("est_bpp", "net_bpp", "actual_bpp")
-RATES_HELP = """bits per pixel to compare: estimated, of files, or net, which is that of files less
-what bits-back archives give back (%(default)s)"""
-LEAST_OVERLAP = 0.75  # below which a note says that a delta speaks for a part of the curves only
+RATES_HELP = """rate in bits per pixel: estimated, of the files, or net, which is that of the files
+less the bits that bits-back archives give back (%(default)s)"""
+LEAST_OVERLAP = 0.75  # below this, a note says that a delta covers only part of the curves
 
 POINT_COLUMNS = ("dataset", "method", "rate", *tables.MEANS[2:], "gain")
 DELTA_COLUMNS = ("dataset", "method", "anchor", "rate", "interpolation", *curves.Delta._fields)
@@ -99,15 +99,15 @@ def main(argv=None):
 def parse(argv):
     parser = command.parser("study.report", __doc__, positional="inputs [inputs ...]")
     add = parser.add_argument
-    add("inputs", nargs="+", help="tables, result files, published points, folders")
-    add("--anchor", default="mbt2018", metavar="METHOD", help="to compare with (mbt2018)")
+    add("inputs", nargs="+", help="tables, result files, published points, or folders of these")
+    add("--anchor", default="mbt2018", metavar="METHOD", help="method to compare with (mbt2018)")
     add(
         "--methods",
         nargs="+",
         metavar="METHOD",
-        help="to report besides the anchor, with their flags (all)",
+        help="methods to report besides the anchor, named with their flags (all)",
     )
-    add("--models", nargs="+", metavar="RUNNAME", help="and patterns of them (all)")
+    add("--models", nargs="+", metavar="RUNNAME", help="run folders to report, or patterns (all)")
     add("--rate", choices=RATES, default="est_bpp", help=RATES_HELP)
     add(
         "--interpolation",
@@ -120,7 +120,7 @@ def parse(argv):
         nargs="+",
         default=[],
         metavar="PATH",
-        help="published points to draw beside, such as results/kodak",
+        help="published points to add to the figures, such as results/kodak",
     )
     add(
         "--dataset",
@@ -133,10 +133,10 @@ def parse(argv):
 
 
 def select(rows, found, args):
-    """Rows and curves that --methods, --models and --common leave.
+    """Selects rows and curves by --methods, --models and --common.
 
     Raises:
-      InputError: one of these names matches nothing.
+      InputError: a name or pattern matches nothing.
     """
     if args.methods is not None:
         there = dict.fromkeys([*(row["method"] for row in rows), *(c.method for c in found)])
@@ -161,7 +161,7 @@ def select(rows, found, args):
 
 
 def _is_known(value):
-    """Whether a value is there, and one that JSON has."""
+    """Whether a value is present and can be written as JSON."""
     return value not in ("", None) and (not isinstance(value, float) or np.isfinite(value))
 
 
@@ -169,7 +169,7 @@ def _is_known(value):
 
 
 def compare(found, args):
-    """The deltas of all curves against the anchor of their data set: dicts (`DELTA_COLUMNS`)."""
+    """Deltas of all curves against the anchor of their data set, dicts with `DELTA_COLUMNS`."""
     anchors = {curve.dataset: curve for curve in found if curve.method == args.anchor}
     deltas = []
     for curve in found:
@@ -198,7 +198,7 @@ def compare(found, args):
 
 
 def means_text(points, rate):
-    """The points as a table."""
+    """The points as an aligned text table."""
     columns = [
         ("data set", "dataset", "{}"),
         ("method", "method", "{}"),
@@ -215,7 +215,7 @@ def means_text(points, rate):
 
 
 def deltas_text(deltas, args):
-    """The deltas as a table, and what has to be said of them."""
+    """The deltas as an aligned text table, with notes on them."""
     columns = [
         ("data set", "dataset", "{}"),
         ("method", "method", "{}"),
@@ -266,11 +266,11 @@ def provenance_notes(rows):
 
 
 def _aligned(columns, rows):
-    """A table as text: two columns of names to the left, numbers to the right.
+    """A table as text: the first two columns left-aligned, the others right-aligned.
 
     Args:
-      columns: list of header, key and format; a dash is for what is not there.
-      rows: list of dicts.
+      columns: list of (header, key, format).
+      rows: list of dicts; a missing value is shown as a dash.
     """
     header = [name for name, _, _ in columns]
     lines = [[_cell(row.get(key, ""), form) for _, key, form in columns] for row in rows]
@@ -334,7 +334,7 @@ def file_stem(dataset, taken):
 
 
 def draw_curves(found, beside, quality, rate, looks):
-    """Rate-distortion curves of one data set, and of those `beside`, in pale, what is near."""
+    """Draws rate-distortion curves of a data set, and nearby parts of those `beside`, in pale."""
     figure, axes = figures.subplots(figsize=(9, 5.5))
     for curve in found:
         label = figures.plain(curve.method)
@@ -356,7 +356,7 @@ def draw_curves(found, beside, quality, rate, looks):
 
 
 def _fit_height(axes):
-    """Limits the y axis to what lines show between the limits of the x axis."""
+    """Limits the y axis to the range of the lines between the limits of the x axis."""
     low, high = axes.get_xlim()
     seen = []
     for line in axes.get_lines():
@@ -373,11 +373,10 @@ def _columns(curve, quality):
 
 
 def gains_by_image(rows, anchor):
-    """By how much the loss λ·MSE + bpp lies below the anchor's.
+    """Percentage by which the loss λ·MSE + bpp lies below the anchor's, averaged over all λ.
 
     Returns:
-      dict of method to a dict of image to percent, the mean over all λ; without rows that have no
-      loss.
+      dict from method to a dict from image to percentage. Rows without a loss are left out.
     """
     found = {}
     for row, gain in tables.gains(rows, anchor, "lambda", "image"):
@@ -388,11 +387,11 @@ def gains_by_image(rows, anchor):
     }
 
 
-MOST_NAMES = 40  # of images that fit below an axis
+MOST_NAMES = 40  # image names that fit below an axis
 
 
 def draw_gains(gains, anchor, looks):
-    """The gain of each method on each image, images by that of the method with the largest."""
+    """Plots each method's gain on each image, sorted by the gain of the method with the largest."""
     best = max(gains, key=lambda method: np.mean(list(gains[method].values())))
     images = sorted(gains[best], key=gains[best].get)
     figure, axes = figures.subplots(figsize=(max(8, min(16, 0.35 * len(images))), 5))

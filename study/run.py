@@ -1,4 +1,4 @@
-"""Runs methods × models × images: each image with each method and each model that it is for.
+"""Runs methods × models × images: each method on each image, with each model that suits it.
 
     python -m study.run kodak/ --models 'mbt2018*-num_filters=32-*' --output results/mine
 
@@ -36,19 +36,21 @@ CONNECT_TIMEOUT = 10  # seconds
 def main(argv=None):
     rows, failed = study(parse(argv))
     if failed:
-        print("{} of {} tasks failed, and are not in them".format(failed, len(rows) + failed))
+        print(
+            "{} of {} tasks failed, and are missing from these".format(failed, len(rows) + failed)
+        )
     return 1 if failed else 0
 
 
 def study(args):
-    """Runs what is missing, and writes the tables.
+    """Runs the tasks without results, and writes the tables.
 
     Args:
       args: namespace of the flags of `add_flags`, `images`, `methods` (None: all) and `models`.
 
     Returns:
-      rows: of the tasks that `args` mean (`tables.COLUMNS`), less those that failed.
-      failed: their number.
+      rows: rows (`tables.COLUMNS`) of all tasks of `args` except those that failed.
+      failed: number of failed tasks.
 
     Raises:
       InputError: wrong input, before anything runs.
@@ -147,13 +149,13 @@ def summary(wanted, missing):
 
 
 def methods_for(models):
-    """Those of the nine methods that have a model."""
+    """The methods, of the nine, for which there is a model."""
     kinds = {model.kind for model in models}
     return [m for m in scripts.METHODS if find_method(m).model_class.name in kinds]
 
 
 def row_of(task, known, args):
-    """The row of a task that is done: `known`, or of its result file."""
+    """The row of a finished task: `known`, or else from its result file."""
     if known is None:
         (known,) = tables.rows_of_result(result_path(args.output, task), args.dataset)
     names = {
@@ -165,12 +167,12 @@ def row_of(task, known, args):
 
 
 def merged(old, wanted, new, dataset):
-    """All rows in order: the new ones, and those old ones that are of no task that was wanted.
+    """All rows in order: the new ones, and the old ones that belong to none of the wanted tasks.
 
     Args:
       old, new: rows.
       wanted: `tasks.Task`s, done or not.
-      dataset: of the new rows.
+      dataset: data set of the new rows.
     """
     taken = set()
     for task in wanted:
@@ -196,8 +198,8 @@ def parse(argv):
         "--methods",
         nargs="+",
         metavar="METHOD",
-        help="scripts, with flags of their own in quotes: sga 'sga --preset fast' (all nine, where "
-        "--models has one that they are for)",
+        help="scripts, each with its flags in quotes: sga 'sga --preset fast' (those of the nine "
+        "that have a model in --models)",
     )
     add(
         "--models",
@@ -211,9 +213,9 @@ def parse(argv):
 
 
 def add_flags(parser, output):
-    """Adds images and flags that say on what a study runs, and where."""
+    """Adds the flags for the images, the output and the resources of a study."""
     add = parser.add_argument
-    add("images", nargs="+", help="folders, patterns, image files, uint8 .npy (n, H, W, 3)")
+    add("images", nargs="+", help="folders, patterns, image files, or uint8 .npy (n, H, W, 3)")
     command.add_output(parser, output)
     add(
         "--dataset",
@@ -225,19 +227,19 @@ def add_flags(parser, output):
         "--crop",
         type=command.size,
         metavar="WxH",
-        help="take the middle of each image, turned where it is upright",
+        help="take centre crops (HxW of portrait images)",
     )
     add(
         "--workers",
         type=command.positive,
         metavar="N",
-        help="tasks at a time (one for each GPU, else core)",
+        help="tasks at a time (one per GPU, or per core without a GPU)",
     )
     add(
         "--threads",
         type=command.positive,
         metavar="N",
-        help="of a task (cores / workers, on a cluster 1)",
+        help="threads of each task (cores / workers; 1 on a cluster)",
     )
     add("--scheduler", metavar="ADDRESS", help="of a Dask cluster to run on, tcp://host:port")
     add(
@@ -250,7 +252,7 @@ def add_flags(parser, output):
 
 
 def parsed(parser, argv):
-    """The flags of a command line that has those of `add_flags`."""
+    """Parses a command line that has the flags of `add_flags`."""
     args = parser.parse_args(argv)
     if args.scheduler and args.workers:
         parser.error("--workers: a cluster (--scheduler) has its own")
@@ -258,21 +260,21 @@ def parsed(parser, argv):
 
 
 def title(task):
-    """What messages call a task."""
+    """The name of a task in messages."""
     words = (task.image.name, task.method, task.run.name, task.settings["lmbda"])
     return tables.as_text("{}, {}, {}, λ = {}".format(*words))
 
 
 def result_path(output, task):
-    """Where the result of a task goes."""
+    """Path of a task's result file."""
     name = "{}-{}.npz".format(task.image.name, task.key)
     return os.path.join(output, "tasks", task.method.split()[0], task.run.name, name)
 
 
 def is_done(output, task):
-    """Whether a whole result of a task is there."""
+    """Whether there is a complete result of a task."""
     try:
-        # Reading all of it checks that nothing of it is damaged.
+        # Reading the whole file detects damage.
         return str(tables.load(result_path(output, task))["task"]) == task.key
     except (InputError, KeyError):
         return False
@@ -280,7 +282,7 @@ def is_done(output, task):
 
 # --- Dask ------------------------------------------------------------------------------------
 
-# Dask watches itself a hundred times a second, which would take a twelfth of two cores from tasks.
+# By default Dask monitors itself a hundred times a second, which costs a twelfth of two cores.
 SELDOM = {
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "10s",
@@ -335,7 +337,7 @@ def compute(missing, args, number, keep):
 
 def _reason(error):
     if isinstance(error, ImportError):
-        return "{} (workers have to be started in this folder)".format(error)
+        return "{} (workers must be started in this folder)".format(error)
     if isinstance(error, distributed.scheduler.KilledWorker):
         return "its worker died, several times"
     return str(error)
@@ -343,7 +345,7 @@ def _reason(error):
 
 @contextlib.contextmanager
 def _client(args, number):
-    """A Dask client for a number of tasks, and the threads that each may use."""
+    """Yields a Dask client for `number` tasks, and the threads that each task may use."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if args.scheduler:
         try:
@@ -362,8 +364,8 @@ def _client(args, number):
         distributed.LocalCluster,
         n_workers=workers,
         threads_per_worker=1,
-        memory_limit=0,  # of Dask; the processes of the tasks are not counted there
-        dashboard_address=":0",  # any port: several studies may run
+        memory_limit=0,  # Dask's limit, which does not see the memory of the tasks' processes
+        dashboard_address=":0",  # any free port: several studies may run
         local_directory=folder,
         silence_logs=logging.CRITICAL,
     ) as cluster, distributed.Client(cluster) as client, _silent_once_interrupted():
@@ -373,7 +375,7 @@ def _client(args, number):
 def shared_out(args, number):
     """How many of `number` tasks run at a time on this machine, and the threads of each.
 
-    One task for each core; with GPUs one for each of them, whose memory the user knows.
+    One task per core, or with GPUs one per GPU: only the user knows whether more fit its memory.
     """
     cores = machine.cores()
     most = len(device.cards()) or cores // (args.threads or 1)
@@ -383,7 +385,7 @@ def shared_out(args, number):
 
 @contextlib.contextmanager
 def _silent_once_interrupted():
-    """What Dask writes to stderr while it closes after Ctrl-C is lost."""
+    """Discards what Dask writes to stderr while it closes after Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
@@ -393,10 +395,10 @@ def _silent_once_interrupted():
 
 @contextlib.contextmanager
 def _no_process_left():
-    """Ends the workers that Dask leaves running when it closes after Ctrl-C.
+    """Kills the workers that Dask leaves running when it closes after Ctrl-C.
 
-    A thread of Dask waits for each of them. Were they to end with this process, it might find its
-    worker gone, and write a traceback.
+    A Dask thread waits for each of them. If the workers ended together with this process, such a
+    thread might find its worker gone and print a traceback.
     """
     stderr = sys.stderr
     try:
@@ -412,7 +414,7 @@ def _no_process_left():
 
 
 def _deaf_to_interrupts(make, **kwargs):
-    """`make(**kwargs)`, whose processes ignore Ctrl-C: it is for us, and we end them."""
+    """Calls `make(**kwargs)` so that its processes ignore Ctrl-C, which this one handles."""
     old = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return make(**kwargs)

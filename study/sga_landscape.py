@@ -3,10 +3,10 @@
     python -m study.sga_landscape
 
 Optimises a crop of a photograph with sga.py's method, picks two neighbouring latents that SGA
-rounds elsewhere than the prediction is, and draws λ·255²·MSE + bpp, in bits of the whole crop, over
-both of them. All other latents, z included, are fixed at the integers that SGA ends with: this is
-the landscape at the end of the way, not the one that SGA saw at its start. `choose_pair` says what
-makes a pair worth drawing. A seed gives one picture.
+rounds to other integers than the rounded prediction, and draws λ·255²·MSE + bpp, in bits for the
+whole crop, as a function of both. All other latents, z included, are fixed at SGA's final integers:
+this is the landscape at the end of the optimisation, not at its start. `choose_pair` explains how
+the pair is chosen. The figure is determined by the seed.
 """
 
 import collections
@@ -28,15 +28,15 @@ from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from study import command, figures
 
-POINTS = 400  # of the way that are kept, at most
-SAMPLES = 200  # of those at which the relaxed sample is drawn
-BATCH = 16  # losses that are computed together
-MARGIN = 0.75  # of the picture, around the way
-PER_UNIT = 16  # losses per unit of a latent, in the picture
+POINTS = 400  # most points of the path that are kept
+SAMPLES = 200  # points of the path at which the relaxed sample is drawn
+BATCH = 16  # losses computed at a time
+MARGIN = 0.75  # margin of the figure around the path, in units of a latent
+PER_UNIT = 16  # grid points per unit of a latent, in the figure
 
 
 class WatchedSGA(sga.SGA):
-    """SGA that keeps its relaxed sample (a dict of tensors), to be looked at."""
+    """SGA that keeps its relaxed sample (a dict of tensors) for inspection."""
 
     def relaxed(self, t, y, z):
         self.sample = super().relaxed(t, y, z)
@@ -44,19 +44,19 @@ class WatchedSGA(sga.SGA):
 
 
 Way = collections.namedtuple("Way", "its y y_tilde y_hat z_hat")
-Way.__doc__ = """What SGA did to the latents of one image.
+Way.__doc__ = """The path of SGA through the latents of one image.
 
-its: (n,), numbers of iterations done; y, y_tilde: (n, h, w, C), the parameters then, and the
-relaxed sample that the next iteration sees; y_hat, z_hat: (h, w, C), the integers at the end.
+its: (n,), numbers of iterations done; y, y_tilde: (n, h, w, C), the parameters after these, and the
+relaxed sample of the next iteration; y_hat, z_hat: (h, w, C), the final integers.
 """
 
 
 def watch(pixels, weights, args):
-    """Optimises an image and looks at its y at regular intervals; returns a `Way`.
+    """Optimises an image and records its y at regular intervals; returns a `Way`.
 
     Args:
       pixels: uint8 (H, W, 3).
-      weights: of `checkpoints.load`.
+      weights: as `checkpoints.load` returns them.
       args: the command line of sga.py.
     """
     evaluation = Evaluation(WatchedSGA, weights, (1, *pixels.shape), args)
@@ -65,7 +65,7 @@ def watch(pixels, weights, args):
     every = -(-stage.its // POINTS)
     look = session.make_callable([stage.latents["y"], method.sample["y"]])
     evaluation.begin(pixels[None])
-    session.run(stage.start)  # the run below starts there again
+    session.run(stage.start)  # `stage.run` below repeats this
     seen = [(0, *look())]
     with console.Progress(stage.its, title="SGA") as progress:
 
@@ -81,16 +81,17 @@ def watch(pixels, weights, args):
 
 
 def losses(weights, pixels, lmbda, way):
-    """A function of changes of y_hat to R-D losses in bits of the image.
+    """Makes a function from changes of y_hat to R-D losses in bits for the image.
 
     Args:
-      weights: of `checkpoints.load`.
+      weights: as `checkpoints.load` returns them.
       pixels: uint8 (H, W, 3).
       lmbda: λ.
-      way: `Way`, whose y_hat and z_hat stand wherever nothing is changed.
+      way: `Way` with the y_hat to change and the z_hat to keep.
 
     Returns:
-      `bits(changes)`, (n,): the losses for a list of dicts, (row, column, channel) to value.
+      Function `bits(changes)` that returns losses (n,) for a list of n dicts, each from
+      (row, column, channel) to the new value of this latent.
     """
     with tf.Graph().as_default():
         model = hyperprior.build(sga.SGA.model_class, weights)
@@ -115,20 +116,21 @@ def losses(weights, pixels, lmbda, way):
 
 
 def choose_pair(bits, y_start, y_hat):
-    """The pair of latents whose landscape tells most.
+    """Chooses the pair of latents with the most informative landscape.
 
-    Both are rounded in the end to other integers than the prediction is, and are neighbours in one
-    channel, so that the loss of one depends on the other. Of those for which SGA's integers are the
-    best of all around (from one below to one above both roundings), it is the pair for which it
-    would cost most to take back the one, the other, or both: the least of the three costs counts.
+    SGA's final integers for both differ from the rounded prediction, and the two are neighbours in
+    one channel, so that the loss of one depends on the other. SGA's integers are also the best of
+    all near them (from one below to one above both roundings). Of all such pairs, we take the one
+    that is the most expensive to undo: undoing one change, the other or both each has a cost, and
+    the least of the three is as large as possible.
 
     Args:
-      bits: of `losses`.
+      bits: function returned by `losses`.
       y_start: (h, w, C), the prediction.
-      y_hat: (h, w, C), the integers at the end.
+      y_hat: (h, w, C), the final integers.
 
     Returns:
-      Two (row, column, channel).
+      Two tuples (row, column, channel).
 
     Raises:
       InputError: there is no such pair.
@@ -153,24 +155,26 @@ def choose_pair(bits, y_start, y_hat):
         if best == tuple(y_hat[latent] for latent in pair):
             return pair
     raise InputError(
-        "no two neighbouring latents that SGA rounds elsewhere, for the better: "
+        "no two neighbouring latents that SGA improves by rounding them elsewhere: "
         "take more iterations or a larger crop"
     )
 
 
 Points = collections.namedtuple("Points", "rounded rounded_loss best best_loss")
-Points.__doc__ = """Rounded prediction and SGA's integers of two latents; losses there in bits."""
+Points.__doc__ = (
+    """Rounded prediction and SGA's integers of two latents, and the losses there in bits."""
+)
 
 
 def compare(bits, pair, way):
-    """`Points` of a pair."""
+    """The `Points` of a pair."""
     rounded, best = (tuple(y[latent] for latent in pair) for y in (np.rint(way.y[0]), way.y_hat))
     rounded_loss, best_loss = bits([dict(zip(pair, rounded)), dict(zip(pair, best))])
     return Points(rounded, rounded_loss, best, best_loss)
 
 
 def grid(bits, pair, axes):
-    """Losses over both latents of a pair: (len(axes[1]), len(axes[0])), the first one along x."""
+    """Losses over both latents of a pair, (len(axes[1]), len(axes[0])), with the first along x."""
     points = itertools.product(*reversed(axes))
     values = bits([dict(zip(pair, point[::-1])) for point in points])
     return values.reshape(len(axes[1]), len(axes[0]))
@@ -180,7 +184,7 @@ def grid(bits, pair, axes):
 
 
 def axes_of(way, pair):
-    """Values of either latent that the picture shows: the way and a margin, a square."""
+    """Values of each latent that the figure shows: a square around the path, with a margin."""
     walks = [way.y[(slice(None), *latent)] for latent in pair]
     ends = np.array([(np.floor(walk.min()), np.ceil(walk.max())) for walk in walks])
     centres, half = ends.mean(axis=1), np.ptp(ends, axis=1).max() / 2 + MARGIN
@@ -192,10 +196,10 @@ def draw(way, pair, axes, values, points, title):
     """A figure of the landscape and the way through it.
 
     Args:
-      way, pair: of `watch`, of `choose_pair`.
-      axes, values: of `axes_of`, and the losses in bits there, of `grid`.
+      way, pair: as `watch` and `choose_pair` return them.
+      axes, values: as `axes_of` returns them, and the losses in bits there, from `grid`.
       points: `Points`.
-      title: of the figure.
+      title: title of the figure.
     """
     ratios = {"height_ratios": (1, 0.16)}
     figure, (ax, below) = figures.subplots(2, 1, figsize=(8.4, 7.55), dpi=150, gridspec_kw=ratios)
@@ -232,9 +236,9 @@ def draw(way, pair, axes, values, points, title):
 
 
 def _draw_way(ax, way, pair):
-    """The parameters as a line and relaxed samples as points, coloured by iteration.
+    """Draws the parameters as a line and relaxed samples as points, coloured by iteration.
 
-    Returns what has the colours, and two keys for a legend.
+    Returns the artist for a colour bar, and two keys for the legend.
     """
     colours = figures.part("inferno", 0, 0.85)
     style = {"cmap": colours, "norm": matplotlib.colors.Normalize(0, way.its[-1])}
@@ -299,17 +303,17 @@ def main(argv=None):
 def parse(argv):
     parser = command.parser("study.sga_landscape", __doc__, "--runname", "--checkpoint_dir")
     add = parser.add_argument
-    add("--image", default="samples/coffee.png", metavar="FILE", help="(%(default)s)")
+    add("--image", default="samples/coffee.png", metavar="FILE", help="image (%(default)s)")
     add(
         "--crop",
         type=command.size,
         default="192x128",
         metavar="WxH",
-        help="the middle of it, which is optimised (%(default)s)",
+        help="size of the centre crop to optimise (%(default)s)",
     )
     add("--sga_its", default="2000", metavar="ITS", help="iterations of SGA (%(default)s)")
-    add("--seed", default="0", help="of SGA (%(default)s)")
-    command.add_output(parser, "results/sga_landscape.png", "FILE", ".png or .svg ")
+    add("--seed", default="0", help="seed of SGA (%(default)s)")
+    command.add_output(parser, "results/sga_landscape.png", "FILE", "figure, .png or .svg ")
     return parser.parse_args(argv)
 
 

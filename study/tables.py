@@ -1,4 +1,4 @@
-"""Results of studies as tables: from result files to rows by image, and to means."""
+"""Tables of study results: from result files to one row per image, and to means."""
 
 import collections
 import contextlib
@@ -34,7 +34,7 @@ SETTINGS = (
 METRICS = (*evaluation.METRICS, "est_rd_loss")
 SECONDS = ("seconds", "encode_seconds", "decode_seconds")
 COLUMNS = IDENTITY + SETTINGS + METRICS + SECONDS
-NEEDED = ("image", "method", "lambda", "est_bpp", "psnr")  # of a table that somebody else made
+NEEDED = ("image", "method", "lambda", "est_bpp", "psnr")  # columns that any table must have
 
 
 def rows_of_result(path, dataset, method=None):
@@ -46,10 +46,10 @@ def rows_of_result(path, dataset, method=None):
       method: what to call the method; None: as `labels` calls it where there is no other result.
 
     Returns:
-      list of dicts with the keys `COLUMNS`; '' for what the result does not have.
+      list of dicts with the keys `COLUMNS`; '' for values missing from the result.
 
     Raises:
-      InputError: not a readable result file.
+      InputError: the file is not a readable result.
     """
     values = load(path)
     try:
@@ -83,7 +83,7 @@ def load(path):
             return {key: result[key] for key in result.files}
     except FileNotFoundError:
         raise InputError("{}: no such file".format(path))
-    except Exception as error:  # NumPy raises a dozen types, of zipfile and zlib too
+    except Exception as error:  # a dozen types, from NumPy, zipfile and zlib
         raise InputError("{}: not a readable .npz file ({})".format(path, error))
 
 
@@ -157,15 +157,15 @@ def as_text(name):
 
 
 def read_csv(path, dataset):
-    """Rows of a table by image, as `to_csv` writes them.
+    """Reads the rows of a per-image table, as `to_csv` writes it.
 
     Args:
       path: of the file. It may have any columns besides those of `NEEDED`.
-      dataset: name of the data set, where the table has no such column.
+      dataset: name of the data set, if the table has no such column.
 
     Raises:
-      InputError: unreadable, a column of `NEEDED` missing, or something else where a number has
-        to be.
+      InputError: the file is unreadable, a column of `NEEDED` is missing, or a value that should be
+        a number is not.
     """
     columns, lines = _csv_lines(path)
     for column in NEEDED:
@@ -195,7 +195,7 @@ def read_csv(path, dataset):
 
 
 def _csv_lines(path):
-    """Names of the columns, and the lines as dicts."""
+    """The column names, and the lines as dicts."""
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
         lines = list(reader)
@@ -205,7 +205,7 @@ def _csv_lines(path):
 
 
 def read_text(path):
-    """A file's text; `InputError` if it has none."""
+    """A file's text; `InputError` if it is not a text file."""
     try:
         return files.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -213,7 +213,7 @@ def read_text(path):
 
 
 def in_order(rows):
-    """Rows by data set and image, and then the methods as `METHODS` has them, others last."""
+    """Rows sorted by data set, image, and method, in the order of `METHODS` with others last."""
 
     def key(row):
         method = place(row["method"])
@@ -223,13 +223,13 @@ def in_order(rows):
 
 
 def place(method):
-    """What to sort methods by, to have them as `METHODS` has them, others last."""
+    """Sort key of a method: the order of `METHODS`, others last."""
     script = method.split()[0]
     return METHODS.index(script) if script in METHODS else len(METHODS), method
 
 
 def to_csv(rows, columns):
-    """Dicts as a table, in bytes; numbers with nine digits, which hold a float32, λ with all."""
+    """Dicts as a CSV table, in bytes: numbers with nine digits, enough for float32, λ in full."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -245,15 +245,15 @@ def _cell(column, value):
 
 
 def gains(rows, anchor, *same):
-    """By how much the loss λ·MSE + bpp lies below the anchor's.
+    """Percentages by which the loss λ·MSE + bpp lies below the anchor's.
 
     Args:
       rows: list of dicts, of images or means.
       anchor: a method.
-      *same: keys in which a row and that of the anchor which it is compared with agree.
+      *same: keys in which a row agrees with the anchor's row that it is compared with.
 
     Yields:
-      (row, percent), for each row of another method that has a loss and a row of the anchor.
+      (row, percentage), for each row of another method that has a loss and such a row.
     """
     rows = [row for row in rows if row.get("est_rd_loss", "") != ""]
 
@@ -270,10 +270,10 @@ MEANS = ("dataset", "method", "model", "checkpoint_sha256", "lambda", "images", 
 
 
 def means(rows):
-    """Means over the images, for each data set, method, checkpoint and λ, in their order.
+    """Means over the images for each data set, method, checkpoint and λ, in order of appearance.
 
     Returns:
-      list of dicts with the keys `MEANS`; '' for what not every image has.
+      list of dicts with the keys `MEANS`; '' for a value that some image lacks.
     """
     groups = collections.OrderedDict()
     for row in rows:

@@ -1,8 +1,7 @@
-"""What a study consists of: tasks, each one image with one method and one model.
+"""The tasks of a study, each of which is one image with one method and one model.
 
-A task runs in a process of its own, by the command line of its script. So a method that fails,
-or whose memory runs out, takes nothing else with it, and a script that was added a minute ago
-needs to be known nowhere.
+A task runs in a separate process, through the command line of its script. A method that fails or
+runs out of memory therefore affects no other task, and a new script needs no registration.
 """
 
 import argparse
@@ -47,17 +46,17 @@ sha256: of the pixels; height, width: of what is taken.
 
 
 def find_images(patterns, crop=None):
-    """The images of folders (not of those within), of patterns, and of files.
+    """Finds the images of folders (not of their subfolders), of patterns, and of files.
 
     Args:
       patterns: list of str.
-      crop: (width, height) of the centre crops to take, turned where an image is upright; or None.
+      crop: (width, height) of the centre crops to take, swapped for portrait images; or None.
 
     Returns:
-      list of `Image`, by name.
+      list of `Image`, sorted by name.
 
     Raises:
-      InputError: nothing there, or something that is not an image, or one smaller than `crop`.
+      InputError: nothing matches, or a file is not an image or is smaller than `crop`.
     """
     paths = []
     for pattern in patterns:
@@ -146,13 +145,13 @@ on.
 Model = collections.namedtuple("Model", "folder name step sha256 lmbda kind")
 Model.__doc__ = """A trained model.
 
-folder: that holds its run folder, absolute; sha256: of the checkpoint; kind: the script that
-trains it; name, step, lmbda: as in `checkpoints.Run`.
+folder: absolute path of the folder that holds its run folder; sha256: digest of the checkpoint;
+kind: name of the script that trains it; name, step, lmbda: as in `checkpoints.Run`.
 """
 
 
 def find_models(checkpoint_dir, patterns):
-    """The `Model`s of run names and patterns of run names in a checkpoint folder.
+    """Finds the `Model`s of run names, or patterns of run names, in a checkpoint folder.
 
     An invalid run that only a pattern means is left out, and a note says so.
 
@@ -190,17 +189,17 @@ def _find_model(folder, name):
 
 
 def make_tasks(images, methods, models):
-    """All `Task`s, image after image, so that the time left can be told from those done.
+    """Makes all `Task`s, ordered by image, so that finished tasks predict the remaining time.
 
     Args:
       images: list of `Image`.
-      methods: list of str, the names of scripts with flags if there are any, such as
-        "sga --preset fast". Each runs with the models that it is for.
+      methods: list of str, names of scripts with any flags, such as "sga --preset fast". Each runs
+        with the models that suit it.
       models: list of `Model`.
 
     Raises:
-      InputError: no such script, or no model for one.
-      SystemExit: a flag that a script does not know (argparse has said so).
+      InputError: a script does not exist, or no model suits it.
+      SystemExit: a script does not know a flag (argparse has reported it).
     """
     pairs = {}
     for method in methods:
@@ -229,7 +228,7 @@ def make_tasks(images, methods, models):
 
 
 def split(method):
-    """Script and flags, a list, of a method as the user wrote it."""
+    """Splits a method, as the user wrote it, into the script and a list of flags."""
     try:
         words = shlex.split(method)
     except ValueError as error:
@@ -240,11 +239,11 @@ def split(method):
 
 
 def parse(script, flags, runname):
-    """The command line of `compress` with a method's flags.
+    """Parses the command line of `compress` with a method's flags.
 
     Raises:
-      InputError: no such script, or flags that name files, as a study does itself.
-      SystemExit: a flag that the script does not know (argparse has said so).
+      InputError: the script does not exist, or a flag names a file, which is left to the study.
+      SystemExit: the script does not know a flag (argparse has reported it).
     """
     argv = ["compress", runname, "image", "--results_dir", "", *flags]
     args = tf_boilerplate.parse(script, "", find_method(script), None, argv)
@@ -281,14 +280,14 @@ def attempt(task, threads):
 
 
 def run_task(task, threads):
-    """Runs a task, in whatever process and machine this is called.
+    """Runs a task, on any machine that can see its files.
 
     Args:
       task: `Task`.
-      threads: that its process may use.
+      threads: number of threads that its process may use.
 
     Returns:
-      The result file's content, bytes.
+      The content of the result file, as bytes.
 
     Raises:
       InputError: the checkpoint, the image or the code is another than it was, or the script has
@@ -334,9 +333,9 @@ def run_task(task, threads):
 
 
 def _worker_number():
-    """Number at the end of the name of the Dask worker that calls this; 0 outside of Dask.
+    """The number at the end of the name of the Dask worker that calls this; 0 outside of Dask.
 
-    Those of `study.run` are called 0, 1, …; others as `dask_worker --name` says.
+    Workers of `study.run` are named 0, 1, …; others are named by `dask_worker --name`.
     """
     try:
         name = str(distributed.get_worker().name)
@@ -358,13 +357,13 @@ _LIBC = ctypes.CDLL(None)
 
 
 def _die_with_parent():
-    """So that a worker that is killed leaves no process behind (Linux alone has this)."""
+    """Has the process killed when its worker is killed (on Linux only)."""
     if sys.platform == "linux":
         _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _with_provenance(path, task):
-    """Content of a result file, with what only the study knows."""
+    """The content of a result file, with the values that only the study knows added."""
     values = tables.load(path)
     values.update(
         input=tables.as_text(os.path.basename(task.image.path)),

@@ -1,17 +1,17 @@
-"""The course of the optimisation: methods against each other on one image.
+"""The course of the optimisation of one image, compared across methods.
 
     python -m study.traces results/rd-sga-*.npz results/rd-map-*.npz --output traces.png
 
-draws, by iteration, the loss λ·MSE + bpp, the rate, the PSNR, the temperature, and the fractions of
-y and z that are transmitted as other values than the network's prediction, from the records in
-result files: dotted where the latents are relaxed, as the gradient sees them, full after rounding.
+plots, against the iteration, the loss λ·MSE + bpp, the rate, the PSNR, the temperature, and the
+fractions of y and z whose transmitted value differs from the network's prediction, from the records
+in result files: dotted for the relaxed latents, as the gradient sees them, solid after rounding.
 """
 
 from inference import scripts
 from runtime.errors import InputError
 from study import command, figures, tables
 
-PANELS = {  # key of the record, less `_after_rounding`
+PANELS = {  # keys of the records, without `_after_rounding`
     "rd_loss": "λ·MSE + bpp",
     "its_bpp": "rate, bits per pixel",
     "its_psnr": "PSNR, dB",
@@ -34,7 +34,7 @@ def main(argv=None):
         traces[trace["label"]] = trace
     first = next(iter(traces.values()))
     for trace in traces.values():
-        pixels = {trace["pixels"], first["pixels"]} - {""}  # results of a script do not say
+        pixels = {trace["pixels"], first["pixels"]} - {""}  # results of scripts lack the digest
         if trace["what"] != first["what"] or len(pixels) > 1:
             raise InputError(
                 "{}: of {}, but {} of {}; a figure is of one image, all its pixels, and λ".format(
@@ -55,14 +55,15 @@ def parse(argv):
 
 
 def read(path, index):
-    """The record of one image in a result file.
+    """Reads the record of one image from a result file.
 
     Returns:
-      dict of its arrays (iterations,), and `label` (the method), `what` (image and λ), `pixels`
-      (their digest, if a study has computed it) and `path`.
+      dict with the record's arrays (iterations,), `label` (the method), `what` (image and λ),
+      `pixels` (digest of the pixels, if the result is a study's) and `path`.
 
     Raises:
-      InputError: no readable result, no such image, or a method that optimises nothing.
+      InputError: the result is unreadable, has no such image, or is of a method that optimises
+        nothing.
     """
     values = tables.load(path)
     try:
@@ -89,7 +90,7 @@ def read(path, index):
 
 
 def draw(traces, title):
-    """The figure: dict of label to trace (`read`)."""
+    """Draws the figure of `traces`, a dict from label to trace (see `read`)."""
     figure, axes = figures.subplots(len(PANELS), 1, figsize=(8, 14), sharex=True)
     looks = figures.looks(traces, scripts.METHODS)
     for panel, (key, text) in zip(axes, PANELS.items()):

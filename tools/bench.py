@@ -1,8 +1,8 @@
-"""Times this collection against a baseline implementation: `make bench`.
+"""Compares speed and memory with a baseline implementation: `make bench`.
 
-The baseline does as the reference does: layers of TensorFlow Compression as they come, latents
-and noise fed in each step, gradients fetched, Adam in NumPy (`tests/plain.py`). Each runs in a
-process of its own, as it would be started, and the two take turns.
+The baseline works like the reference: TensorFlow Compression's own layers, latents and noise fed in
+each step, gradients fetched, Adam in NumPy (`tests/plain.py`). Each runs in its own process, as a
+user would start it, and the two take turns.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from inference import scripts
 
 
 class Worker:
-    """A process that runs `make(*args)`, and then what that returns, once for each turn.
+    """A process that calls `make(*args)` once, and the function that this returns in each turn.
 
     Args:
-      make: function of this module, that returns a function without arguments.
-      allocator: whether TensorFlow keeps its memory, as `quiet_tf` has it.
+      make: function of this module that returns a function without arguments.
+      allocator: whether TensorFlow keeps freed memory for reuse, as `quiet_tf` sets it.
     """
 
     def __init__(self, make, *args, allocator=True):
@@ -38,7 +38,7 @@ class Worker:
         self.pipe.recv()
 
     def turn(self, repetitions=1):
-        """Milliseconds of each run."""
+        """Times `repetitions` runs; returns the milliseconds of each."""
         self.pipe.send(repetitions)
         return self.pipe.recv()
 
@@ -70,7 +70,7 @@ def workers(*made):
 
 
 def take_turns(made, turns, repetitions):
-    """Median milliseconds of each worker."""
+    """Lets the workers run in turn; returns the median milliseconds of each."""
     times = [[] for _ in made]
     for _ in range(turns):
         for worker, record in zip(made, times):
@@ -85,7 +85,7 @@ MATRIX = 4096
 
 
 def iteration_gflop(n, height, width):
-    """Of an iteration of SGA: the synthesis transforms, forward and back to their inputs."""
+    """GFLOP of an iteration of SGA: the synthesis transforms, and gradients of their inputs."""
     down = [(-(-height // 2**k), -(-width // 2**k)) for k in range(7)]
     area = [h * w for h, w in down]
     convolutions = [(area[4], 25, n, n), (area[3], 25, n, n), (area[2], 25, n, n)]
@@ -96,7 +96,7 @@ def iteration_gflop(n, height, width):
 
 
 def untrained(folder, n, model="mbt2018"):
-    """A run folder of N = n with random weights."""
+    """Makes a run folder of N = n with random weights; returns the run's name."""
     from PIL import Image
 
     run = "{}-num_filters={}-lmbda=0.01".format(model, n)
@@ -109,7 +109,7 @@ def untrained(folder, n, model="mbt2018"):
 
 
 def photograph(height, width):
-    """A sample photograph, repeated to (height, width)."""
+    """A sample photograph, tiled to (height, width)."""
     import numpy as np
     from PIL import Image
 
@@ -119,7 +119,7 @@ def photograph(height, width):
 
 
 def our_iteration(folder, run, height, width):
-    """An iteration of sga.py with a model in `folder`."""
+    """A function that runs an iteration of sga.py with a model in `folder`."""
     import sga
     from inference.evaluation import Evaluation
     from model import checkpoints
@@ -137,14 +137,14 @@ def our_iteration(folder, run, height, width):
 
 
 def plain_iteration(folder, run, height, width):
-    """The same by the baseline."""
+    """A function that runs an iteration of the baseline."""
     from tests import plain
 
     return plain.SGA(os.path.join(folder, run), photograph(height, width)).step
 
 
 def matrix_product():
-    """A product of two square matrices of `MATRIX` rows."""
+    """A function that multiplies two square matrices of `MATRIX` rows."""
     from runtime.quiet_tf import tf
 
     value = tf.get_variable(
@@ -192,11 +192,11 @@ def bench_iterations(args):
 
 PLAIN = "tests.plain"
 TRAININGS = [(32, 128), (192, 256)]
-PHOTOGRAPHS = 8, 1500, 2000  # number, height, width of the PNGs to train on
+PHOTOGRAPHS = 8, 1500, 2000  # number, height and width of the training PNGs
 
 
 def large_photographs(folder):
-    """A pattern of large PNGs."""
+    """Writes large PNGs; returns a pattern that matches them."""
     from PIL import Image
 
     number, height, width = PHOTOGRAPHS
@@ -207,7 +207,7 @@ def large_photographs(folder):
 
 
 def training_step(module, n, patch, pattern):
-    """A step of training; without a pattern on one batch that is there already."""
+    """A function that runs a training step; without a pattern, always on one batch in memory."""
     import importlib
 
     import numpy as np
@@ -230,8 +230,8 @@ def training_step(module, n, patch, pattern):
 
 
 def bench_training(args):
-    """Steps per second."""
-    print("| N | patch | baseline, steps/s | here | ratio | of a step waiting for large PNGs |")
+    """Prints training steps per second."""
+    print("| N | patch | baseline, steps/s | here | ratio | time spent waiting for large PNGs |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         pattern = large_photographs(folder)
@@ -256,11 +256,11 @@ def bench_training(args):
 STARTS = [32, 192]
 FEW = 3  # iterations of the runs
 ITERATIONS = ("--sga_its", str(FEW))
-FLAGS = {"mbt2018": (), "bb_plain": (), "bb_sga": (*ITERATIONS, "--r_its", str(FEW))}  # of scripts
+FLAGS = {"mbt2018": (), "bb_plain": (), "bb_sga": (*ITERATIONS, "--r_its", str(FEW))}  # by script
 
 
 def bench_startup(args):
-    """Seconds of a run of sga.py that are not its iterations, the first of which is slower."""
+    """Prints the seconds of a run of sga.py besides its iterations at their usual speed."""
     print("| N | run of {} iterations | an iteration | beyond the iterations |".format(FEW))
     print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -276,7 +276,7 @@ def bench_startup(args):
 
 
 def saved_photograph(folder, height, width):
-    """Path of a PNG."""
+    """Writes a PNG; returns its path."""
     from PIL import Image
 
     path = os.path.join(folder, "image.png")
@@ -285,7 +285,7 @@ def saved_photograph(folder, height, width):
 
 
 def measured_run(script, folder, run, image):
-    """Seconds and peak bytes of a script with few iterations."""
+    """Runs a script for a few iterations; returns its seconds and peak memory in bytes."""
     command = [sys.executable, os.path.join(scripts.ROOT, script + ".py")]
     command += ["--checkpoint_dir", folder, "compress", run, image, "--results_dir", ""]
     command += FLAGS.get(script, ITERATIONS)
@@ -293,7 +293,7 @@ def measured_run(script, folder, run, image):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        sys.exit(1)  # it has said why
+        sys.exit(1)  # the script has reported why
     return time.time() - begun, usage.ru_maxrss * 1024
 
 
@@ -304,7 +304,7 @@ LARGE = (3000, 4000)
 
 
 def bench_memory(args):
-    """Peak resident size and seconds of runs of a few iterations."""
+    """Prints peak resident memory and seconds of runs of a few iterations."""
     print("| script | image | peak | run of {} iterations |".format(FEW))
     print("|---|---|---|---|")
     cases = [("mbt2018", "sga", *size) for size in MEMORY_SIZES]
@@ -321,9 +321,11 @@ def bench_memory(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", choices=[[], *BENCHES], help="default: all")
-    parser.add_argument("--turns", type=int, default=10, help="of each process")
-    parser.add_argument("--large", action="store_true", help="memory: 12 megapixels too")
+    parser.add_argument(
+        "what", nargs="*", choices=[[], *BENCHES], help="benchmarks to run; default: all"
+    )
+    parser.add_argument("--turns", type=int, default=10, help="turns of each process (10)")
+    parser.add_argument("--large", action="store_true", help="measure memory at 12 megapixels too")
     args = parser.parse_args()
     for name in args.what or BENCHES:
         BENCHES[name](args)

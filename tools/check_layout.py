@@ -1,6 +1,6 @@
-"""Checks that the code is laid out as CONTRIBUTING.md says: `make lint`.
+"""Checks that the code has the layout described in CONTRIBUTING.md: `make lint`.
 
-Imports go one way, files fit a reader's head, and the scripts repeat nothing.
+Imports go one way, files stay short, and the scripts do not repeat code.
 """
 
 import ast
@@ -11,7 +11,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 METHODS = ("sga", "map", "ste", "unoise", "danneal", "bb_sga", "bb_no_sga", "bb_plain")
 SCRIPTS = (*METHODS, "mbt2018", "mbt2018_bb")
-# From the top down; what stands together does not import one another, except the scripts.
+# From the top down. Packages of one floor do not import each other; scripts may.
 FLOORS = (
     {"study", "tools"},
     set(SCRIPTS),
@@ -25,14 +25,14 @@ FLOORS = (
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 WITHOUT_TENSORFLOW = ("coding/container.py", "inference/scripts.py")
-LINES = 450  # of a file
-SCRIPT_LINES = 80  # of a method's script
-SCRIPTS_LINES = 407  # of all ten
-REPEATED = 6  # lines of code that stand in one script only
+LINES = 450  # longest file
+SCRIPT_LINES = 80  # longest script of a method
+SCRIPTS_LINES = 407  # all ten scripts together
+REPEATED = 6  # as many equal lines of code may not occur in two scripts
 
 
 def imports(path):
-    """The modules that a file imports anywhere, and the number of the line of each."""
+    """Yields the modules that a file imports anywhere, each with its line number."""
     for node in ast.walk(ast.parse(read(path))):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -48,7 +48,7 @@ def read(path):
 
 
 def check_imports(path):
-    """Yields what a file imports against the order of `FLOORS`."""
+    """Yields a message for each import that violates the order of `FLOORS`."""
     own = path.replace(".py", "").split("/")[0]
     for name, line in imports(path):
         other = name.split(".")[0]

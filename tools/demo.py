@@ -1,7 +1,7 @@
-"""Base model against SGA on one photograph: `make demo`.
+"""Compares the base model with SGA on one photograph: `make demo`.
 
-Runs the two scripts as a user would, prints both results and the gain, and draws original and
-reconstructions side by side.
+Runs the two scripts as a user would, prints both results and the gain, and draws the original and
+the reconstructions side by side.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main():
 
 
 def compress(script, args, *flags):
-    """Runs a script on the image; its result and reconstruction."""
+    """Runs a script on the image; returns its result and reconstruction."""
     print("running {} on {}".format(script, args.image), flush=True)
     flags = ("--save_reconstruction", *flags)
     path = scripts.compress(script, RUN, args.image, args.output, *flags)
@@ -59,7 +59,7 @@ def compress(script, args, *flags):
 
 
 def draw(panels, path):
-    """Writes labelled images (text, uint8 (H, W, 3)) beside each other."""
+    """Writes a picture of labelled images, (text, uint8 (H, W, 3)), side by side."""
     height, width, _ = panels[0][1].shape
     gap, bar = 8, 20
     picture = Image.new("RGB", (len(panels) * (width + gap) - gap, height + bar), "white")

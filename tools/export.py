@@ -1,9 +1,9 @@
-"""Copies a trained run without the state of its optimisers, a third of the size.
+"""Copies a trained run without the state of its optimisers, which makes it a third of the size.
 
     python tools/export.py <run folder> <folder to write>
 
-The copy compresses and decompresses as the original does. Training cannot go on from it, but can
-start from it (`--init_from`).
+The copy compresses and decompresses as the original does. Training cannot resume from it, but a new
+run can start from its weights (`--init_from`).
 """
 
 import argparse

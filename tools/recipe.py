@@ -1,12 +1,12 @@
-"""Trains the models of `checkpoints/`, or resumes whatever of that is missing.
+"""Trains the models of `checkpoints/`, or resumes their training.
 
     python -m tools.recipe --train_glob 'photos/*' --output mine
 
 One model is trained at a constant learning rate (the trunk). Every shipped model, base and
 bits-back alike, continues from its weights for the same number of steps at its own λ, while the
-learning rate falls to nothing. So all have seen the same number of steps, and differ in nothing
-else. Run folders with optimiser states are kept in --checkpoint_dir; the finished models are
-copied to --output without them. After an interruption of any kind the same command resumes.
+learning rate decays. All are thus trained for equally many steps, and differ in λ and kind alone.
+Run folders with optimiser states are kept in --checkpoint_dir; the finished models are
+copied to --output without these states. After any interruption, the same command resumes.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from tools import export
 Stage = collections.namedtuple("Stage", "name script lmbda steps learning_rate lr_final source")
 Stage.__doc__ = """One run of a training script.
 
-name: of its folder in --checkpoint_dir, which holds the run folder.
-steps: at --scale 1, counted from 0.
-learning_rate, lr_final: as the flags of the same names.
+name: name of its folder in --checkpoint_dir, which holds the run folder.
+steps: number of steps at --scale 1, counted from 0.
+learning_rate, lr_final: values of the flags of the same names.
 source: name of the stage whose weights it starts from, or None.
 """
 
@@ -44,18 +44,18 @@ STAGES = (
 
 
 def run_folder(args, stage):
-    """Where a stage trains."""
+    """The run folder in which a stage trains."""
     name = checkpoints.run_name(stage.script, args.num_filters, -1, stage.lmbda)
     return os.path.join(args.checkpoint_dir, stage.name, name)
 
 
 def steps(args, stage):
-    """Last step of a stage."""
+    """The last step of a stage."""
     return max(1, round(args.scale * stage.steps))
 
 
 def steps_done(args, stage):
-    """Steps that a stage's newest checkpoint has seen."""
+    """The step of a stage's newest checkpoint, or 0."""
     checkpoint = checkpoints.newest_checkpoint(run_folder(args, stage))
     return checkpoints.read_checkpoint(checkpoint)[1] if checkpoint else 0
 
@@ -84,14 +84,14 @@ def train(args, stage):
         *("train", "--flip"),
         *(text for name, value in flags.items() for text in ("--" + name, str(value))),
     ]
-    # In this process, so that no training goes on where the recipe was killed.
+    # In this process, so that killing the recipe also ends the training.
     with tf.Graph().as_default():
         graph = importlib.import_module(stage.script).training_graph
         tf_boilerplate.main(None, graph, argv)
 
 
 def main(argv=None):
-    """Runs the stages in their order."""
+    """Runs the stages in order."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.recipe",
         description=__doc__,
@@ -99,8 +99,8 @@ def main(argv=None):
     )
     add = parser.add_argument
     add("--train_glob", required=True, help="training images, as for the training scripts")
-    add("--output", default="", help="folder that gets the finished models; default: none")
-    add("--checkpoint_dir", default="runs", help="folder of the stages (runs)")
+    add("--output", default="", help="folder for copies of the finished models; default: none")
+    add("--checkpoint_dir", default="runs", help="folder for the stages' runs (runs)")
     add("--scale", type=float, default=1.0, help="multiplies the number of steps of each stage (1)")
     names = [stage.name for stage in STAGES]
     add(
@@ -109,11 +109,11 @@ def main(argv=None):
         default=names,
         choices=names,
         metavar="STAGE",
-        help="some of the stages",
+        help="stages to run; default: all",
     )
-    add("--num_filters", type=int, default=64, help="(64)")
-    add("--batchsize", type=int, default=8, help="(8)")
-    add("--patchsize", type=int, default=128, help="(128)")
+    add("--num_filters", type=int, default=64, help="channels of the models (64)")
+    add("--batchsize", type=int, default=8, help="patches per step (8)")
+    add("--patchsize", type=int, default=128, help="side of the patches, in pixels (128)")
     add("--val_glob", default="", help="validation images, as for the training scripts")
     add("--val_secs", type=int, default=300, help="seconds between validations (300)")
     add("--save_checkpoint_secs", type=int, default=300, help="seconds between checkpoints (300)")
@@ -138,7 +138,7 @@ def main(argv=None):
 
 
 def publish(folder, output):
-    """Copies a finished run to the folder `output`, in place of an older copy."""
+    """Copies a finished run to the folder `output`, replacing any older copy."""
     target = os.path.join(output, os.path.basename(folder))
     temporary = os.path.join(output, ".part-" + os.path.basename(folder))
     shutil.rmtree(temporary, ignore_errors=True)

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Makes a virtual environment of Python 3.7 with the given requirements, or brings it up to date.
+# Creates a Python 3.7 virtual environment with the given requirements, or updates it.
 #     tools/venv.sh FOLDER REQUIREMENTS_FILE
-# Does nothing where the folder already has exactly these requirements.
+# Does nothing if the folder already has exactly these requirements.
 set -eu
 folder=$1
 requirements=$2
 
-# A shim on the PATH may exist and not run; venv and pip may be packaged apart.
+# A shim on the PATH may exist without working; venv and pip may be packaged separately.
 works() {
     "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 7))' 2>/dev/null
 }
