@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import oracle
 import pytest
 from PIL import Image
 
@@ -49,13 +50,21 @@ def compress(script, run, image, results_dir, *flags, checkpoint_dir, top=(), ou
     method = methods.find_method(script) if isinstance(script, str) else script
     argv = ["--checkpoint_dir", checkpoint_dir, *top, "compress", run, image, *output]
     argv += ["--results_dir", results_dir, *flags]
+    before = _identities(results_dir)
     tf_boilerplate.main(method, argv=[str(arg) for arg in argv])
-    paths = glob.glob(os.path.join(str(results_dir), "*.npz"))
-    if not paths:
+    written = [item[0] for item in _identities(results_dir) - before]
+    if not written:
         return None
-    path = max(paths, key=lambda path: os.stat(path).st_mtime_ns)
+    (path,) = written
     with np.load(path, allow_pickle=False) as result:
         return {**result, "result_file": os.path.basename(path)}
+
+
+def _identities(folder):
+    """The results in a folder, as a set of (path, what tells a file from the one it replaces)."""
+    paths = glob.glob(os.path.join(glob.escape(str(folder)), "*.npz"))
+    stats = [(path, os.stat(path)) for path in paths]
+    return {(path, stat.st_ino, stat.st_mtime_ns) for path, stat in stats}
 
 
 def run_script(name, *argv, cwd=ROOT, timeout=600):
@@ -120,4 +129,12 @@ def untrained(tmp_path_factory):
     """A checkpoint folder with the `UNTRAINED` run of each model, N = 4."""
     folder = tmp_path_factory.mktemp("untrained")
     train_untrained(folder, 4)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory):
+    """A checkpoint folder with the small models in data/ (see `oracle.py`)."""
+    folder = tmp_path_factory.mktemp("shipped")
+    oracle.write_models(str(folder))
     return folder
