@@ -1,4 +1,4 @@
-"""Command-line flags as data: a method lists its own, with defaults, beside its equations."""
+"""Command-line flags as data: a method lists its own, with defaults, next to its equations."""
 
 import argparse
 import functools
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, Optional
 
 
 class Flag(NamedTuple):
-    """A flag, whose type is that of its default.
+    """A command-line flag, which has the type of its default.
 
     default: a number; a string, for a path or one of `choices`; False for a switch.
-    help: what `--help` says of it; "{}" in it stands for the choices.
-    minimum: lowest value of a number; None: it has to be positive.
-    choices: all values that it can take; None: any.
+    help: its text in `--help`; "{}" in it is replaced by the choices.
+    minimum: lowest allowed number; None: the number must be positive.
+    choices: tuple of the allowed values; None: any value.
     """
 
     default: Any
@@ -23,7 +23,7 @@ class Flag(NamedTuple):
 
 
 def add_flags(parser, flags):
-    """Adds a dict of `Flag`s by name to an `argparse` parser; λ arrives as `lmbda`."""
+    """Adds a dict of `Flag`s by name to an `argparse` parser; --lambda is stored as `lmbda`."""
     for name, flag in flags.items():
         options = {"default": flag.default, "help": "{} ({})".format(flag.help, flag.default)}
         if flag.default is False:
@@ -42,10 +42,10 @@ def add_flags(parser, flags):
 
 
 def number(kind, minimum, text):
-    """The number of type `kind` in `text`, at least `minimum`, or positive if that is None.
+    """Parses a number of type `kind` that is at least `minimum`, or positive if that is None.
 
     Raises:
-      argparse.ArgumentTypeError: it is not such a number.
+      argparse.ArgumentTypeError: `text` is not such a number.
     """
     try:
         value = kind(text)

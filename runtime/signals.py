@@ -1,4 +1,4 @@
-"""Signals, and how a command ends."""
+"""Signals, and the ways in which a command ends."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from runtime.errors import InputError
 
 @contextlib.contextmanager
 def command(name):
-    """Around what a command does: wrong input ends it with one line and exit code 2."""
+    """Runs the body of a command; invalid input ends the process with one line and exit code 2."""
     try:
         with sigterm_as_interrupt():
             yield
@@ -20,14 +20,14 @@ def command(name):
     except KeyboardInterrupt:
         print("{}: interrupted".format(name), file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # who read our output has seen enough, as `head` does
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 @contextlib.contextmanager
 def sigterm_as_interrupt():
-    """Within, SIGTERM raises KeyboardInterrupt, so that half-written files are cleaned up."""
+    """A context in which SIGTERM raises KeyboardInterrupt, so that partial files are removed."""
     old = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -37,9 +37,9 @@ def sigterm_as_interrupt():
 
 @contextlib.contextmanager
 def stop_signals():
-    """Within, SIGINT and SIGTERM append to the list that this yields, instead of ending us.
+    """A context in which SIGINT and SIGTERM are appended to the list that it yields.
 
-    A second one ends us after all.
+    The first one does not end the process; the second raises KeyboardInterrupt.
     """
     received = []
 
