@@ -1,10 +1,10 @@
 """SGA with bits-back coding, entry M2 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
 
-1. y, and the mean and log-variance of q(z|y), are optimised on λ·255²·MSE + bpp: y relaxed as in
-   SGA (`sga.py`), z sampled by reparametrisation.
-2. With y fixed at its rounding, mean and log-variance start anew from h_a(y) and are optimised on
-   bpp = -log2 p(y|z) - log2 p(z) + log2 q(z|y) alone, so that a decoder, which knows y by
-   then, can repeat it (section 3.3, algorithm 1).
+1. Minimise λ·255²·MSE + bpp over y and the mean and log-variance of q(z|y): y is relaxed as in SGA
+   (`sga.py`), z is sampled by reparametrisation.
+2. Round y, restart the mean and log-variance from h_a(y), and minimise only the rate
+   bpp = -log2 p(y|z) - log2 p(z) + log2 q(z|y) over them. A decoder, which knows y by then, can
+   repeat this stage (section 3.3, algorithm 1).
 """
 
 import tf_boilerplate

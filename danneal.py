@@ -1,6 +1,6 @@
 """Deterministic annealing, entry A4 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
 
-As SGA (`sga.py`), with the expectation in place of the sample:
+SGA (`sga.py`) with its random sample replaced by the expectation:
 
     v_tilde = w ⌊v⌋ + (1 - w) ⌈v⌉,   (w, 1 - w) = softmax(l)
     l = -atanh(distance of v to ⌊v⌋ and to ⌈v⌉) / τ
@@ -13,7 +13,7 @@ from runtime.quiet_tf import tf
 
 
 class DAnneal(methods.BaseMethod):
-    """Relaxes by an expectation, at a falling temperature."""
+    """Relaxes rounding to an expectation, at a falling temperature."""
 
     row = "A4"
     flags = {

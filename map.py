@@ -1,8 +1,8 @@
 """MAP, entry A1 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
 
-Optimises y and z on λ·255²·MSE + bpp as if they were transmitted without rounding, and rounds at
-the end: z to the grid through the medians of p(z), then y to the one through mu(z), as the base
-codec does. Stops when the loss after rounding gets worse.
+Minimises λ·255²·MSE + bpp over y and z as if they were transmitted without rounding, and rounds at
+the end as the base codec does: z to the grid through the medians of p(z), then y to the grid
+through mu(z). Stops when the loss after rounding increases.
 """
 
 import tf_boilerplate
@@ -10,13 +10,13 @@ from inference import methods, optimise
 
 
 class MAP(methods.BaseMethod):
-    """No relaxation: the gap to the rounded latents is left open."""
+    """Leaves the latents unrelaxed, ignoring the gap between them and the rounded latents."""
 
     row = "A1"
     centred = True
     flags = {
         **methods.adam_flags(sga_its=2000, lr=5e-3),
-        "check_every": methods.Flag(10, "iterations between looks at the loss after rounding"),
+        "check_every": methods.Flag(10, "iterations between checks of the loss after rounding"),
     }
 
     def relax(self, v, t, noise):

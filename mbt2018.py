@@ -1,7 +1,7 @@
 """The mean-scale hyperprior of Minnen, Ballé and Toderici 2018 (arXiv 1809.02736).
 
 Trains the model and codes with it: entry M3 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
-The latents are what the inference network predicts, rounded around mu (y) and the medians (z).
+The latents are the inference network's predictions, rounded around mu (y) and the medians (z).
 """
 
 import tf_boilerplate
@@ -21,12 +21,12 @@ class BaseHyperprior(methods.Method):
     sigma_min = entropy_models.SIGMA_MIN
     reports_batches = True
     coding_flags = {
-        "container": methods.Flag(False, "write the file format that the other scripts write")
+        "container": methods.Flag(False, "write the same file format as the other scripts")
     }
 
     @classmethod
     def result_name(cls, runname, lmbda, basename):
-        """As the reference names it: unlike the others'."""
+        """The reference's name, which differs from those of the other methods."""
         return "rd-{}-file={}".format(runname, basename)
 
     def build(self):
@@ -40,13 +40,13 @@ class BaseHyperprior(methods.Method):
 
 
 def training_graph(x, num_filters, lmbda):
-    """Variables, loss and metrics for patches x (N, H, W, 3) in [0, 1].
+    """Creates the variables, loss and metrics for patches x (N, H, W, 3) in [0, 1].
 
     Returns:
-      loss, metrics: as `hyperprior.Mbt2018.rate_distortion`, of y and z with U(-½, ½) noise.
+      loss, metrics: from `hyperprior.Mbt2018.rate_distortion`, for y and z with U(-½, ½) noise.
       bottleneck: `tfc.EntropyBottleneck`, whose auxiliary loss fits the quantiles of p(z) and
-        whose updates keep the range coder's tables.
-      model: as it is validated.
+        whose updates maintain the range coder's tables.
+      model: the model to validate.
     """
     bottleneck, variables = entropy_models.bottleneck(num_filters)
     tfci.make_range_coder_tables()

@@ -1,8 +1,8 @@
 """The mean-scale hyperprior for lossy bits-back coding: trains the model of `bb_*.py`.
 
-Yang, Bamler and Mandt 2020 (arXiv 2006.04240), section 3.3. Against Minnen et al. 2018
-(`mbt2018.py`), z is continuous: a sample of q(z|y) = N(z_mean, exp(z_logvar)), which h_a predicts,
-under a density p(z). The loss has the net rate,
+Yang, Bamler and Mandt 2020 (arXiv 2006.04240), section 3.3. Unlike in Minnen et al. 2018
+(`mbt2018.py`), z is continuous: a sample of q(z|y) = N(z_mean, exp(z_logvar)), whose parameters
+h_a predicts, with a density p(z) as its prior. The loss uses the net rate:
 
     λ 255² MSE - (log2 p(y|z) + log2 p(z) - log2 q(z|y)) / pixels
 """
@@ -16,13 +16,13 @@ from training import cores
 
 
 def training_graph(x, num_filters, lmbda):
-    """Variables, loss and metrics for patches x (N, H, W, 3) in [0, 1].
+    """Creates the variables, loss and metrics for patches x (N, H, W, 3) in [0, 1].
 
     Returns:
-      loss, metrics: as `hyperprior.Mbt2018.rate_distortion`, of y with U(-½, ½) noise and a sample
-        of z, with q's standard deviation bounded by √10.
+      loss, metrics: from `hyperprior.Mbt2018.rate_distortion`, for y with U(-½, ½) noise and a
+        sample of z whose standard deviation under q is at most √10.
       None: p(z) has no auxiliary loss here.
-      model: as it is validated, without the bounds of training.
+      model: the model to validate, without the bounds used in training.
     """
     tfci.make_range_coder_tables()
     weights = (

@@ -1,14 +1,14 @@
 """Stochastic Gumbel Annealing (SGA), entry M1 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
 
-Optimises y and z on λ·255²·MSE + bpp, with a rounding that is relaxed ever less: each element v
-becomes the average of its two neighbours under a relaxed one-hot sample,
+Minimises λ·255²·MSE + bpp over y and z with an annealed relaxation of rounding: each element v
+becomes the average of its two neighbouring integers, weighted by a relaxed one-hot sample,
 
     v_tilde = w ⌊v⌋ + (1 - w) ⌈v⌉,   (w, 1 - w) = softmax((l + Gumbel noise) / τ)
     l = -atanh(distance of v to ⌊v⌋ and to ⌈v⌉) / τ
     τ(t) = clip(T_max exp(-annealing_rate (t - t0)), T_min, T_max)
 
-(eqs. 9 and 10). What is transmitted is v rounded to the nearest integer. `sga_plus.py` has the
-options that the paper does not.
+(eqs. 9 and 10). The transmitted value is v rounded to the nearest integer. `sga_plus.py` has
+options beyond the paper.
 """
 
 import tf_boilerplate
@@ -16,13 +16,13 @@ from inference import methods, rounding, sga_plus
 
 
 class SGA(methods.BaseMethod):
-    """Relaxes by a sample, at a falling temperature."""
+    """Relaxes rounding to a random average, at a falling temperature."""
 
     row = "M1"
     flags = {
         **methods.adam_flags(sga_its=2000, lr=5e-3),
         "annealing_rate": methods.Flag(1e-3, "rate at which the temperature falls, per iteration"),
-        "t0": methods.Flag(700, "iteration from which the temperature falls", minimum=0),
+        "t0": methods.Flag(700, "iteration at which the temperature starts to fall", minimum=0),
         "t_max": methods.Flag(0.5, "temperature up to t0"),
         "t_min": methods.Flag(1e-8, "lowest temperature"),
         **methods.ATANH_FLAG,

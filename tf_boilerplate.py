@@ -1,4 +1,4 @@
-"""Command lines, training and evaluation: all that the ten scripts share."""
+"""Command lines, training and evaluation: everything that the ten scripts share."""
 
 import argparse
 import functools
@@ -22,19 +22,19 @@ from training import cores, data, horovod, run_folder, validation
 
 
 def train(script, training_graph, args):
-    """Trains a model, going on from the newest checkpoint of its run folder where there is one.
+    """Trains a model, resuming from the newest checkpoint in its run folder, if there is one.
 
-    Several `workers` share the images, and average metrics and gradients.
+    Under Horovod (`training.horovod`), workers share the images and average metrics and gradients.
 
     Args:
       script: name of the model, with which its run name begins.
-      training_graph: `training_graph(x, num_filters, lmbda)` makes variables and loss for patches
-        x; it returns loss, metrics (as `hyperprior.Mbt2018.rate_distortion`), a Keras layer with
-        an auxiliary loss and updates of its own, or None, and the model as it is validated.
-      args: the command line.
+      training_graph: `training_graph(x, num_filters, lmbda)` builds the model on patches x and
+        returns loss, metrics (as `hyperprior.Mbt2018.rate_distortion` does), a Keras layer with
+        an auxiliary loss and updates of its own, or None, and the model to validate.
+      args: the parsed command line.
 
     Raises:
-      InputError: no usable image; a checkpoint of another shape; the loss is NaN.
+      InputError: no image is usable, the checkpoint's shapes differ, or the loss is NaN.
     """
     runname = checkpoints.run_name(script, args.num_filters, args.num_hfilters, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, runname)
@@ -46,13 +46,13 @@ def train(script, training_graph, args):
     kept = checkpoints.kept_checkpoints(folder) if horovod.first() else []
     checkpoint = kept[-1] if kept else None
     start = checkpoints.read_checkpoint(checkpoint)[1] if checkpoint else 0
-    # So that training which goes on sees other patches and noise than it has seen.
+    # So that resumed training does not repeat the patches and noise it has already seen.
     seed = args.seed + horovod.of_first(start, config)
 
     x = data.batches(
         paths, args.batchsize, args.patchsize, args.preprocess_threads, seed, args.flip
     )
-    tf.set_random_seed(horovod.own_seed(seed))  # not of the batches: they know what is shared
+    tf.set_random_seed(horovod.own_seed(seed))  # the batches set their own seeds
     loss, metrics, auxiliary, model = training_graph(x, args.num_filters, args.lmbda)
     x_tilde = metrics.pop("x_tilde")
     metrics["psnr"] = utils.psnr(metrics["mse"])
@@ -62,7 +62,7 @@ def train(script, training_graph, args):
     }
 
     step = tf.train.create_global_step()
-    # The model's optimiser first, the auxiliary one second: so their variables are numbered.
+    # The order of the optimisers fixes the numbering of their variables in checkpoints.
     optimizer = tf.train.AdamOptimizer(learning_rate(step, args))
     train_op = [horovod.minimize(optimizer, loss, step)]
     if auxiliary is not None:
@@ -72,8 +72,8 @@ def train(script, training_graph, args):
         done_op = tf.identity(step)
     saved = tf.global_variables()
     init_fn = measured = None
-    # The average is one for all workers at once. It is of the weights before the update, so the
-    # saver has a look of its own (`run_folder.Sound`).
+    # All workers see the same average. It is of the loss before the update, so the saver checks the
+    # weights itself (`run_folder.Sound`).
     hooks = [tf.train.NanTensorHook(shown["rd_loss"])]
     if horovod.first():
         if checkpoint:
@@ -129,7 +129,7 @@ def train(script, training_graph, args):
                 if measured and start < args.last_step:
                     validate()
                 while done < args.last_step and not session.should_stop():
-                    # In each step: other workers may wait for these metrics, to show them.
+                    # Fetched at every step, because the average needs all workers.
                     done, values = session.run([done_op, shown])
                     if progress.due():
                         progress.show(done, figures.format(**values))
@@ -158,7 +158,7 @@ def train(script, training_graph, args):
 
 
 def learning_rate(step, args):
-    """Half a cosine, from --learning_rate to --lr_final times as much at the last step."""
+    """The cosine schedule from --learning_rate to --lr_final · --learning_rate at --last_step."""
     if args.lr_final == 1:
         return args.learning_rate
     done = tf.cast(step, tf.float32) / max(args.last_step, 1)
@@ -167,7 +167,7 @@ def learning_rate(step, args):
 
 
 def summary_hook(x, x_tilde, metrics, logdir, secs):
-    """Writes metrics and the first two patches for TensorBoard."""
+    """A hook that writes the metrics and the first two patches for TensorBoard."""
     for key, value in metrics.items():
         tf.summary.scalar(key, value)
     tf.summary.image("original", utils.to_uint8(x), max_outputs=2)
@@ -181,7 +181,7 @@ def summary_hook(x, x_tilde, metrics, logdir, secs):
 
 
 def compress(method_class, args):
-    """Runs a method on the images of the command line, and writes and prints its results."""
+    """Runs a method on the images named on the command line; writes and prints its results."""
     run = checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
     args.lmbda = checkpoints.lambda_of(run, args.lmbda)
     images = utils.Images(args.eval_imgs, console.note)
@@ -191,7 +191,7 @@ def compress(method_class, args):
     weights = checkpoints.load(method_class.model_class, run)
     writer = method_class.coder(run, weights, args)
 
-    # Whatever cannot be written is refused before anything is computed.
+    # Paths that cannot be written are refused before anything is computed.
     path = method_class.result_path(run, args)
     if path:
         settings = {**method_class.settings(args), "eval_batch_size": args.eval_batch_size}
@@ -240,7 +240,7 @@ def compress(method_class, args):
 
 
 def decompress(method_class, args):
-    """Decodes a file to an image, or to a uint8 .npy where it holds several."""
+    """Decodes a file to an image, or to a uint8 .npy if it holds several images."""
     content = files.read_bytes(args.file)
     with naming(args.file):
         reader = readers.read(content)
@@ -248,7 +248,7 @@ def decompress(method_class, args):
             raise InputError("a bits-back archive, which the scripts bb_….py decode")
         side_info = getattr(args, "side_info", "")
         if side_info and not reader.has_side_info:
-            raise InputError("holds no side information, for --side_info")
+            raise InputError("holds no side information to write to --side_info")
     output = args.output or args.file + (".png" if reader.images == 1 else ".npy")
     if not output.lower().endswith((".png", ".npy")):
         raise InputError("{}: the name of a decoded file ends in .png or .npy".format(output))
@@ -269,7 +269,7 @@ def decompress(method_class, args):
     if side_info:
         files.write_bytes(side_info, reader.side_info)
     elif reader.has_side_info:
-        console.note("--side_info FILE writes the side information that it holds")
+        console.note("the file holds side information; --side_info FILE writes it")
     for written in filter(None, (output, side_info)):
         print("wrote {}".format(written))
 
@@ -278,12 +278,12 @@ def decompress(method_class, args):
 
 
 def main(method_class, training_graph=None, argv=None):
-    """Runs the command line of a script; ends the process with exit code 2 on wrong input.
+    """Runs the command line of a script; exits with code 2 on invalid input.
 
     Args:
-      method_class: a `methods.Method`; None: there are no commands but `train`.
-      training_graph: of `train`; None: there is no such command.
-      argv: arguments; default: those of the process.
+      method_class: a subclass of `methods.Method`; None for a script whose only command is `train`.
+      training_graph: as in `train`; None for a script without that command.
+      argv: the arguments, by default those of the process.
     """
     module = sys.modules[(method_class or training_graph).__module__]
     script = scripts.name_of(module)
@@ -304,7 +304,7 @@ def main(method_class, training_graph=None, argv=None):
 
 
 def say_device(args):
-    """Says on stderr where the run takes place with --verbose, and always why no GPU is used."""
+    """Prints to stderr why a GPU goes unused, if one does, and with --verbose the device."""
     why = device.why_unused()
     if why:
         print("note: " + why, file=sys.stderr)
@@ -313,7 +313,7 @@ def say_device(args):
 
 
 def parse(script, doc, method_class, training_graph, argv=None):
-    """The arguments of a script; `--help` of a script shows the flags of all its commands."""
+    """Parses the arguments of a script, whose `--help` shows the flags of all its commands."""
     parser = argparse.ArgumentParser(
         prog=script + ".py",
         description=doc,
@@ -324,17 +324,17 @@ def parse(script, doc, method_class, training_graph, argv=None):
         "--num_filters",
         type=functools.partial(flags.number, int, None),
         metavar="N",
-        help="channels of the model (192 in train, else those of the run)",
+        help="channels of the model (192 for train, otherwise as in the run's checkpoint)",
     )
-    text = "enters the name of a trained run, if positive, and nothing else"
+    text = "if positive, becomes part of a trained run's name; has no other effect"
     flags.add_flags(
         parser,
         {
-            "checkpoint_dir": Flag("./checkpoints", "folder of run folders"),
+            "checkpoint_dir": Flag("./checkpoints", "folder that contains the run folders"),
             "num_hfilters": Flag(-1, text, minimum=-1),
         },
     )
-    text = "the device, and a line every 100 iterations"
+    text = "print the device, and a line every 100 iterations"
     parser.add_argument("--verbose", "-V", action="store_true", help=text)
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.required = True
@@ -353,9 +353,9 @@ def parse(script, doc, method_class, training_graph, argv=None):
         args, unknown = parser.parse_known_args(argv)
     takes_output = getattr(args, "output", "") is None
     if takes_output and len(unknown) == 1 and not unknown[0].startswith("-"):
-        args.output = os.path.expanduser(unknown.pop())  # argparse wants it before the flags
+        args.output = os.path.expanduser(unknown.pop())  # argparse accepts it only before the flags
     if unknown:
-        places = " (which stands before it)" if unknown[0] in parser._option_string_actions else ""
+        places = " (which goes before it)" if unknown[0] in parser._option_string_actions else ""
         commands.choices[args.command].error(
             "not known to this command: {}{}".format(" ".join(unknown), places)
         )
@@ -374,16 +374,16 @@ def _add_train(commands):
     flags.add_flags(
         parser,
         {
-            "lambda": Flag(0.01, "weight of the distortion, 255² MSE, against bits per pixel"),
-            "batchsize": Flag(8, "patches of a step, of each worker under horovodrun"),
-            "patchsize": Flag(256, "pixels of a patch's side"),
+            "lambda": Flag(0.01, "weight of the distortion, 255² MSE, relative to bits per pixel"),
+            "batchsize": Flag(8, "patches per step; under horovodrun, per worker"),
+            "patchsize": Flag(256, "height and width of a patch in pixels"),
             "last_step": Flag(1000000, "number of steps", minimum=0),
-            "learning_rate": Flag(1e-4, "of Adam"),
-            "lr_final": Flag(1.0, "fraction of it at the last step, after a cosine decay; 1: none"),
+            "learning_rate": Flag(1e-4, "learning rate of Adam"),
+            "lr_final": Flag(1.0, "fraction of --learning_rate left after a cosine decay; 1: none"),
             "flip": Flag(False, "mirror half of the patches left to right"),
-            "init_from": Flag("", "run folder whose weights a new run starts from, where they fit"),
-            "seed": Flag(0, "of the patches, the noise and the initial weights", minimum=0),
-            "val_glob": Flag("", "images to validate on, whole, latents rounded; '' for none"),
+            "init_from": Flag("", "run folder to initialise a new run's weights from, if they fit"),
+            "seed": Flag(0, "seed of the patches, the noise and the initial weights", minimum=0),
+            "val_glob": Flag("", "whole images to validate on with rounded latents; '' for none"),
             "val_secs": Flag(300, "seconds between validations", minimum=0),
             "preprocess_threads": Flag(16, "threads that read images"),
             "logdir": Flag("./tensorboard", "folder for TensorBoard; '' for none"),
@@ -407,15 +407,15 @@ def _add_compress(commands, method_class):
         {
             "results_dir": Flag("./results", "folder for the .npz of the result; '' for none"),
             "lambda": Flag(-1.0, "weight of the distortion; -1: as in the run's name", minimum=-1),
-            "seed": Flag(0, "of the random numbers, where the method draws any", minimum=0),
+            "seed": Flag(0, "seed of the random numbers, if the method draws any", minimum=0),
             "eval_batch_size": Flag(1, "images of a .npy that are optimised together"),
             "pad": Flag(
                 "none",
                 "how g_a and h_a see the image continued to multiples of 64: {}",
                 choices=("none", "edge"),
             ),
-            "save_reconstruction": Flag(False, "a PNG by the result"),
-            "overwrite": Flag(False, "replace a result of another input or other settings"),
+            "save_reconstruction": Flag(False, "write a PNG next to the result"),
+            "overwrite": Flag(False, "replace a result of another input or settings"),
             **method_class.flags,
             **method_class.coding_flags,
         },
@@ -429,20 +429,20 @@ def _add_compress(commands, method_class):
             "--preset",
             choices=list(method_class.presets),
             default="",
-            help="other defaults; " + "; ".join(lines),
+            help="a set of other defaults; " + "; ".join(lines),
         )
 
 
 def _add_decompress(commands, method_class):
-    parser = commands.add_parser("decompress", help="decode a file of compress", allow_abbrev=False)
+    parser = commands.add_parser("decompress", help="decode a compressed file", allow_abbrev=False)
     parser.add_argument("runname", help="run folder in --checkpoint_dir")
     parser.add_argument("file", type=os.path.expanduser, help="a .tfci file")
     parser.add_argument(
         "output",
         nargs="?",
         type=os.path.expanduser,
-        help="image or .npy to write; default: the file's name + .png, of several images + .npy",
+        help="image or .npy to write (the file's name + .png; + .npy for several images)",
     )
     if issubclass(method_class.model_class, Mbt2018BB):
-        flag = Flag("", "file to write the side information of the archive to")
+        flag = Flag("", "file to write the archive's side information to")
         flags.add_flags(parser, {"side_info": flag})

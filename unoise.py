@@ -1,8 +1,8 @@
 """Uniform noise, entry A3 in Table 1 of Yang et al. 2020 (arXiv 2006.04240).
 
-Optimises y and z on λ·255²·MSE + bpp with fresh noise U(-½, ½) added to both in every iteration,
+Minimises λ·255²·MSE + bpp over y and z with fresh U(-½, ½) noise added to both in every iteration,
 as in training (Ballé et al. 2017, arXiv 1611.01704), and rounds at the end as the base codec
-does: z to the grid through the medians of p(z), then y to the one through mu(z).
+does: z to the grid through the medians of p(z), then y to the grid through mu(z).
 """
 
 import tf_boilerplate
@@ -10,7 +10,7 @@ from inference import methods
 
 
 class UNoise(methods.BaseMethod):
-    """Relaxes by additive uniform noise."""
+    """Relaxes rounding to additive uniform noise."""
 
     row = "A3"
     centred = True

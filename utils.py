@@ -17,10 +17,10 @@ from runtime.quiet_tf import tf
 
 
 def centre_crop(pixels, size):
-    """The middle of an image (H, W, …), `size` = (width, height).
+    """Crops an image (H, W, …) to `size` = (width, height) around its centre.
 
     Raises:
-      InputError: the image is smaller.
+      InputError: the image is smaller than that.
     """
     height, width = pixels.shape[:2]
     left, top = (width - size[0]) // 2, (height - size[1]) // 2
@@ -37,10 +37,10 @@ def write_png(path, pixels):
 
 @contextlib.contextmanager
 def images_to(path, shape):
-    """Writes images one by one: `write(number, pixels)`, pixels uint8 (H, W, 3).
+    """Yields `write(number, pixels)`, which writes image `number`, uint8 (H, W, 3).
 
     Args:
-      path: of an `.npy`, which stays on disk, or of one image.
+      path: an `.npy`, written to disk image by image, or the path of a single image.
       shape: (n, H, W, 3).
     """
     if is_array(path):
@@ -61,18 +61,18 @@ def images_to(path, shape):
 
 
 class Images:
-    """The images to compress: one file, or an `.npy` of several, which stays on disk.
+    """The images to compress: one image file, or an `.npy` of several, which stays on disk.
 
     Args:
       path: an image file, or a uint8 `.npy` (n, H, W, 3).
-      note: as for `read_image`.
+      note: as in `read_image`.
 
     Attributes:
       shape: (n, H, W, 3).
-      sha256: of the file, in hexadecimal.
+      sha256: SHA-256 of the file, in hexadecimal.
 
     Raises:
-      InputError: it cannot be read, or holds something else.
+      InputError: the file cannot be read or does not hold images.
     """
 
     def __init__(self, path, note=lambda text: None):
@@ -89,7 +89,7 @@ class Images:
         array = open_array(self.path)
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not array.size:
             raise InputError(
-                "{}: {} {}, where a batch of images is uint8 (n, H, W, 3)".format(
+                "{}: {} {}, but a batch of images is uint8 (n, H, W, 3)".format(
                     self.path, array.dtype, array.shape
                 )
             )
@@ -98,7 +98,7 @@ class Images:
     def batches(self, size):
         """Yields uint8 (N, H, W, 3) with N ≤ `size`, in order."""
         for start in range(0, self.shape[0], size):
-            # Mapped anew for each batch: pages that have been read would stay in memory.
+            # Mapped again for each batch, because pages once read would stay in memory.
             array = self._open_array() if self._image is None else self._image
             yield np.array(array[start : start + size])
 
@@ -109,16 +109,16 @@ def is_array(path):
 
 
 def open_array(path):
-    """A memory-mapped `.npy`: slicing reads from disk what it needs.
+    """Memory-maps an `.npy`, so that a slice reads only its own part of the file.
 
     Raises:
-      InputError: no such file, or not one.
+      InputError: the file does not exist or is not an `.npy`.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError("{}: no such file".format(path))
-    except Exception as error:  # NumPy raises a dozen types, of zipfile and tokenize too
+    except Exception as error:  # NumPy raises a dozen types, even zipfile's and tokenize's
         raise InputError("{}: not a readable .npy file ({})".format(path, error))
     if not isinstance(array, np.ndarray):
         raise InputError("{}: not an .npy file but an .npz".format(path))
@@ -126,10 +126,10 @@ def open_array(path):
 
 
 def image_keys(pixels, seed):
-    """A random-number key for each of the images uint8 (N, H, W, 3): int64 (N,).
+    """A random-number key, int64 (N,), for each of the images uint8 (N, H, W, 3).
 
-    It depends on the seed and the image alone, so that an image gets the same noise wherever it
-    stands and whatever is optimised beside it.
+    A key depends only on the seed and the image, so that an image gets the same noise whatever its
+    position and whichever images share its batch.
     """
     digests = (
         hashlib.sha256("{} {} ".format(seed, image.shape).encode() + image.tobytes()).digest()
@@ -141,21 +141,21 @@ def image_keys(pixels, seed):
 # --- Metrics ---------------------------------------------------------------------------------
 
 
-MSSSIM_MIN_SIDE = 161  # pixels; five scales with a window of 11
+MSSSIM_MIN_SIDE = 161  # pixels: five scales with a window of 11
 
 
 def psnr(mse):
-    """Peak signal-to-noise ratio in dB of mean squared errors (tensor) on the scale 0 to 255."""
+    """Peak signal-to-noise ratio in dB, from mean squared errors (tensor) on a 0 to 255 scale."""
     return 20 * np.log10(255) - 10 / np.log(10) * tf.math.log(mse)
 
 
 def to_uint8(x):
-    """What a decoder shows of images in [0, 1] (tensor): clipped and rounded to uint8."""
+    """Converts images in [0, 1] (tensor) to a decoder's output: clipped and rounded to uint8."""
     return tf.saturate_cast(tf.round(tf.clip_by_value(x, 0, 1) * 255), tf.uint8)
 
 
 def quality(x, x_tilde):
-    """mse (on the scale 0 to 255) and psnr in dB of what a decoder shows, each (N,).
+    """mse (on a 0 to 255 scale) and psnr in dB of a decoder's 8-bit output, a dict of (N,).
 
     Args:
       x, x_tilde: original and reconstruction, float32 (N, H, W, 3), in [0, 1] except for overshoot.
@@ -166,15 +166,16 @@ def quality(x, x_tilde):
 
 
 def ms_ssim(image, decoded):
-    """Multi-scale structural similarity (Wang, Simoncelli and Bovik 2003), and -10 log10(1 - it).
+    """Multi-scale structural similarity (Wang, Simoncelli and Bovik 2003), plain and in dB.
 
-    As `tf.image.ssim_multiscale`, which takes seconds to build and to run for the first time.
+    Equivalent to `tf.image.ssim_multiscale`, which takes seconds to build and first run.
 
     Args:
       image, decoded: uint8 (H, W, 3).
 
     Returns:
-      dict of `msssim` and `msssim_db`, NaN where a side has fewer than `MSSSIM_MIN_SIDE` pixels.
+      dict of `msssim` and `msssim_db` = -10 log10(1 - msssim); both are NaN if a side has fewer
+      than `MSSSIM_MIN_SIDE` pixels.
     """
     msssim = np.nan
     if min(image.shape[:2]) >= MSSSIM_MIN_SIDE:
@@ -183,13 +184,13 @@ def ms_ssim(image, decoded):
         return {"msssim": msssim, "msssim_db": -10 * np.log10(1 - msssim)}
 
 
-MSSSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales
+MSSSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # one per scale
 MSSSIM_WINDOW = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
 MSSSIM_WINDOW /= MSSSIM_WINDOW.sum()
 
 
 def _ms_ssim(x, y):
-    """Of one channel, (H, W)."""
+    """MS-SSIM of one channel, (H, W)."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     product = 1.0
@@ -198,14 +199,14 @@ def _ms_ssim(x, y):
         means, squares = 2 * mean_x * mean_y, mean_x**2 + mean_y**2
         contrast = (2 * _blurred(x * y) - means + c2) / (_blurred(x**2 + y**2) - squares + c2)
         if exponent == MSSSIM_EXPONENTS[-1]:
-            contrast *= (means + c1) / (squares + c1)  # the luminance, at the last scale alone
+            contrast *= (means + c1) / (squares + c1)  # luminance, only at the last scale
         product *= max(contrast.mean(), 0) ** exponent
         x, y = _halved(x), _halved(y)
     return product
 
 
 def _blurred(plane):
-    """Filtered with the window; the margin, where the window does not fit, is left out."""
+    """The plane filtered with the window, without the margin in which the window does not fit."""
     for axis in (0, 1):
         plane = ndimage.correlate1d(plane, MSSSIM_WINDOW, axis, mode="constant")
     margin = len(MSSSIM_WINDOW) // 2
@@ -213,7 +214,7 @@ def _blurred(plane):
 
 
 def _halved(plane):
-    """Means of 2 × 2 samples; a last one alone is repeated."""
+    """Means of 2 × 2 samples; an odd last row or column is repeated."""
     height, width = plane.shape
     plane = np.pad(plane, ((0, height % 2), (0, width % 2)), "edge")
     return (plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4
@@ -264,12 +265,12 @@ def write_result(path, values):
 
 
 def write_reconstruction(result_path, images, number, pixels):
-    """Writes what a decoder shows as a PNG beside a result.
+    """Writes a decoder's output as a PNG next to a result.
 
     Args:
-      result_path: of the result, an `.npz`.
-      images: how many images it is about; of several, names have the number.
-      number: of this image, from 0.
+      result_path: path of the result, an `.npz`.
+      images: number of images in the result; if there are several, file names end in `number`.
+      number: index of this image, from 0.
       pixels: uint8 (H, W, 3).
     """
     suffix = "-{}".format(number) if images > 1 else ""

@@ -1,12 +1,12 @@
-"""What every program needs around its computation; nothing here knows of images or models.
+"""Services that every program needs around its computation, independent of images and models.
 
-    errors.py    wrong input: `InputError`, the one line that the user sees
-    files.py     bytes read and written, never half
+    errors.py    invalid input: `InputError`, the one line that the user sees
+    files.py     whole-file reads and atomic writes
     flags.py     command-line flags as data
     console.py   progress
     signals.py   Ctrl-C and SIGTERM, and how a command ends
-    machine.py   cores
-    quiet_tf.py  TensorFlow, quiet and quick
+    machine.py   the number of CPU cores
+    quiet_tf.py  TensorFlow without its warnings and with faster settings
 
 All other packages may import this one, which imports none of them.
 """

@@ -1,4 +1,4 @@
-"""Progress on the console."""
+"""Progress and notes on the console."""
 
 import contextlib
 import sys
@@ -8,11 +8,11 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A bar with the time left on a terminal; elsewhere a plain line every half minute.
+    """A progress bar with the time left; without a terminal, a plain line every half minute.
 
     Args:
-      total, initial: last step and first one.
-      title: stands before it.
+      total, initial: last step, and the step to start from.
+      title: text in front of the bar or line.
     """
 
     LINE_SECS = 30
@@ -24,25 +24,25 @@ class Progress:
             desc=title or None,
             dynamic_ncols=True,
             leave=False,
-            disable=None,  # where stderr is no terminal
+            disable=None,  # i.e. if stderr is not a terminal
         )
         self.total, self.initial, self.title = total, initial, title
         self.begun = self.shown = time.time()
 
     def due(self):
-        """Whether it is time to `show` how things stand."""
+        """Whether it is time to `show` progress again."""
         return time.time() - self.shown >= (self.LINE_SECS if self.bar.disable else 1)
 
     def update(self, step):
-        """Says that `step` steps are done, and shows it when it is time to."""
+        """Records that `step` steps are done, and shows it if `due`."""
         (self.show if self.due() else self.advance)(step)
 
     def advance(self, step):
-        """Says that `step` steps are done."""
+        """Records that `step` steps are done."""
         self.bar.update(step - self.bar.n)
 
     def show(self, step, figures=""):
-        """The same, and shows it, with `figures` if there are any."""
+        """Records that `step` steps are done and shows it, followed by the text `figures`."""
         self.shown = time.time()
         if not self.bar.disable:
             self.bar.set_postfix_str(figures, refresh=False)
@@ -68,14 +68,14 @@ class Progress:
 
 @contextlib.contextmanager
 def shown(verbose, its, title):
-    """Shows the progress of `its` iterations, under a title.
+    """Shows the progress of `its` iterations under a title.
 
     Args:
-      verbose: whether the title and lines are printed, and not just the progress.
+      verbose: whether to print the title and lines, not only the progress.
 
     Yields:
-      `step(n)`, which says that n iterations are done, and `write(line)`; two Nones without
-      iterations.
+      `step(n)`, which records that n iterations are done, and `write(line)`; two Nones if `its` is
+      0.
     """
     if not its:
         yield None, None
@@ -101,5 +101,5 @@ def show_all():
 
 
 def note(text):
-    """Tells the user, on stderr, of something that is not wrong."""
+    """Prints a note to stderr: something the user should know that is not an error."""
     print("note: " + text, file=sys.stderr)

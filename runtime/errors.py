@@ -1,10 +1,10 @@
-"""Errors that a user can mend."""
+"""Errors that a user can correct."""
 
 import contextlib
 
 
 class InputError(Exception):
-    """Something that the user gave is wrong; its text is the one line that is shown."""
+    """The user's input is invalid; the exception's text is the one line that the user sees."""
 
     exit_code = 2
 
@@ -28,7 +28,7 @@ def exhausted(reason, remedy):
 
 @contextlib.contextmanager
 def naming(path):
-    """Puts a file's name before the text of an `InputError`."""
+    """Prefixes the text of any `InputError` raised within with a file's name."""
     try:
         yield
     except InputError as error:

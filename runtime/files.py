@@ -1,4 +1,4 @@
-"""Files, read whole and written whole: nobody finds half of one."""
+"""Whole-file reads and atomic writes, which never leave half a file behind."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ def read_bytes(path):
     """The bytes of a file.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: the file cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -22,14 +22,14 @@ def read_bytes(path):
 
 
 def write_bytes(path, content):
-    """Writes bytes."""
+    """Writes bytes to a file, by `atomic_write`."""
     with atomic_write(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Opens a temporary file beside `path` for binary writing; renames it if all went well.
+    """Opens a temporary file next to `path` for binary writing; renames it on success.
 
     A symbolic link stays one: what it leads to is replaced.
 
@@ -78,7 +78,7 @@ def _not_writable(path, reason):
 
 
 def _temporary_beside(path):
-    """Open file descriptor and path of a new file in the folder of `path`, which is made."""
+    """Makes the folder of `path` and a new file in it; returns its open descriptor and path."""
     folder = os.path.dirname(os.path.abspath(path))
     try:
         os.makedirs(folder, exist_ok=True)

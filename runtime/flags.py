@@ -1,4 +1,4 @@
-"""Command-line flags as data: a method lists its own, with defaults, beside its equations."""
+"""Command-line flags as data: a method lists its own, with defaults, next to its equations."""
 
 import argparse
 import functools
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Optional
 
 
 class Flag(NamedTuple):
-    """A flag, whose type is that of its default.
+    """A command-line flag, which has the type of its default.
 
     default: a number; a string, for a path or one of `choices`; False for a switch.
-    help: what `--help` says of it; "{}" in it stands for the choices.
-    minimum: lowest value of a number; None: it has to be positive.
-    choices: all values that it can take; None: any.
-    below: what a number has to be below; None: no such bound.
+    help: its text in `--help`; "{}" in it is replaced by the choices.
+    minimum: lowest allowed number; None: the number must be positive.
+    choices: tuple of the allowed values; None: any value.
+    below: bound that a number must lie below; None: no such bound.
     """
 
     default: Any
@@ -26,7 +26,7 @@ class Flag(NamedTuple):
 
 
 def add_flags(parser, flags):
-    """Adds a dict of `Flag`s by name to an `argparse` parser; λ arrives as `lmbda`."""
+    """Adds a dict of `Flag`s by name to an `argparse` parser; --lambda is stored as `lmbda`."""
     for name, flag in flags.items():
         options = {"default": flag.default, "help": "{} ({})".format(flag.help, flag.default)}
         if flag.default is False:
@@ -53,12 +53,12 @@ def refuse_dashed_paths(parser, argv):
 
 
 def number(kind, minimum, text, below=None):
-    """The number of type `kind` in `text`, at least `minimum`, or positive if that is None.
+    """Parses a number of type `kind` that is at least `minimum`, or positive if that is None.
 
     Whole numbers have at most 64 bits: NumPy saves larger ones as objects, which it does not load.
 
     Raises:
-      argparse.ArgumentTypeError: it is not such a number.
+      argparse.ArgumentTypeError: `text` is not such a number.
     """
     try:
         value = kind(text)

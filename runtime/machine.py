@@ -1,4 +1,4 @@
-"""The machine that this runs on."""
+"""The machine that this process runs on."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import re
 def cores():
     """Number of CPU cores that this process may use.
 
-    The workers of a distributed training share those of their machine.
+    Workers of a distributed training run divide the cores of their machine among themselves.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, usable // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))

@@ -1,14 +1,14 @@
-"""TensorFlow 1.15 and TensorFlow Compression 1.3, quiet and quick.
+"""TensorFlow 1.15 and TensorFlow Compression 1.3, without their warnings and with faster settings.
 
-Import `tf` and `tfc` from here. Importing them directly prints dozens of
-NumPy FutureWarnings and deprecation notes that say nothing about this project,
-and leaves large tensors to the C library, which asks the system for new pages
-for each of them: that took up to half of the time of an iteration. On a GPU,
-TensorFlow takes memory as it needs it, so that several processes can share one.
+Import `tf` and `tfc` from here. Importing them directly prints dozens of NumPy
+FutureWarnings and deprecation notes that are irrelevant to this project, and
+makes the C library allocate large tensors, requesting new pages from the system
+for each of them: that took up to half the time of an iteration. On a GPU,
+TensorFlow allocates memory as needed, so that several processes can share one.
 
-`tfc` is imported when it is first asked for. Most of the project does without,
-as there is none for NVIDIA's TensorFlow (docs/gpu.md): ask for it inside the
-functions that need it.
+`tfc` is imported on first use. Import it inside the functions that need it:
+most of the project works without it, because NVIDIA's TensorFlow has no build
+of it (docs/gpu.md).
 """
 
 import logging
@@ -24,14 +24,14 @@ with warnings.catch_warnings():
 
     tf.get_logger().setLevel(logging.ERROR)
 
-__all__ = ["tf", "tfc"]  # noqa: F822  tfc is made below
+__all__ = ["tf", "tfc"]  # noqa: F822  `__getattr__` below provides tfc
 
 
 def __getattr__(name):
-    """`tfc`, at the first use (PEP 562).
+    """Imports `tfc` on first use (PEP 562).
 
     Raises:
-      InputError: it is not installed, or for another TensorFlow.
+      InputError: it is not installed, or is built for another TensorFlow.
     """
     if name != "tfc":
         raise AttributeError(name)

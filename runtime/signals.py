@@ -1,4 +1,4 @@
-"""Signals, and how a command ends."""
+"""Signals, and the ways in which a command ends."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ from runtime.errors import InputError
 
 @contextlib.contextmanager
 def command(name):
-    """Around what a command does: wrong input ends it with one line and exit code 2."""
+    """Runs the body of a command; invalid input ends the process with one line and exit code 2."""
     console.show_all()
     try:
         with sigterm_as_interrupt():
@@ -24,7 +24,7 @@ def command(name):
     except KeyboardInterrupt:
         print("{}: interrupted".format(name), file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # who read our output has seen enough, as `head` does
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -53,7 +53,7 @@ def _end(name, reason, code):
 
 @contextlib.contextmanager
 def sigterm_as_interrupt():
-    """Within, SIGTERM raises KeyboardInterrupt, so that half-written files are cleaned up."""
+    """A context in which SIGTERM raises KeyboardInterrupt, so that partial files are removed."""
     old = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -63,9 +63,9 @@ def sigterm_as_interrupt():
 
 @contextlib.contextmanager
 def stop_signals():
-    """Within, SIGINT and SIGTERM append to the list that this yields, instead of ending us.
+    """A context in which SIGINT and SIGTERM are appended to the list that it yields.
 
-    A second one ends us after all.
+    The first one does not end the process; the second raises KeyboardInterrupt.
     """
     received = []
 
