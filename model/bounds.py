@@ -29,14 +29,4 @@ def upper_bound(v, bound):
 
     The gradient passes where `v` is allowed, or where descent would lower it.
     """
-    v = tf.convert_to_tensor(v)
-    bound = tf.constant(bound, v.dtype)
-
-    @tf.custom_gradient
-    def bounded(v):
-        def gradient(g):
-            return tf.cast(tf.logical_or(v <= bound, g > 0), g.dtype) * g
-
-        return tf.minimum(v, bound), gradient
-
-    return bounded(v)
+    return -lower_bound(-tf.convert_to_tensor(v), -bound)

@@ -50,15 +50,7 @@ def conv_down(x, kernel):
 
 
 def conv(x, kernel):
-    """Correlation with zeros around `x`.
-
-    Args:
-      x: (N, H, W, C).
-      kernel: (2k + 1, 2k + 1, C, M).
-
-    Returns:
-      (N, H, W, M).
-    """
+    """Correlates as `layers.conv`: (N, H, W, C) with (2k + 1, 2k + 1, C, M) to (N, H, W, M)."""
 
     @tf.custom_gradient
     def correlate(x, kernel):
