@@ -20,21 +20,21 @@ def run_name(script, num_filters, num_hfilters, lmbda):
 
 
 Run = collections.namedtuple("Run", "name checkpoint step num_filters lmbda")
-Run.__doc__ = """A trained model: its run name, newest checkpoint and that one's step, N_f, and λ.
+Run.__doc__ = """A trained model: its run name, newest checkpoint and its step, N_f, and λ.
 
-lmbda is the one that the run name tells, or None.
+lmbda is parsed from the run name; None if the name has none.
 """
 
 
 def find_run(checkpoint_dir, name, num_filters=None):
-    """The newest checkpoint of a run.
+    """Finds a run and its newest checkpoint; returns a `Run`.
 
     Args:
       checkpoint_dir, name: the run's folder is `<checkpoint_dir>/<name>`.
-      num_filters: what the caller thinks N_f is, or None.
+      num_filters: the N_f that the checkpoint must have; None: any.
 
     Raises:
-      InputError: no such run, an unreadable checkpoint, or one with another N_f.
+      InputError: the run does not exist, or its checkpoint is unreadable or has another N_f.
     """
     folder = os.path.join(checkpoint_dir, os.path.normpath(name))
     name = os.path.basename(folder)
@@ -61,10 +61,10 @@ def find_run(checkpoint_dir, name, num_filters=None):
 
 
 def lambda_of(run, given):
-    """λ as given on the command line or, where that is negative, as the name of a `Run` tells.
+    """λ as given on the command line or, if that is negative, as in the name of a `Run`.
 
     Raises:
-      InputError: neither says.
+      InputError: λ is in neither.
     """
     if given >= 0:
         return given
@@ -74,7 +74,7 @@ def lambda_of(run, given):
 
 
 def newest_checkpoint(folder):
-    """Path of the newest checkpoint in a run folder, which may have been moved; or None."""
+    """Path of the newest checkpoint in a run folder, even if the folder was moved; or None."""
     path = os.path.join(folder, "checkpoint")
     try:
         state = tf.train.get_checkpoint_state(folder)
@@ -86,7 +86,7 @@ def newest_checkpoint(folder):
 
 
 def read_checkpoint(checkpoint):
-    """Shapes by name (lists), and the step, of a checkpoint; `InputError` if unreadable."""
+    """A checkpoint's shapes (lists) by name, and its step; `InputError` if it is unreadable."""
     with reading(checkpoint):
         reader = tf.train.load_checkpoint(checkpoint)
         return reader.get_variable_to_shape_map(), int(reader.get_tensor("global_step"))
@@ -94,7 +94,7 @@ def read_checkpoint(checkpoint):
 
 @contextlib.contextmanager
 def reading(checkpoint):
-    """Within, what TensorFlow says of a damaged checkpoint becomes an `InputError`."""
+    """Converts TensorFlow's errors about a damaged checkpoint to `InputError`s."""
     try:
         yield
     except (tf.errors.OpError, ValueError) as error:
@@ -103,7 +103,7 @@ def reading(checkpoint):
 
 
 def checkpoint_sha256(checkpoint):
-    """SHA-256 of the files of a checkpoint, in hexadecimal."""
+    """SHA-256 over the SHA-256 digests of a checkpoint's files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(glob.glob(glob.escape(checkpoint) + ".*")):
         digest.update(file_sha256(path).encode())
@@ -111,28 +111,28 @@ def checkpoint_sha256(checkpoint):
 
 
 def is_of(model_class, run):
-    """Whether the checkpoint of a `Run` is one of a model, `Mbt2018` or `Mbt2018BB`."""
+    """Whether the checkpoint of a `Run` belongs to `model_class`, `Mbt2018` or `Mbt2018BB`."""
     return model_class.prior_scope + "matrix_0" in read_checkpoint(run.checkpoint)[0]
 
 
 def load(model_class, run):
-    """Reads a model's weights from a checkpoint and computes what depends on them alone.
+    """Reads a model's parameters from a checkpoint and evaluates its weights from them.
 
     Args:
       model_class: `Mbt2018` or `Mbt2018BB`.
       run: `Run`.
 
     Returns:
-      For `hyperprior.build`, a dict of NumPy arrays in `transforms.Transforms` and
+      The `weights` of `hyperprior.build`: a dict of NumPy arrays in `transforms.Transforms` and
       `entropy_models.Density`.
 
     Raises:
-      InputError: the checkpoint is damaged or of another model.
+      InputError: the checkpoint is damaged or belongs to another model.
     """
     reader = tf.train.load_checkpoint(run.checkpoint)
     if not is_of(model_class, run):
         raise InputError(
-            "{}: this is no model of {}.py, which this script needs".format(
+            "{}: not a model trained by {}.py, which this script needs".format(
                 run.checkpoint, model_class.name
             )
         )
@@ -144,7 +144,7 @@ def load(model_class, run):
             raise ValueError("{} has shape {}, not {}".format(name, value.shape, tuple(shape)))
         return tf.constant(value)
 
-    # On the CPU, as a decoder has to find the same weights.
+    # On the CPU, because a decoder has to compute the same weights.
     with reading(run.checkpoint), tf.Graph().as_default(), device.on_cpu(), tf.Session(
         config=device.cpu_config()
     ) as session:
