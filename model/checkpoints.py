@@ -132,7 +132,7 @@ def load(model_class, run):
     reader = tf.train.load_checkpoint(run.checkpoint)
     if not is_of(model_class, run):
         raise InputError(
-            "{}: not a model trained by {}.py, which this script needs".format(
+            "{}: not a model of {}.py, which this script needs".format(
                 run.checkpoint, model_class.name
             )
         )
