@@ -1,10 +1,10 @@
-"""How a method finds the latents of an image.
+"""Per-image inference: how a method finds the latents of an image.
 
-methods.py     what a method says of itself: flags, relaxation, how its latents are coded
+methods.py     base classes of the methods: flags, relaxation, coding of the latents
 rounding.py    relaxations of rounding, and the temperature
 sga_plus.py    options of SGA beyond the paper
-noise.py       random numbers that depend on the seed, the image and the step alone
-optimise.py    the Adam run in the graph, early stopping, the record of its course
-evaluation.py  images through a method, the coder and the metrics
-scripts.py     which methods there are; running a script as a user does
+noise.py       random numbers that depend only on the seed, the image and the step
+optimise.py    Adam runs in the graph, early stopping, and records of the optimisation
+evaluation.py  runs images through a method, the coder and the metrics
+scripts.py     the registry of methods and models; running a script as a user does
 """

@@ -1,4 +1,4 @@
-"""Evaluation: images through a method, the coder and the metrics of what a decoder gets."""
+"""Evaluation: runs images through a method, the coder and the metrics of the decoded result."""
 
 import collections
 import contextlib
@@ -29,14 +29,14 @@ METRICS = (
     "net_bpp",
     "actual_bpp",
     "seconds",
-)  # of each image
+)  # computed per image
 
 
 Evaluated = collections.namedtuple("Evaluated", "results records content")
-Evaluated.__doc__ = """Images as a method codes them.
+Evaluated.__doc__ = """The outcome of evaluating a method on images.
 
 results: dict of arrays (n,), the metrics of each image; records: dict of arrays, the course of the
-optimisation (`optimise.merge_records`); content: of the file that holds the images, bytes.
+optimisation (`optimise.merge_records`); content: the bytes of the compressed file.
 """
 
 
@@ -45,15 +45,15 @@ def evaluate(method_class, weights, writer, path, batches, args, save):
 
     Args:
       method_class: a `methods.Method`.
-      weights: of `checkpoints.load`.
-      writer: a `writers.Writer`, of the method's `coder`.
-      path: of the images, for messages.
+      weights: as returned by `checkpoints.load`.
+      writer: the `writers.Writer` from the method's `coder`.
+      path: path of the images, for messages.
       batches: iterable of uint8 (N, H, W, 3).
-      args: the command line.
+      args: the parsed command line.
       save: `save(number, reconstruction)`, called with the uint8 (H, W, 3) of each image; or None.
 
     Raises:
-      InputError: an image whose latents diverge or cannot be coded.
+      InputError: the latents of an image diverge or cannot be coded.
     """
     evaluation = None
     metrics, records, batch_sizes = [], [], []
@@ -89,7 +89,12 @@ def _memory(path, shape):
 
 
 def _batch_results(actual_bpp, batch_sizes):
-    """Bits per pixel of batches, as the reference counts them; arguments: lists or arrays."""
+    """The bits per pixel of batches, as the reference reports them.
+
+    Args:
+      actual_bpp: array (n,), of each image.
+      batch_sizes: list of the number of images in each batch.
+    """
     starts = np.cumsum([0] + batch_sizes[:-1])
     return {
         "batch_actual_bpp": np.add.reduceat(actual_bpp, starts),
@@ -99,13 +104,13 @@ def _batch_results(actual_bpp, batch_sizes):
 
 
 def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
-    """Metrics of each image of a batch (list of dicts), and for each stage a list of records.
+    """The metrics of each image of a batch (list of dicts), and a list of records for each stage.
 
     Args:
       evaluation: `Evaluation` for batches of this shape.
       pixels: uint8 (N, H, W, 3).
-      writer, path, save: of `evaluate`.
-      numbers: of the images.
+      writer, path, save: as in `evaluate`.
+      numbers: the numbers of the images, from 0.
     """
     begun = time.time()
     images = "image {}" if len(numbers) == 1 else "images {} to {}"
@@ -131,7 +136,7 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
 
 
 def check_finite(values, name, hint):
-    """Raises `InputError` unless the arrays of an image hold numbers that can be coded."""
+    """Raises `InputError` unless all values of an image's arrays are finite and can be coded."""
     if not all(np.all(np.abs(value) < LARGEST_LATENT) for value in values):
         line = "{} gives NaN, infinity or latents beyond {:.0e}{}"
         raise InputError(line.format(name, LARGEST_LATENT, hint))
@@ -142,9 +147,9 @@ class Evaluation:
 
     Args:
       method_class: a `methods.Method`.
-      weights: of `checkpoints.load`.
+      weights: as returned by `checkpoints.load`.
       shape: (N, H, W, 3) of the batches.
-      args: the command line.
+      args: the parsed command line.
     """
 
     def __init__(self, method_class, weights, shape, args):
@@ -174,7 +179,7 @@ class Evaluation:
         self.session.run(initialiser)
 
     def _build_measurement(self, model, x, keys):
-        """What is measured, one image at a time: by the very operations of a decoder."""
+        """Builds the measurement of one image at a time, with the same operations as a decoder."""
         height, width = self.shape[1:3]
         self.index = tf.placeholder(tf.int32, ())
         x, keys = x[self.index, None], keys[self.index, None]
@@ -189,7 +194,7 @@ class Evaluation:
         self.metrics = {key: value[0] for key, value in metrics.items()}
 
     def _latent_placeholders(self):
-        """For what the coder returns of an image, by name."""
+        """Placeholders for the latents of one image as the coder returns them, by name."""
         y_size, z_size = container.latent_sizes(*self.shape[1:3])
         channels = self.method.latents["y"].shape[3]
         return {
@@ -200,7 +205,7 @@ class Evaluation:
         }
 
     def begin(self, pixels):
-        """Takes a batch, uint8 (N, H, W, 3)."""
+        """Feeds a batch, uint8 (N, H, W, 3), to the graph."""
         keys = utils.image_keys(pixels, self.args.seed)
         self.session.run(self.feed, {self.pixels: pixels, self.keys: keys})
 
@@ -209,7 +214,7 @@ class Evaluation:
 
         Returns:
           latents: list of N dicts of arrays (h, w, C), not rounded.
-          records: the record of each stage (`optimise.Stage.run`).
+          records: list of the record of each stage (`optimise.Stage.run`).
         """
         self.begin(pixels)
         records = [self._run_stage(stage) for stage in self.method.stages]
@@ -225,16 +230,16 @@ class Evaluation:
             return stage.run(self.session, progress, show)
 
     def code(self, index, latents, writer):
-        """Codes an image of the batch and measures what a decoder gets.
+        """Codes an image of the batch and measures the decoded result.
 
         Args:
-          index: of the image.
-          latents: of `optimise`.
+          index: index of the image in the batch.
+          latents: its dict from `optimise`.
           writer: a `writers.Writer`.
 
         Returns:
           metrics: dict of numbers, and `latents_sha256` (`digests.digest`).
-          record: of the coding (`writers.Coded`).
+          record: the record of the coding (`writers.Coded`).
           reconstruction: uint8 (H, W, 3).
         """
         with console.shown(self.args.verbose, writer.its, "Rate optimisation") as (progress, write):
@@ -257,7 +262,7 @@ class Evaluation:
 
 
 def progress_line(t, relaxed, rounded):
-    """One line of `--verbose`: iteration, temperature, loss, mse, bpp, psnr; after rounding too."""
+    """A line for `--verbose`: iteration, temperature, loss, mse, bpp, psnr, also after rounding."""
 
     def figures(values):
         formats = (

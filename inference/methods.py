@@ -1,8 +1,8 @@
-"""What a method says of itself.
+"""Base classes of the methods.
 
 A method is a class that builds the graph for a batch of images: a list of `Stage`s, each an Adam
-run over some latents, and the latents that are transmitted in the end. `BaseMethod` and
-`BitsBackMethod` leave to a script little more than its relaxation of rounding and its
+run over some latents, and the latents that are transmitted in the end. With `BaseMethod` and
+`BitsBackMethod`, a script defines little more than its relaxation of rounding and its
 hyper-parameters; a method of your own subclasses one of them.
 """
 
@@ -22,17 +22,19 @@ from runtime.flags import Flag
 from runtime.quiet_tf import tf
 
 ADAM_FLAGS = {
-    "adam_beta1": Flag(0.9, "decay of Adam's mean of the gradients", minimum=0, below=1),
-    "adam_beta2": Flag(0.999, "decay of Adam's mean of the squared gradients", minimum=0, below=1),
-    "adam_epsilon": Flag(1e-8, "added to the root in the denominator of Adam's update"),
+    "adam_beta1": Flag(0.9, "decay rate of Adam's mean of the gradients", minimum=0, below=1),
+    "adam_beta2": Flag(
+        0.999, "decay rate of Adam's mean of the squared gradients", minimum=0, below=1
+    ),
+    "adam_epsilon": Flag(1e-8, "added to the square root in the denominator of Adam's update"),
 }
 ATANH_FLAG = {
-    "atanh_eps": Flag(1e-5, "distances are clipped to 1 minus this, where atanh is finite")
+    "atanh_eps": Flag(1e-5, "distances are clipped to 1 minus this, to keep atanh finite")
 }
 
 
 def adam_flags(sga_its, lr):
-    """The flags of Adam, with a method's defaults."""
+    """The flags of an Adam run, with a method's defaults for iterations and learning rate."""
     return {
         "sga_its": Flag(sga_its, "iterations"),
         "lr": Flag(lr, "learning rate of Adam"),
@@ -41,21 +43,22 @@ def adam_flags(sga_its, lr):
 
 
 class Method:
-    """What the nine methods have in common.
+    """The common base class of the nine methods.
 
-    A subclass sets the class attributes, and in `build` the stages and what is transmitted.
+    A subclass sets the class attributes and returns its stages and latents from `build`.
 
     Attributes:
       row: entry in Table 1 of the paper.
       model_class: `hyperprior.Mbt2018` or `Mbt2018BB`.
-      sigma_min: lower bound of sigma in p(y|z); None: no bound.
-      name_has_lambda: whether result files are named by λ too, which the run's name has already.
-      reports_batches: whether results have the sizes of batches too, under the reference's names.
-      flags: dict of `Flag`s by name: the method's own, saved with every result.
-      presets: dict of names to dicts of flags, defaults that --preset puts in place of the flags'.
-      coding_flags: likewise, of how files are written.
-      stages: list of `Stage`s, to be run in this order.
-      latents: dict of tensors (N, …), what the coder rounds (`coder`) after the stages have run.
+      sigma_min: lower bound on sigma in p(y|z); None: no bound.
+      name_has_lambda: whether the names of result files contain λ in addition to the run's name.
+      reports_batches: whether results include bits per pixel and size of batches, as the
+        reference's do, under its names.
+      flags: dict of the method's own `Flag`s by name, saved with every result.
+      presets: for each value of --preset, a dict of the defaults that it gives to flags.
+      coding_flags: like `flags`, for how files are written.
+      stages: list of `Stage`s, in the order in which they run.
+      latents: dict of tensors (N, …) that the coder rounds (`coder`) after the stages have run.
       coded: names of the latents that the coder returns.
     """
 
@@ -71,18 +74,18 @@ class Method:
 
     @classmethod
     def script(cls):
-        """Name of the script, as in result files."""
+        """Name of the method's script, as used in result files."""
         return scripts.name_of(sys.modules[cls.__module__])
 
     @classmethod
     def result_name(cls, runname, lmbda, basename):
-        """Name of the result file, less its ending."""
+        """Name of the result file, without its extension."""
         lmbda = "-lmbda={:g}".format(lmbda) if cls.name_has_lambda else ""
         return "rd-{}{}+{}-input={}".format(cls.script(), lmbda, runname, basename)
 
     @classmethod
     def result_path(cls, run, args):
-        """Where the result of a command line goes; '' with an empty --results_dir."""
+        """Path of the result file for a command line; '' with an empty --results_dir."""
         if not args.results_dir:
             return ""
         name = cls.result_name(run.name, args.lmbda, os.path.basename(args.eval_imgs))
@@ -90,7 +93,7 @@ class Method:
 
     @classmethod
     def settings(cls, args):
-        """All numbers of the command line that a result depends on, by name."""
+        """All settings on the command line that a result depends on, by name."""
         names = ("lmbda", "seed", "pad", *cls.flags, *cls.coding_flags)
         return {name: getattr(args, name) for name in names}
 
@@ -101,12 +104,12 @@ class Method:
 
     @classmethod
     def provenance(cls, run, images, args):
-        """What a result says of where it comes from, as a dict.
+        """The origin of a result, to be saved with it: a dict of the model, input and settings.
 
         Args:
           run: `checkpoints.Run`.
           images: `utils.Images`.
-          args: the command line.
+          args: the parsed command line.
         """
         return {
             "script": cls.script(),
@@ -124,9 +127,9 @@ class Method:
     def __init__(self, model, x, args, noise):
         """
         Args:
-          model: a `model_class`.
+          model: an instance of `model_class`.
           x: images, float32 (N, H, W, 3) in [0, 1].
-          args: values of `flags`, and `lmbda`.
+          args: has the values of `flags`, and `lmbda`.
           noise: a `Noise`.
         """
         self.model, self.x, self.args, self.noise = model, x, args, noise
@@ -159,17 +162,17 @@ class Method:
         """The `writers.Writer` that rounds and codes the latents.
 
         Args:
-          run, weights: the `checkpoints.Run` and what `checkpoints.load` made of it.
-          args: as above.
+          run, weights: the `checkpoints.Run`, and its weights from `checkpoints.load`.
+          args: the parsed command line.
         """
         raise NotImplementedError
 
     def rates(self, num_pixels, noise, latents):
-        """Bits per pixel (see `hyperprior.Mbt2018.rates`) of what a decoder gets.
+        """Bits per pixel of the decoded latents (see `hyperprior.Mbt2018.rates`).
 
         Args:
           num_pixels: H·W of the images.
-          noise: of the images.
+          noise: `Noise` of the images.
           latents: dict of tensors, as the coder returns them.
         """
         return self.model.rates(num_pixels, **latents)
@@ -185,7 +188,7 @@ def find_method(script):
     """The method that `<script>.py` defines.
 
     Raises:
-      InputError: no such script of this project, or it defines none.
+      InputError: this project has no such script, or it defines no method.
     """
     path = os.path.join(scripts.ROOT, script + ".py")
     if script.isidentifier() and os.path.isfile(path):
@@ -206,14 +209,14 @@ def _continued(x):
 
 
 class BaseMethod(Method):
-    """Optimises y and z of the base model from the inference network's prediction.
+    """Optimises y and z of the base model, starting from the inference network's prediction.
 
-    A subclass defines `relax`, and where it needs to `centred`, `temperature`, `learning_rate` or
+    A subclass defines `relax` and, if needed, `centred`, `temperature`, `learning_rate` or
     `early_stop`.
 
     Attributes:
-      centred: whether latents are rounded as the base codec does: z to the grid through the medians
-        of p(z), y to the one through mu(z); else to the nearest integers (half to even).
+      centred: True to round latents as the base codec does, z to the grid through the medians of
+        p(z) and y to the grid through mu(z); False for the nearest integers (half to even).
     """
 
     model_class = hyperprior.Mbt2018
@@ -221,30 +224,30 @@ class BaseMethod(Method):
     temperature = None  # or a method: tensor function of t
 
     def learning_rate(self, t):
-        """The learning rate of Adam at iteration t."""
+        """Adam's learning rate at iteration t."""
         return self.args.lr
 
     def relax(self, v, t, noise):
-        """Stand-in for the rounding of a latent in the loss; `noise` is for this v and t alone."""
+        """Replaces rounding of a latent v in the loss; `noise` is specific to this v and t."""
         raise NotImplementedError
 
     def early_stop(self):
-        """An `EarlyStop`, or None to run all iterations."""
+        """Returns an `EarlyStop`, or None to run all iterations."""
 
     @classmethod
     def is_centred(cls, args):
-        """`centred`, unless it depends on the command line."""
+        """The value of `centred`; overridden where it depends on a flag."""
         return cls.centred
 
     def relaxed(self, t, y, z):
-        """The latents, relaxed."""
+        """The relaxed latents at iteration t, as a dict."""
         return {
             "y": self.relax(y, t, self.noise.at(t, "y")),
             "z": self.relax(z, t, self.noise.at(t, "z")),
         }
 
     def rounded(self, y, z):
-        """The latents as they are transmitted, up to the last bits of mu."""
+        """The latents as they are transmitted, except for the last bits of mu."""
         if self.is_centred(self.args):
             return self.model.round_centred(y, z)
         return {"y": tf.math.round(y), "z": tf.math.round(z)}
@@ -273,17 +276,17 @@ class BitsBackMethod(Method):
     """Lossy bits-back coding: y is rounded, z is one continuous sample of q(z|y).
 
     Attributes:
-      rate_flags: names of the flags of iterations and learning rate with which q(z|y) is fitted to
-        the rate at fixed y (by `exact_posterior.fit`, since a decoder has to repeat it); None:
-        q(z|y) is what h_a(y) says.
+      rate_flags: names of the flags for the iterations and learning rate of fitting q(z|y) to the
+        rate at fixed y (by `exact_posterior.fit`, because a decoder has to repeat it); None: the
+        parameters of q(z|y) are h_a(y).
     """
 
     model_class = hyperprior.Mbt2018BB
     coding_flags = {
         "side_info": Flag(
-            "", "file that gives the first bits for z, and that decompress gives back"
+            "", "file whose bits the first z is decoded from; decompress recovers it"
         ),
-        "z_spacing": Flag(0.125, "of the grid on which z is coded: a power of 2, up to 1"),
+        "z_spacing": Flag(0.125, "spacing of the grid on which z is coded: a power of 2, up to 1"),
     }
     coded = ("y", "z", "z_mean", "z_logvar")
     rate_flags = None
@@ -301,14 +304,15 @@ class BitsBackMethod(Method):
         return writers.BitsBackWriter(run, args.z_spacing, settings, args.seed, args.side_info)
 
     def sent(self, noise, y, z_mean, z_logvar):
-        """The latents with one sample of z, whose `noise` is the image's alone."""
+        """The latents with one sample of z, whose noise depends only on the image and the seed."""
         normal = noise.at(0, "z sent").normal(z_mean)
         return {"y": y, **self.model.sample(z_mean, z_logvar, normal)}
 
     def rates(self, num_pixels, noise, latents):
-        """Those of a sample that does not depend on other images, as the coded one does.
+        """Bits per pixel with a sample of z drawn from `noise`, and `bpp_coded`.
 
-        `bpp_coded` is that of the coded one.
+        The coded z depends on the bits of the images before it, this sample does not; `bpp_coded`
+        is the rate with the coded z.
         """
         sampled = {key: value for key, value in latents.items() if key != "z"}
         rates = self.model.rates(num_pixels, **self.sent(noise, **sampled))

@@ -1,4 +1,4 @@
-"""Random numbers of the optimisation."""
+"""Random numbers for the optimisation."""
 
 import zlib
 
@@ -7,27 +7,27 @@ from runtime.quiet_tf import tf
 
 
 class Noise:
-    """Random numbers that depend on the seed, the image, the step and a name, and nothing else.
+    """Random numbers that depend only on the seed, the image, the step and a name.
 
     Args:
-      image_keys: (N,) int64, one for each image, with the seed in it (`utils.image_keys`).
+      image_keys: (N,) int64, a key per image that includes the seed (`utils.image_keys`).
       t: step, int64 scalar.
-      name: tells the latents and stages apart.
+      name: distinguishes latents and stages.
     """
 
     def __init__(self, image_keys, t=0, name=""):
         self.image_keys, self.t, self.name = image_keys, t, name
 
     def at(self, t, name):
-        """The noise of one latent at one step."""
+        """The `Noise` of one latent at one step."""
         return Noise(self.image_keys, t, name)
 
     def uniform(self, like):
-        """U[0, 1) of the shape of `like` (N, …)."""
+        """Samples of U[0, 1) with the shape of `like` (N, …)."""
         return self._draw(tf.random.stateless_uniform, like)
 
     def normal(self, like):
-        """N(0, 1) of the shape of `like` (N, …)."""
+        """Samples of N(0, 1) with the shape of `like` (N, …)."""
         return self._draw(tf.random.stateless_normal, like)
 
     def _draw(self, sampler, like):

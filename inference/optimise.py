@@ -1,4 +1,4 @@
-"""The optimisation of latents: Adam runs in the graph, and the record of their course."""
+"""The optimisation of latents: Adam runs in the graph, and records of their progress."""
 
 import collections
 
@@ -13,19 +13,19 @@ LARGEST_LATENT = 1e6  # float32 holds the fraction of mu up to here, and the cod
 
 
 class EarlyStop(collections.namedtuple("EarlyStop", "every rounded tie_is_worse")):
-    """Stop when a loss gets worse, and go back to the latents of the last check that was good.
+    """Stops when a loss gets worse, and restores the latents of the last check that passed.
 
-    Checks come at t = 0, `every`, 2 `every`, … and at the last t; a good one remembers the latents
-    after the update of that t.
+    Checks are made at t = 0, `every`, 2 `every`, … and at the last t; one that passes stores the
+    latents after the update of that t.
 
-    every: iterations.
-    rounded: whether to watch the loss of the updated latents as they are transmitted, rather than
-      the loss whose gradient the update took.
+    every: iterations between checks.
+    rounded: whether to check the loss of the updated latents after rounding, rather than the loss
+      whose gradient the update used.
     tie_is_worse: whether a loss equal to that of the last check counts as worse.
     """
 
     def worse(self, loss, last):
-        """Whether to stop at `loss`, after `last` at the check before."""
+        """Whether to stop at `loss`, given the loss `last` of the previous check."""
         return loss > last or (self.tie_is_worse and loss == last)
 
 
@@ -33,19 +33,19 @@ class Stage:
     """An Adam run over some latents, in the graph.
 
     Args:
-      start: dict of tensors, the values that the latents start from.
-      loss: `loss(**latents)`, a loss and its metrics.
-      relaxed: `relaxed(t, **latents)`, the latents whose loss is minimised.
-      rounded: `rounded(**latents)`, the latents as they are transmitted.
+      start: dict of tensors, the initial values of the latents.
+      loss: `loss(**latents)` returns a loss and its metrics.
+      relaxed: `relaxed(t, **latents)` returns the latents whose loss is minimised.
+      rounded: `rounded(**latents)` returns the latents as they are transmitted.
       its: iterations.
-      learning_rate: tensor function of t, or one of a number.
+      learning_rate: function of t that returns a tensor or a number.
       adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`.
-      temperature: tensor function of t that is shown and recorded, or None.
+      temperature: function of t that returns a tensor, to be shown and recorded; or None.
       early_stop: an `EarlyStop`, or None.
 
     Attributes:
-      latents: dict of tensors, the present values.
-      start, update: operations that begin the run, and that make one iteration.
+      latents: dict of tensors, the current values.
+      start, update: operations that start the run and that perform one iteration.
     """
 
     title = "R-D optimisation"
@@ -71,7 +71,7 @@ class Stage:
         start_hat = _integers(start, rounded)
         first = _variables(start_hat)
 
-        # One read for the gradient and all that is shown with it, so that they cannot disagree.
+        # Read once for the gradient and all figures shown with it, so that they cannot disagree.
         before = _values(variables)
         objective, metrics = loss(**relaxed(t, **before))
         optimizer = tf.train.AdamOptimizer(
@@ -88,7 +88,7 @@ class Stage:
         transmitted = rounded(**self.latents)
         self._rounded = _shown(*loss(**transmitted))
         for name, before in _values(first).items():
-            # By more than half a step: around mu, the grid itself moves a little.
+            # More than half a step, because a grid around mu itself moves a little.
             moved = tf.math.abs(transmitted[name] - before) > 0.5
             self._rounded[name + "_changed"] = tf.reduce_mean(tf.cast(moved, tf.float32))
         self.start = tf.group(
@@ -108,7 +108,7 @@ class Stage:
           session: `tf.Session` in which all variables have been initialised.
           step: `step(n)` is called when n iterations are done.
           show: `show(t, relaxed, rounded)` is called every `RECORD_EVERY` iterations and at the
-            last, with dicts of the figures that the update of t saw, and of those after it.
+            last, with dicts of the relaxed figures before update t and the rounded ones after it.
 
         Raises:
           InputError: the loss or a latent is NaN, infinite or, in the end, beyond `LARGEST_LATENT`.
@@ -116,8 +116,8 @@ class Stage:
         Returns:
           dict of lists, one value for every `RECORD_EVERY` iterations and the last: `its`, `T`
           if there is a temperature, `rd_loss`, `its_bpp` and `its_psnr`, the same three with
-          `_after_rounding`, and `its_y_changed_after_rounding`, the fraction of y that is
-          transmitted as another value than at the start; likewise of z, if it is rounded.
+          `_after_rounding`, and `its_y_changed_after_rounding`, the fraction of y whose rounded
+          value differs from that at the start; likewise for z, if it is rounded.
         """
         session.run(self.start)
         update = session.make_callable(self.update)
@@ -204,13 +204,13 @@ RECORDED = {
 
 
 def _integers(latents, rounded):
-    """Of `latents` those that are rounded, after that."""
+    """The rounded values of those `latents` that are transmitted rounded, as a dict."""
     transmitted = rounded(**latents)
     return {name: transmitted[name] for name in ("y", "z") if name in latents}
 
 
 def _recorded(t, relaxed, rounded):
-    """What a result keeps of iteration t (see `Stage.run`)."""
+    """The figures of iteration t that a result keeps, by key (see `Stage.run`)."""
     return {
         "its": t,
         **{name: relaxed[key] for key, name in RECORDED.items() if key in relaxed},
@@ -240,19 +240,20 @@ def _assign(variables, values):
 
 
 def _shown(loss, metrics):
-    """Scalars for a line of progress: the loss, and means over the images."""
+    """Scalars for a line of progress: the loss, and the metrics averaged over the images."""
     return {"rd_loss": loss, **{key: tf.reduce_mean(metrics[key]) for key in metrics}}
 
 
 def merge_records(batches):
-    """The records of the stages of all batches as arrays.
+    """Merges the records of the stages of all batches into a dict of arrays.
 
-    Those of a second stage have `rate_` before their keys. `its` and `T` are (iterations,), as all
-    are of a single record; the others of several are (records, iterations), NaN where one has no
-    such iteration because it stopped early.
+    Keys of the second stage get the prefix `rate_`. `its` and `T` are (iterations,), and so is
+    everything else if there is a single record. With several records, everything else is (records,
+    iterations), with NaN for iterations that a record lacks because it stopped early.
 
     Args:
-      batches: for each batch for each stage a list of records: one, or one for each image.
+      batches: for each batch, a list with an entry per stage: a list of records, either one for the
+        batch or one per image.
     """
     merged = {}
     for index, stage in enumerate(zip(*batches)):
@@ -265,6 +266,6 @@ def merge_records(batches):
             for row, record in zip(values, records):
                 row[np.searchsorted(its, record["its"])] = record[key]
             if key == "T":
-                values = np.nanmax(values, axis=0)  # the same in all that have it
+                values = np.nanmax(values, axis=0)  # the same in all records that have it
             merged[prefix + key] = values[0] if len(records) == 1 and key != "T" else values
     return merged

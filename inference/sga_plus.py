@@ -1,7 +1,7 @@
-"""Options of SGA that reach a result in fewer iterations, or a better one in the same number.
+"""Options of SGA for the same result in fewer iterations, or a better one in the same number.
 
-None of them changes what the defaults compute. The functions of the rounding are those of SGA+
-(`rounding.py`). The presets are the best of some forty settings on two crops of Kodak images.
+Their default values leave SGA unchanged. The probabilities of rounding are those of SGA+
+(`rounding.py`). The presets are the best of about forty settings on two crops of Kodak images.
 """
 
 import numpy as np
@@ -11,20 +11,20 @@ from model import device
 from runtime.flags import Flag
 from runtime.quiet_tf import tf
 
-PAPER_ITS = 2000  # for which the paper's schedule is made
+PAPER_ITS = 2000  # iterations that the paper's schedule is designed for
 
 FLAGS = {
     "probability": Flag(
         "atanh",
-        "how the probability of a rounding falls with its distance: {}; ssl: sigmoid-scaled logit",
+        "how the probability of rounding depends on the distance: {}; ssl: sigmoid-scaled logit",
         choices=rounding.PROBABILITIES,
     ),
     "ssl_a": Flag(1.4, "a of ssl: sigmoid(-a logit(distance))"),
-    "classes": Flag(2, "integers that a latent may be rounded to: {}", choices=(2, 3)),
+    "classes": Flag(2, "number of integers that a latent may be rounded to: {}", choices=(2, 3)),
     "three_r": Flag(0.98, "with 3 classes, distances are multiplied by this"),
     "three_n": Flag(1.5, "with 3 classes, probabilities are raised to this power"),
     "centred": Flag(False, "round around mu and the medians of p(z), as the base codec does"),
-    "lr_final": Flag(1.0, "fraction of --lr at the end of a cosine decay; 1: none"),
+    "lr_final": Flag(1.0, "fraction of --lr left after a cosine decay; 1: no decay"),
     "fit_schedule": Flag(
         False,
         "stretch t0 and the annealing rate from {} iterations to --sga_its".format(PAPER_ITS),
@@ -50,7 +50,7 @@ PRESETS = {
     },
 }
 
-# Those of bb_sga.py, whose second stage needs fewer iterations too.
+# Presets of bb_sga.py, whose second stage needs fewer iterations as well.
 BITS_BACK_PRESETS = {
     "fast": {**PRESETS["fast"], "r_its": 100, "r_lr": 0.03},
     "best": {**PRESETS["best"], "r_its": 500, "r_lr": 0.01},
@@ -58,14 +58,14 @@ BITS_BACK_PRESETS = {
 
 
 def schedule_time(t, args):
-    """Iteration `t` on the scale of the paper's schedule, float32."""
+    """The iteration `t` on the scale of the paper's schedule, float32."""
     with device.on_host():
         t = tf.cast(t, tf.float32)
         return t * (PAPER_ITS / args.sga_its) if args.fit_schedule else t
 
 
 def learning_rate(t, args):
-    """The learning rate of Adam at iteration `t`."""
+    """Adam's learning rate at iteration `t`."""
     if args.lr_final == 1:
         return args.lr
     with device.on_host():
@@ -74,7 +74,7 @@ def learning_rate(t, args):
 
 
 def relax(v, tau, noise, args):
-    """A relaxed sample of the integers that v may be rounded to, at temperature τ."""
+    """Relaxes the rounding of v: a Gumbel-softmax average of its candidates at temperature τ."""
     candidates = rounding.candidates(v, args.classes)
     r, n = (args.three_r, args.three_n) if args.classes == 3 else (1.0, 1.0)
     logits = [

@@ -1,13 +1,13 @@
-"""What the codec is: its networks, its probability models, and where they run.
+"""The codec: its networks, its probability models, and the device that they run on.
 
-hyperprior.py      the two models: the loss of everything, from the parts below
+hyperprior.py      the two models, and the rate-distortion loss that every use of them shares
 transforms.py      g_a, g_s, h_a, h_s
 entropy_models.py  p(y|z) and p(z)
-layers.py          convolutions and GDN: the definition, and what a GPU runs
-cpu_layers.py      the same functions as a CPU likes them, by winograd.py and patch_products.py
-device.py          GPU or CPU: the only place that knows
+layers.py          convolutions and GDN: the definition, and the version for GPUs
+cpu_layers.py      the same functions, fast on CPUs, with winograd.py and patch_products.py
+device.py          the choice between GPU and CPU, made nowhere else
 parameters.py      how kernels and GDN's weights are parametrised for training
-bounds.py          bounds whose gradients still pull bounded values back
+bounds.py          bounds with gradients that can move a bounded value back
 tiling.py          large images, a tile at a time
 checkpoints.py     run folders, and the weights in them
 """

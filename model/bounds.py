@@ -1,6 +1,6 @@
-"""Bounds whose gradient still pulls towards the allowed side, as those of TFC 1.3's `math_ops`.
+"""Bounds with a gradient towards the allowed side, equivalent to those in TFC 1.3's `math_ops`.
 
-A plain maximum has no gradient where it bounds, so what lies there could never come back.
+A plain maximum has zero gradient below its bound, so a value there could never come back.
 """
 
 from runtime.quiet_tf import tf
@@ -9,7 +9,7 @@ from runtime.quiet_tf import tf
 def lower_bound(v, bound):
     """max(`v`, `bound`), for a tensor and a number.
 
-    The gradient passes where `v` is allowed, or where descent would raise it.
+    The gradient passes where `v` is within the bound or where descent would raise it.
     """
     v = tf.convert_to_tensor(v)
     bound = tf.constant(bound, v.dtype)
@@ -27,6 +27,6 @@ def lower_bound(v, bound):
 def upper_bound(v, bound):
     """min(`v`, `bound`), for a tensor and a number.
 
-    The gradient passes where `v` is allowed, or where descent would lower it.
+    The gradient passes where `v` is within the bound or where descent would lower it.
     """
     return -lower_bound(-tf.convert_to_tensor(v), -bound)

@@ -21,9 +21,9 @@ def run_name(script, num_filters, num_hfilters, lmbda):
 
 
 Run = collections.namedtuple("Run", "name checkpoint step num_filters lmbda")
-Run.__doc__ = """A trained model: its run name, newest checkpoint and that one's step, N_f, and λ.
+Run.__doc__ = """A trained model: its run name, newest checkpoint and its step, N_f, and λ.
 
-lmbda is the one that the run name tells, or None.
+lmbda is parsed from the run name; None if the name has none.
 """
 
 STATE = "checkpoint"  # file that names the newest checkpoint of a run folder
@@ -37,15 +37,15 @@ def run_folders(checkpoint_dir, pattern):
 
 
 def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
-    """A run, with its newest checkpoint.
+    """Finds a run and its newest checkpoint; returns a `Run`.
 
     Args:
       checkpoint_dir, name: the run's folder is `<checkpoint_dir>/<name>`.
-      num_filters: what the caller thinks N_f is, or None.
+      num_filters: the N_f that the checkpoint must have; None: any.
       checkpoint: name of the checkpoint in that folder to take instead of the newest, or None.
 
     Raises:
-      InputError: no such run, an unreadable checkpoint, or one with another N_f.
+      InputError: the run does not exist, or its checkpoint is unreadable or has another N_f.
     """
     folder = os.path.join(checkpoint_dir, os.path.normpath(name))
     name = os.path.basename(folder)
@@ -78,10 +78,10 @@ def _lambda_in(name):
 
 
 def lambda_of(run, given):
-    """λ as given on the command line or, where that is -1, as the name of a `Run` tells.
+    """λ as given on the command line or, if that is -1, as in the name of a `Run`.
 
     Raises:
-      InputError: neither says, or another negative number is given.
+      InputError: λ is in neither, or another negative number is given.
     """
     if given >= 0:
         return given
@@ -97,10 +97,10 @@ CHECKPOINTS = "model.ckpt-*.index"  # and not `best.ckpt-…`, of validation, or
 
 
 def newest_checkpoint(folder):
-    """Path of the newest checkpoint in a run folder, which may have been moved; or None.
+    """Path of the newest checkpoint in a run folder, even if the folder was moved; or None.
 
-    The state file says which it is. Where that is missing or damaged, or names a file that is not
-    there, it is the complete checkpoint of the highest step, and the user is told.
+    The state file says which one it is. If that file is missing or damaged, or names a checkpoint
+    that does not exist, the complete checkpoint of the highest step is taken, with a note.
 
     Raises:
       InputError: there are checkpoints, none of which is complete, or TensorFlow cannot read from
@@ -111,9 +111,9 @@ def newest_checkpoint(folder):
 
 
 def kept_checkpoints(folder):
-    """Paths of the checkpoints that training keeps in a run folder, the newest last.
+    """Paths of the checkpoints that training keeps in a run folder, newest last.
 
-    Those that the state file names, or all complete ones: see `newest_checkpoint`.
+    They are those named in the state file, or all complete ones; see `newest_checkpoint`.
     """
     check_readable(folder)
     named, problem = _state(folder)
@@ -133,14 +133,14 @@ def kept_checkpoints(folder):
 
 
 def check_readable(folder):
-    """Raises `InputError` where TensorFlow, for which a path is a pattern, could read nothing."""
+    """Raises `InputError` if TensorFlow, which takes a path for a pattern, could not read it."""
     if re.search(r"[\[\\]", folder):
         line = "{}: TensorFlow cannot read checkpoints from a path with [ or \\; rename the folder"
         raise InputError(line.format(folder))
 
 
 def _state(folder):
-    """The checkpoints that the state file names, the newest last, and why it is of no use."""
+    """The checkpoints that the state file names, newest last, and what is wrong with it."""
     path = os.path.join(folder, STATE)
     if not os.path.exists(path):
         return [], "missing"
@@ -177,7 +177,7 @@ def _has_all_files(checkpoint):
 
 
 def read_checkpoint(checkpoint):
-    """Shapes by name (lists), and the step, of a checkpoint; `InputError` if unreadable."""
+    """A checkpoint's shapes (lists) by name, and its step; `InputError` if it is unreadable."""
     check_readable(checkpoint)
     with reading(checkpoint):
         reader = tf.train.load_checkpoint(checkpoint)
@@ -186,7 +186,7 @@ def read_checkpoint(checkpoint):
 
 @contextlib.contextmanager
 def reading(checkpoint):
-    """Within, what TensorFlow says of a damaged checkpoint becomes an `InputError`."""
+    """Converts TensorFlow's errors about a damaged checkpoint to `InputError`s."""
     try:
         yield
     except (tf.errors.OpError, ValueError) as error:
@@ -195,7 +195,7 @@ def reading(checkpoint):
 
 
 def checkpoint_sha256(checkpoint):
-    """SHA-256 of the files of a checkpoint, in hexadecimal."""
+    """SHA-256 over the SHA-256 digests of a checkpoint's files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(glob.glob(glob.escape(checkpoint) + ".*")):
         digest.update(file_sha256(path).encode())
@@ -203,28 +203,28 @@ def checkpoint_sha256(checkpoint):
 
 
 def is_of(model_class, run):
-    """Whether the checkpoint of a `Run` is one of a model, `Mbt2018` or `Mbt2018BB`."""
+    """Whether the checkpoint of a `Run` belongs to `model_class`, `Mbt2018` or `Mbt2018BB`."""
     return model_class.prior_scope + "matrix_0" in read_checkpoint(run.checkpoint)[0]
 
 
 def load(model_class, run):
-    """Reads a model's weights from a checkpoint and computes what depends on them alone.
+    """Reads a model's parameters from a checkpoint and evaluates its weights from them.
 
     Args:
       model_class: `Mbt2018` or `Mbt2018BB`.
       run: `Run`.
 
     Returns:
-      For `hyperprior.build`, a dict of NumPy arrays in `transforms.Transforms` and
+      The `weights` of `hyperprior.build`: a dict of NumPy arrays in `transforms.Transforms` and
       `entropy_models.Density`.
 
     Raises:
-      InputError: the checkpoint is damaged or of another model.
+      InputError: the checkpoint is damaged or belongs to another model.
     """
     reader = tf.train.load_checkpoint(run.checkpoint)
     if not is_of(model_class, run):
         raise InputError(
-            "{}: this is no model of {}.py, which this script needs".format(
+            "{}: not a model of {}.py, which this script needs".format(
                 run.checkpoint, model_class.name
             )
         )
@@ -236,7 +236,7 @@ def load(model_class, run):
             raise ValueError("{} has shape {}, not {}".format(name, value.shape, tuple(shape)))
         return tf.constant(value)
 
-    # On the CPU, as a decoder has to find the same weights.
+    # On the CPU, because a decoder has to compute the same weights.
     with reading(run.checkpoint), tf.Graph().as_default(), device.on_cpu(), tf.Session(
         config=device.cpu_config()
     ) as session:

@@ -1,15 +1,15 @@
-"""The operations that take nearly all the time, in the shapes that a CPU is fast at.
+"""The functions of `layers.py`, which take nearly all the time, in ways that are fast on a CPU.
 
-* `conv_up`, the transpose of a convolution of stride 2, as the convolutions that its output
-  interleaves (Shi et al. 2016, arXiv 1609.05158), one for even rows and one for odd: TensorFlow's
-  `conv2d` comes closer to the speed of a matrix product than its `conv2d_transpose`. `conv_down`
-  has that for its gradient.
-* The same with Winograd's minimal filtering (`winograd.py`), where an error of some 1e-6 of the
-  largest output does not matter: in training, and in losses, with which nothing is decoded.
-* `gdn`, with a gradient of few operations, in pieces that stay in a processor's cache.
-* `bias_add` and `mean_squared_error` without slow broadcasts.
+* `conv_up`, the transpose of a convolution of stride 2, interleaves the rows of two ordinary
+  convolutions (Shi et al. 2016, arXiv 1609.05158), one for even rows and one for odd: TensorFlow's
+  `conv2d` comes closer to the speed of a matrix product than its `conv2d_transpose`. The gradient
+  of `conv_down` does the same.
+* Both use Winograd's minimal filtering (`winograd.py`) where an error of about 1e-6 of the largest
+  output does not matter: in training, and in losses, which do not affect decoding.
+* `gdn` has a gradient of few operations, in pieces that stay in a processor's cache.
+* `bias_add` and `mean_squared_error` avoid slow broadcasts.
 
-Kernels are 5×5 but for `conv`. Tensors are float32, channels-last and of static shape.
+Kernels are 5×5, except for `conv`. Tensors are float32, channels-last and of static shape.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ from runtime.quiet_tf import tf
 
 
 def conv_down(x, kernel):
-    """Correlation with zeros around `x`, of which every second sample is kept, from the first on.
+    """Cross-correlates zero-padded `x` with a kernel at samples 0, 2, 4, ….
 
     Args:
       x: (N, H, W, C).
@@ -66,12 +66,12 @@ def conv(x, kernel):
 
 
 def conv_up(x, kernel, winograd=False):
-    """Zeros put between the samples of `x`, then convolution.
+    """Upsamples `x` with a zero after each sample, in rows and columns, and convolves the result.
 
     Args:
       x: (N, h, w, C).
       kernel: (5, 5, C, M).
-      winograd: whether speed matters more than the last bits, as it does in training anyway.
+      winograd: whether to prefer speed to the last bits of precision, as for any trained kernel.
 
     Returns:
       (N, 2h, 2w, M).
@@ -93,12 +93,12 @@ def conv_up(x, kernel, winograd=False):
 
 
 def flipped(kernel):
-    """With which a correlation is a convolution."""
+    """The kernel rotated by 180°: correlating with it convolves."""
     return _folded("flipped", kernel, _reversed)
 
 
 def _reversed(kernel):
-    """TensorFlow is slow at steps of -1."""
+    """The kernel with rows and columns reversed; TensorFlow is slow at strides of -1."""
     return kernel[::-1, ::-1] if _library(kernel) is np else tf.reverse(kernel, (0, 1))
 
 
@@ -117,7 +117,10 @@ def _is_trained(kernel):
 
 
 def _folded(name, kernel, function):
-    """`function(kernel)`, once; of a constant a constant, made in NumPy and outside of loops."""
+    """`function(kernel)`, cached under `name`.
+
+    If `kernel` is a constant, the result is computed in NumPy and is a constant outside any loop.
+    """
     cache = tf.get_collection_ref("folded kernels")
     for key, of, result in cache:
         if key == name and of is kernel:
@@ -131,13 +134,13 @@ def _folded(name, kernel, function):
     return result
 
 
-WINOGRAD_CHANNELS = 128  # with fewer there is too little to multiply for all that is moved,
-WINOGRAD_TILES = 128  # and with fewer of these too little for all the weights
-TRAINED_CHANNELS, TRAINED_TILES = 64, 16  # the kernel's gradient gains most
+WINOGRAD_CHANNELS = 128  # with fewer, moving the data outweighs the multiplications
+WINOGRAD_TILES = 128  # with fewer, reading the weights does
+TRAINED_CHANNELS, TRAINED_TILES = 64, 16  # lower, because the kernel's gradient gains most
 
 
 def _is_for_winograd(shape, kernel):
-    """`shape`: of the smaller tensor of the two between which the kernel is."""
+    """Whether Winograd's filtering pays off; `shape`: the smaller of the two tensors it maps."""
     least = TRAINED_CHANNELS if _is_trained(kernel) else WINOGRAD_CHANNELS
     tiles = TRAINED_TILES if _is_trained(kernel) else WINOGRAD_TILES
     return min(kernel.shape.as_list()[2:]) >= least and number_of_tiles(shape) >= tiles
@@ -149,7 +152,7 @@ def _winograd_weights(kernel):
 
 
 def _correlation(x, kernel, stride):
-    """As `patch_products.correlation`, which is for kernels that are trained."""
+    """Like `patch_products.correlation`, which this uses only for trained kernels."""
     if _is_trained(kernel):
         return patch_products.correlation(x, kernel, stride)
 
@@ -161,12 +164,12 @@ def _correlation(x, kernel, stride):
 
 
 def _padding(kernel):
-    """Half a kernel of odd size on all sides."""
+    """Padding by half a kernel of odd size on all sides."""
     rows, columns = (taps // 2 for taps in kernel.shape.as_list()[:2])
     return [[0, 0], [rows, rows], [columns, columns], [0, 0]]
 
 
-FEW_OUTPUTS = 16  # up to here TensorFlow's own way is the faster one
+FEW_OUTPUTS = 16  # up to this many, TensorFlow's own transposed convolution is faster
 
 
 def _up(x, kernel):
@@ -195,9 +198,9 @@ def _row_kernel(kernel, a):
 
 
 def _row_taps(kernel, a):
-    """With which rows 2u + a are made, even and odd columns as channels: (3 - a, 3, C, 2M).
+    """The kernel of output rows 2u + a, with even and odd columns as channels: (3 - a, 3, C, 2M).
 
-    The odd ones' missing tap is a zero: one convolution with some zeros is faster than two.
+    Odd columns have a tap fewer, filled with zeros: one convolution with zeros is faster than two.
     """
     library, kernel = _library(kernel), _reversed(kernel)
     columns = [
@@ -209,18 +212,18 @@ def _row_taps(kernel, a):
 
 
 def _taps(flipped_kernel, a, b):
-    """Those with which samples (2u + a, 2v + b) are made.
+    """The taps that contribute to output samples (2u + a, 2v + b).
 
-    Even rows depend on x[u - 1], x[u], x[u + 1], odd ones on x[u], x[u + 1].
+    Even rows depend on x[u - 1], x[u], x[u + 1], odd rows on x[u], x[u + 1]; likewise columns.
     """
     return flipped_kernel[a::2, b::2]
 
 
-FEW_CHANNELS = 16  # broadcasting to so few is slow
+FEW_CHANNELS = 16  # broadcasting to this many or fewer is slow
 
 
 def bias_add(x, bias):
-    """`x` (N, H, W, C) + `bias` (C,), of few channels for whole rows at once."""
+    """Adds `bias` (C,) to `x` (N, H, W, C); with few channels, to whole rows at once."""
     _, _, width, channels = x.shape.as_list()
     if channels > FEW_CHANNELS:
         return tf.nn.bias_add(x, bias)
@@ -232,10 +235,10 @@ def bias_add(x, bias):
 
 
 def mean_squared_error(x, x_tilde):
-    """Mean of (x - x_tilde)² of each image, (N,), with a gradient of one pass for `x_tilde`.
+    """Mean of (x - x_tilde)² over each image, (N,), with a one-pass gradient.
 
     Args:
-      x, x_tilde: (N, H, W, C); no gradient for `x`.
+      x, x_tilde: (N, H, W, C); only `x_tilde` gets a gradient.
     """
     number = np.prod(x.shape.as_list()[1:])
 
@@ -251,7 +254,7 @@ def mean_squared_error(x, x_tilde):
 
 # --- GDN -------------------------------------------------------------------------------------
 
-STRIP_BYTES = 2**22  # some of these fit a processor's cache
+STRIP_BYTES = 2**22  # a few strips fit in a processor's cache
 
 
 def gdn(x, beta, gamma, inverse=False):
@@ -260,10 +263,10 @@ def gdn(x, beta, gamma, inverse=False):
     Args:
       x: (N, H, W, C).
       beta, gamma: (C,) and (C, C).
-      inverse: whether to multiply, as the approximate inverse does, rather than to divide.
+      inverse: multiply instead of divide, which approximates the inverse.
 
     Returns:
-      x_i / √p_i, or x_i √p_i, of the shape of `x`; p_i = beta_i + Σ_j gamma_ji x_j².
+      x_i / √p_i, or x_i √p_i, with the shape of `x`; p_i = beta_i + Σ_j gamma_ji x_j².
     """
     channels = x.shape.as_list()[-1]
     pixels = int(np.prod(x.shape.as_list()[:-1]))
@@ -276,7 +279,7 @@ def gdn(x, beta, gamma, inverse=False):
 
         def gradient(g):
             pieces = list(zip(strips, scales, _strips(g)))
-            if inverse:  # pulls: 2 ∂loss/∂p
+            if inverse:  # a pull is 2 ∂loss/∂p
                 pulls = [strip * g / scale for strip, scale, g in pieces]
             else:
                 pulls = [-strip * g * scale * tf.math.square(scale) for strip, scale, g in pieces]

@@ -1,9 +1,9 @@
-"""Where graphs run: on the GPU that TensorFlow finds, else on the CPU. See docs/gpu.md.
+"""The device of a graph: the GPU if TensorFlow finds one, otherwise the CPU. See docs/gpu.md.
 
-This is the only place that knows. With a GPU, graphs get `layers`, and grappler turns them into
-the memory layout of cuDNN; without, they get `cpu_layers`. TensorFlow's placer puts operations on
+No other module makes this choice. With a GPU, graphs use `layers`, and grappler converts them to
+cuDNN's memory layout; without one, they use `cpu_layers`. TensorFlow's placer puts operations on
 the GPU, except for those in a scope of `on_host` (numbers that change with the step, which the
-host has to have anyway) or `on_cpu` (all of a graph that a decoder has to repeat exactly).
+host needs anyway) or `on_cpu` (a whole graph that a decoder has to repeat exactly).
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from runtime.quiet_tf import tf
 
 
 def gpus():
-    """Names of the GPUs that TensorFlow can use; none where a CUDA library is missing."""
+    """Names of the GPUs that TensorFlow can use; empty if a CUDA library is missing."""
     return [gpu.name for gpu in tf.config.experimental.list_physical_devices("GPU")]
 
 
 def layers():
-    """The module of layers, `layers` or `cpu_layers`, for the device that the graph runs on."""
+    """The module, `layers` or `cpu_layers`, for the device that the current graph runs on."""
     return cpu_layers if tf.get_collection(_CPU_ONLY) or not gpus() else portable_layers
 
 
@@ -33,7 +33,7 @@ _CPU_ONLY = "runs on the CPU alone"
 
 @contextlib.contextmanager
 def on_cpu():
-    """Within, all of what is built runs on the CPU, with its layers, and so alike everywhere."""
+    """A scope for a graph that runs on the CPU, with `cpu_layers`, so the same way everywhere."""
     scopes = tf.get_collection_ref(_CPU_ONLY)
     scopes.append(True)
     try:
@@ -44,16 +44,16 @@ def on_cpu():
 
 
 def on_host():
-    """Within, operations run on the CPU: for steps, seeds and schedules of a graph on the GPU."""
+    """A scope whose operations run on the CPU: the steps, seeds and schedules of a GPU's graph."""
     return tf.device("/cpu:0")
 
 
 def session_config():
-    """For a session that runs the same fetches many times."""
+    """Configuration of a session that runs the same fetches many times."""
     config = tf.ConfigProto()
     rewrite = config.graph_options.rewrite_options
     if gpus():
-        # Of grappler's passes only the one that a GPU needs: the others copy large models too.
+        # Only the grappler pass that a GPU needs, because the other ones copy large models.
         rewrite.optimizers.append("layout")
         rewrite.meta_optimizer_iterations = rewrite.ONE
     else:
@@ -64,12 +64,12 @@ def session_config():
 
 
 def cpu_config():
-    """For a session of a graph of `on_cpu`: it does not see any GPU, nor touch its memory."""
+    """Configuration of a session for an `on_cpu` graph: it sees no GPU and uses no GPU memory."""
     return tf.ConfigProto(device_count={"GPU": 0})
 
 
 def describe():
-    """On which device graphs run, in words, with the name of the card."""
+    """The device that graphs run on, in words: "CPU", or "GPU" with the name of the card."""
     found = gpus()
     if not found:
         return "CPU"
@@ -80,13 +80,13 @@ def describe():
     return "GPU ({})".format(", ".join(name.group(1) for name in names if name))
 
 
-# --- Cards of the machine, found without CUDA ------------------------------------------------
+# --- The machine's cards, found without CUDA -------------------------------------------------
 
 
 def cards(environment=os.environ):
-    """The NVIDIA cards that processes may use, as `CUDA_VISIBLE_DEVICES` calls them.
+    """The NVIDIA cards that processes may use, as named in `CUDA_VISIBLE_DEVICES`.
 
-    Neither TensorFlow nor CUDA is asked, so that the process that asks takes no memory of a card.
+    This queries neither TensorFlow nor CUDA, so that it allocates no memory on a card.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -94,7 +94,7 @@ def cards(environment=os.environ):
     names = []
     for name in visible.split(","):
         if not re.match("[0-9]+$|GPU-|MIG-", name.strip()):
-            break  # CUDA ignores all from the first invalid one on: '' and '-1' hide every card
+            break  # CUDA ignores the first invalid name and all after it: '' and '-1' hide all
         names.append(name.strip())
     return names
 
@@ -103,9 +103,9 @@ _PROC = "/proc/driver/nvidia/gpus/*"
 
 
 def environment_of(number, environment=os.environ):
-    """The environment of the process of some number (0, 1, …) that shares cards with others.
+    """The environment of process `number` (0, 1, …) of several that share the machine's cards.
 
-    Each gets one card, in turn. Where there are no cards, nothing changes.
+    Cards are assigned in turn, one per process. Without cards, nothing changes.
     """
     available = cards(environment)
     chosen = {"CUDA_VISIBLE_DEVICES": available[number % len(available)]} if available else {}
@@ -113,15 +113,15 @@ def environment_of(number, environment=os.environ):
 
 
 def without_gpus(environment=os.environ):
-    """The environment of a process that is to see no GPU."""
+    """The environment of a process that must not see any GPU."""
     return {**environment, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def why_unused():
-    """Why TensorFlow does not use a card that is there, in a line; None where nothing is wrong.
+    """One line on why TensorFlow does not use an installed card; None if nothing is wrong.
 
-    TensorFlow says so in its log, which `quiet_tf` hides: a fresh process, whose log is read, tries
-    again.
+    TensorFlow logs the reason, but `quiet_tf` hides its log. This looks for GPUs again in a fresh
+    process and reads the log of that one.
     """
     if not cards() or gpus():
         return None

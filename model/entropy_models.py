@@ -15,19 +15,19 @@ from model.bounds import lower_bound
 from runtime.quiet_tf import tf
 
 LIKELIHOOD_BOUND = 1e-9  # no symbol costs more than 29.9 bits
-SCALE_TABLE = np.exp(np.linspace(np.log(0.11), np.log(256), 64))  # of the range coder's tables
+SCALE_TABLE = np.exp(np.linspace(np.log(0.11), np.log(256), 64))  # sigmas of the range coder
 SIGMA_MIN = SCALE_TABLE[0]
 
 
 def bound_likelihood(likelihood):
-    """max(likelihood, 1e-9), whose gradient still pulls bounded likelihoods upwards."""
+    """max(likelihood, 1e-9), with a gradient that can still raise bounded likelihoods."""
     return lower_bound(likelihood, LIKELIHOOD_BOUND)
 
 
 def gaussian_mass(v, mu, sigma):
-    """Mass of N(mu, sigma²) in the unit interval around `v`; all of one shape, mass in (0, 1]."""
+    """Mass, in [0, 1], of N(mu, sigma²) in the unit interval around `v`; all of one shape."""
     distance = tf.math.abs(v - mu)
-    # Both ends in the left tail, where the difference of two cdfs keeps its precision.
+    # Both ends are in the left tail, where the difference of two cdfs keeps its precision.
     return _standard_cdf((0.5 - distance) / sigma) - _standard_cdf((-0.5 - distance) / sigma)
 
 
@@ -36,10 +36,10 @@ def _standard_cdf(v):
 
 
 Density = collections.namedtuple("Density", "matrices biases factors")
-Density.__doc__ = """Weights of the learned density p(z), a list entry for each of its layers.
+Density.__doc__ = """Weights of the learned density p(z), as lists with an entry per layer.
 
 matrices: (C, d_out, d_in), positive; biases: (C, d_out, 1); factors: (C, d_out, 1) in (-1, 1),
-one fewer than layers. C is the number of channels of z.
+for all layers except the last. C is the number of channels of z.
 """
 
 FILTERS = (1, 3, 3, 3, 1)
@@ -47,7 +47,7 @@ INIT_SCALE = 10
 
 
 def density(channels, getter=tf.get_variable):
-    """Makes the weights of p(z), parametrised and initialised as `tfc.EntropyBottleneck`'s.
+    """Creates the weights of p(z), parametrised and initialised as in `tfc.EntropyBottleneck`.
 
     `getter` is called like `tf.get_variable`, in the caller's variable scope.
     """
@@ -71,15 +71,15 @@ def density(channels, getter=tf.get_variable):
 
 
 def bottleneck(channels):
-    """TFC's layer of p(z), for training: it fits the medians and keeps the range coder's tables.
+    """TFC's layer for p(z), for training: it fits the medians and maintains the coder's tables.
 
     Returns:
-      `tfc.EntropyBottleneck`, and its variables by their names without a scope.
+      `tfc.EntropyBottleneck`, and a dict of its variables by name without scope.
     """
     from runtime.quiet_tf import tfc
 
     layer = tfc.EntropyBottleneck()
-    layer(tf.zeros((1, 1, 1, channels)), training=True)  # makes its variables
+    layer(tf.zeros((1, 1, 1, channels)), training=True)  # creates its variables
     return layer, {v.op.name.split("/")[-1]: v for v in layer.variables}
 
 
@@ -88,7 +88,7 @@ def density_mass(z, weights):
     v = _channels_first(z)
     lower, _ = cdf_logits(v - 0.5, weights)
     upper, _ = cdf_logits(v + 0.5, weights)
-    # The difference of two sigmoids keeps its precision where both are in the left tail.
+    # The difference of two sigmoids keeps its precision if both are in the left tail.
     sign = tf.stop_gradient(-tf.math.sign(lower + upper))
     mass = tf.math.abs(tf.math.sigmoid(sign * upper) - tf.math.sigmoid(sign * lower))
     return _channels_last(mass, z)

@@ -10,11 +10,11 @@
                  └──h_a──▶ z ──▶ z_tilde ──h_s──▶ mu, sigma ──▶ p(y_tilde|z_tilde)
 
 Base: Minnen, Ballé and Toderici 2018 (arXiv 1809.02736). Bits-back: Yang, Bamler and Mandt 2020
-(arXiv 2006.04240), section 3.3: z is continuous, its cost is repaid by log q(z|y).
+(arXiv 2006.04240), section 3.3: z is continuous, and -log q(z|y) is subtracted from its cost.
 
 Training, per-image optimisation and evaluation all call `rate_distortion`; they differ only in
-what they put in for the latents: noisy (`_tilde`) or transmitted (`_hat`) values. Coding calls the
-same `hyper_synthesis` and `synthesis`.
+the latents that they pass: noisy (`_tilde`) or transmitted (`_hat`) values. Coding calls the same
+`hyper_synthesis` and `synthesis`.
 """
 
 import functools
@@ -32,9 +32,9 @@ class Mbt2018:
       transforms: `transforms.Transforms`.
       prior: `entropy_models.Density`, the weights of p(z).
       medians: (C,), of p(z), the centre of the grid on which z is coded; None in training.
-      sigma_min: lower bound of sigma, as training and the base codec have it; None: no bound.
-      frozen: whether the weights are constants, which no gradient is asked for: then large images
-        are computed in tiles, and losses, on a CPU, by faster ways (`cpu_layers.conv_up`).
+      sigma_min: lower bound on sigma, as used in training and the base codec; None: no bound.
+      frozen: whether the weights are constants that need no gradients. If so, large images are
+        computed in tiles, and losses on a CPU use faster algorithms (`cpu_layers.conv_up`).
     """
 
     name = "mbt2018"
@@ -54,38 +54,38 @@ class Mbt2018:
 
     @staticmethod
     def read_grid(reader):
-        """What a checkpoint says of the grid of z: the medians, in a dict."""
+        """Reads the grid of z from a checkpoint: a dict of the medians."""
         return {"medians": reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, 1]}
 
     def analysis(self, x):
-        """Images (N, H, W, 3) in [0, 1] to y (N, ⌈H/16⌉, ⌈W/16⌉, num_filters)."""
+        """Maps images (N, H, W, 3) in [0, 1] to y (N, ⌈H/16⌉, ⌈W/16⌉, num_filters)."""
         transform = functools.partial(transforms.analysis, layers=self.transforms.analysis)
         return tiling.analysis(transform, x) if self.frozen else transform(x)
 
     def hyper_analysis(self, y):
-        """y to the parameters of z, as a dict of tensors: here z itself."""
+        """Maps y to the parameters of z, a dict of tensors; in this model, z itself."""
         return {"z": transforms.hyper_analysis(y, self.transforms.hyper_analysis)}
 
     def hyper_synthesis(self, z, y):
-        """mu and sigma of p(y|z), both of the shape of `y`."""
+        """mu and sigma of p(y|z), both with the shape of `y`."""
         mu, sigma = transforms.hyper_synthesis(z, self.transforms.hyper_synthesis, _size(y))
         if self.sigma_min is not None:
             sigma = bounds.lower_bound(sigma, self.sigma_min)
         return mu, sigma
 
     def synthesis(self, y, size):
-        """y to images (N, H, W, 3), not clipped to [0, 1]; `size` = (H, W)."""
+        """Maps y to images (N, H, W, 3), not clipped to [0, 1]; `size` = (H, W)."""
         transform = functools.partial(transforms.synthesis, layers=self.transforms.synthesis)
         return tiling.synthesis(transform, y, size) if self.frozen else transform(y, size=size)
 
     def p_y(self, y, z):
-        """Likelihood of y given z, element by element, at least 1e-9."""
+        """Elementwise likelihood of y given z, at least 1e-9."""
         return entropy_models.bound_likelihood(
             entropy_models.gaussian_mass(y, *self.hyper_synthesis(z, y))
         )
 
     def p_z(self, z):
-        """Likelihood of z, element by element, at least 1e-9."""
+        """Elementwise likelihood of z, at least 1e-9."""
         return entropy_models.bound_likelihood(entropy_models.density_mass(z, self.prior))
 
     def rates(self, num_pixels, y, z):
@@ -96,24 +96,24 @@ class Mbt2018:
           y, z: latents.
 
         Returns:
-          dict of (N,) tensors: `bpp` in all, `y_bpp` and `z_bpp`.
+          dict of (N,) tensors: `bpp`, the total, `y_bpp` and `z_bpp`.
         """
         y_bpp = information(self.p_y(y, z)) / num_pixels
         z_bpp = information(self.p_z(z)) / num_pixels
         return {"bpp": y_bpp + z_bpp, "y_bpp": y_bpp, "z_bpp": z_bpp}
 
     def rate_distortion(self, x, lmbda, y, **latents):
-        """The loss of everything: λ · 255² · MSE(x, g_s(y)) + bpp, averaged over the images.
+        """The loss that every use shares: λ · 255² · MSE(x, g_s(y)) + bpp, averaged over images.
 
         Args:
           x: images (N, H, W, 3) in [0, 1].
-          lmbda: λ, in bits per pixel and squared 8-bit grey level.
-          y, **latents: what `rates` takes.
+          lmbda: λ, in bits per pixel per squared 8-bit grey level.
+          y, **latents: the latents, as for `rates`.
 
         Returns:
           loss: scalar.
-          metrics: dict of (N,) tensors `rd_loss`, `mse` (on the scale 0 to 255) and what `rates`
-            returns, and the images `x_tilde` (N, H, W, 3), not clipped.
+          metrics: dict of (N,) tensors `rd_loss`, `mse` (on a 0 to 255 scale) and those of `rates`,
+            and the images `x_tilde` (N, H, W, 3), not clipped.
         """
         height, width = _size(x)
         metrics = self.rates(height * width, y=y, **latents)
@@ -128,14 +128,14 @@ class Mbt2018:
         return tf.reduce_mean(rd_loss), metrics
 
     def transmitted(self, x):
-        """The latents of images (N, H, W, 3) without optimisation, rounded: what `rates` takes."""
+        """The rounded latents of images (N, H, W, 3), without optimisation, as for `rates`."""
         y = self.analysis(x)
         return self.round_centred(y, **self.hyper_analysis(y))
 
     def round_centred(self, y, z):
-        """z on the grid through the medians, then y on the one through mu(z), which a decoder has.
+        """Rounds z to the grid through the medians, then y to the grid through mu of that z.
 
-        This is how the base codec rounds. Returns a dict of y and z.
+        This is how the base codec rounds; a decoder knows both grids. Returns a dict of y and z.
         """
         z_hat = centred(z, self.medians)
         mu, _ = self.hyper_synthesis(z_hat, y)
@@ -146,8 +146,8 @@ class Mbt2018BB(Mbt2018):
     """The bits-back model (Yang et al. 2020): z is a continuous sample of q(z|y).
 
     Args:
-      q_sigma_max: upper bound of q's standard deviation, as training has it; None: no bound.
-      For the others see `Mbt2018`.
+      q_sigma_max: upper bound on q's standard deviation, used in training; None: no bound.
+      For the other arguments see `Mbt2018`.
     """
 
     name = "mbt2018_bb"
@@ -163,33 +163,33 @@ class Mbt2018BB(Mbt2018):
 
     @staticmethod
     def read_grid(reader):
-        """Nothing: z is continuous."""
+        """Returns an empty dict, because z is continuous."""
         return {}
 
     def hyper_analysis(self, y):
-        """y to the mean and the log-variance of q(z|y)."""
+        """Maps y to the mean and log-variance of q(z|y), a dict of z_mean and z_logvar."""
         outputs = transforms.hyper_analysis(y, self.transforms.hyper_analysis)
         z_mean, z_logvar = tf.split(outputs, 2, axis=-1)
         return {"z_mean": z_mean, "z_logvar": z_logvar}
 
     def sample(self, z_mean, z_logvar, normal):
-        """The latents of `rates` with one reparametrised sample z of q; `normal`: N(0, 1) noise."""
+        """z, a reparametrised sample of q from N(0, 1) noise `normal`, and q's parameters."""
         z = z_mean + self._q_sigma(z_logvar) * normal
         return {"z": z, "z_mean": z_mean, "z_logvar": z_logvar}
 
     def transmitted(self, x):
-        """As `Mbt2018.transmitted`, with the same sample of q(z|y) each time."""
+        """Like `Mbt2018.transmitted`, with the same sample of q(z|y) each time."""
         y = tf.math.round(self.analysis(x))
         q = self.hyper_analysis(y)
         normal = tf.random.stateless_normal(q["z_mean"].shape, seed=(0, 0))
         return {"y": y, **self.sample(normal=normal, **q)}
 
     def p_z(self, z):
-        """Density (not a mass) of z, element by element, at least 1e-9."""
+        """Elementwise density (not mass) of z, at least 1e-9."""
         return entropy_models.bound_likelihood(entropy_models.density_pdf(z, self.prior))
 
     def rates(self, num_pixels, y, z, z_mean, z_logvar):
-        """As `Mbt2018.rates`, less `bpp_back`, the bits that q(z|y) gives back."""
+        """Like `Mbt2018.rates`, but `bpp` is net of `bpp_back`, the bits that q(z|y) gives back."""
         rates = super().rates(num_pixels, y, z)
         sigma = self._q_sigma(z_logvar)
         nats = (
@@ -209,21 +209,21 @@ class Mbt2018BB(Mbt2018):
 
 
 def centred(v, centre):
-    """The nearest point to v of the grid of spacing 1 through `centre`."""
+    """The point closest to v on the grid of spacing 1 through `centre`."""
     return tf.math.floor(v - centre + 0.5) + centre
 
 
 def information(likelihoods):
-    """Bits of each image: -Σ log2 of `likelihoods` (N, h, w, C), as (N,)."""
+    """The bits of each image, -Σ log2 `likelihoods` over (N, h, w, C), as (N,)."""
     return -tf.reduce_sum(tf.math.log(likelihoods), axis=(1, 2, 3)) / np.log(2)
 
 
 def _size(images):
-    """Height and width, which the graph knows statically."""
+    """The static height and width of images or latents (N, H, W, C)."""
     return images.shape.as_list()[1:3]
 
 
 def build(model_class, weights, **kwargs):
-    """A model on constants of the present graph, from what `checkpoints.load` returns."""
+    """Builds a model in the current graph from `checkpoints.load`'s weights, as constants."""
     constants = [None if v is None else tf.constant(v) for v in tf.nest.flatten(weights)]
     return model_class(**tf.nest.pack_sequence_as(weights, constants), frozen=True, **kwargs)

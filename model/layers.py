@@ -1,14 +1,14 @@
-"""Convolutions and GDN in TensorFlow's own operations: the definition, and what a GPU runs.
+"""Convolutions and GDN in TensorFlow's own operations: the definition, and the version for GPUs.
 
-Tensors are float32, channels-last and of static shape. `cpu_layers` has the same functions in the
-shapes that a CPU is fast at; `device.layers` says which of the two a graph gets.
+Tensors are float32, channels-last and of static shape. `cpu_layers` implements the same functions
+in ways that are fast on a CPU; `device.layers` chooses between the two modules.
 """
 
 from runtime.quiet_tf import tf
 
 
 def conv_down(x, kernel):
-    """Cross-correlates `x` with a kernel at every second sample, padding with zeros.
+    """Cross-correlates zero-padded `x` with a kernel at every second sample.
 
     Args:
       x: (N, H, W, C).
@@ -21,7 +21,7 @@ def conv_down(x, kernel):
 
 
 def conv(x, kernel):
-    """Cross-correlates `x` with a kernel, padding with zeros.
+    """Cross-correlates zero-padded `x` with a kernel.
 
     Args:
       x: (N, H, W, C).
@@ -34,12 +34,12 @@ def conv(x, kernel):
 
 
 def conv_up(x, kernel, winograd=False):
-    """Convolves `x` with a kernel after putting a zero behind each sample, in rows and columns.
+    """Upsamples `x` with a zero after each sample, in rows and columns, and convolves the result.
 
     Args:
       x: (N, h, w, C).
       kernel: (2k + 1, 2k + 1, C, M).
-      winograd: for `cpu_layers`; without effect here, where cuDNN chooses the algorithm.
+      winograd: used by `cpu_layers`; has no effect here, where cuDNN chooses the algorithm.
 
     Returns:
       (N, 2h, 2w, M).
@@ -65,10 +65,10 @@ def gdn(x, beta, gamma, inverse=False):
     Args:
       x: (N, H, W, C).
       beta, gamma: (C,) and (C, C), positive.
-      inverse: multiply instead of dividing, which approximates the inverse.
+      inverse: multiply instead of divide, which approximates the inverse.
 
     Returns:
-      x_i / √p_i, or x_i √p_i, of the shape of `x`; p_i = beta_i + Σ_j gamma_ji x_j².
+      x_i / √p_i, or x_i √p_i, with the shape of `x`; p_i = beta_i + Σ_j gamma_ji x_j².
     """
     pool = tf.nn.conv2d(tf.math.square(x), gamma[None, None], strides=1, padding="VALID")
     pool = tf.nn.bias_add(pool, beta)
@@ -76,7 +76,7 @@ def gdn(x, beta, gamma, inverse=False):
 
 
 def bias_add(x, bias):
-    """`x` (N, H, W, C) + `bias` (C,)."""
+    """Adds `bias` (C,) to `x` (N, H, W, C)."""
     return tf.nn.bias_add(x, bias)
 
 
@@ -90,6 +90,6 @@ def mean_squared_error(x, x_tilde):
 
 
 def _same(kernel):
-    """Padding by half a kernel on all sides, as TFC's `same_zeros`; TensorFlow's SAME differs."""
+    """Padding by half a kernel on all sides: TFC's `same_zeros`, unlike TensorFlow's SAME."""
     rows, columns = (taps // 2 for taps in kernel.shape.as_list()[:2])
     return [[0, 0], [rows, rows], [columns, columns], [0, 0]]

@@ -1,7 +1,7 @@
-"""Parametrisations of weights, as TFC 1.3's layers have them: checkpoints hold their parameters.
+"""The parametrisations of weights in TFC 1.3's layers: checkpoints hold their parameters.
 
-`fourier` and `nonnegative` are called like `tf.get_variable`, with the function that makes the
-variable before the rest, and return the weight as a tensor.
+`fourier` and `nonnegative` take the arguments of `tf.get_variable` after `getter`, the function
+that creates the variable, and return the weight as a tensor.
 """
 
 import numpy as np
@@ -10,11 +10,11 @@ from scipy import fftpack
 from model.bounds import lower_bound
 from runtime.quiet_tf import tf
 
-OFFSET = 2.0**-18  # keeps the gradient of a square root finite at 0
+OFFSET = 2.0**-18  # keeps the gradient of the square root finite at 0
 
 
 def fourier(getter, name, shape, dtype, initializer):
-    """A kernel (support, support, C, M) whose real Fourier transform is the variable.
+    """A kernel (support, support, C, M) whose real Fourier transform is the trained variable.
 
     The variable, `<name>_rdft`, is (support², C·M).
     """
@@ -30,10 +30,10 @@ def fourier(getter, name, shape, dtype, initializer):
 
 
 def fourier_basis(support):
-    """Orthonormal real Fourier basis of the kernels of an odd support, float64.
+    """Orthonormal real Fourier basis for kernels of odd support, float64.
 
     Returns:
-      (support², support²), a row for each sample and a column for each frequency.
+      (support², support²), with a row for each sample and a column for each frequency.
     """
     basis = np.identity(support**2).reshape(support**2, support, support)
     for axis in (1, 2):
@@ -43,9 +43,9 @@ def fourier_basis(support):
 
 
 def nonnegative(getter, name, shape, dtype, initializer, minimum=0.0):
-    """A weight ≥ `minimum` whose square root (of the weight and a small offset) is the variable.
+    """A weight ≥ `minimum` whose square root, after adding `OFFSET`², is the trained variable.
 
-    The variable is `reparam_<name>`.
+    The variable is called `reparam_<name>`.
     """
 
     def initial(shape, dtype=None, partition_info=None):

@@ -1,7 +1,7 @@
-"""Correlations that are trained, and the gradients of their kernels, as matrix products.
+"""Correlations with trained kernels, and the gradients of the kernels, as matrix products.
 
-`conv2d_backprop_filter` has half the speed of the product of gathered patches that it stands for,
-and of an image's three channels `conv2d` is not much better.
+`conv2d_backprop_filter` has half the speed of the equivalent matrix product with gathered patches,
+and `conv2d` is not much better for the three channels of an image.
 
 Tensors are float32, channels-last and of static shape.
 """
@@ -10,12 +10,12 @@ import numpy as np
 
 from runtime.quiet_tf import tf
 
-FEW_CHANNELS = 16  # up to here patches are small enough to be kept for the gradient
-PATCHES_BYTES = 2**25  # of patches that are made at a time, unless those of one image are more
+FEW_CHANNELS = 16  # up to this many, patches are small enough to keep for the gradient
+PATCHES_BYTES = 2**25  # limit on the patches gathered at a time, but at least one image's
 
 
 def correlation(x, kernel, stride):
-    """Correlation with zeros around `x`, of which every `stride`-th sample is kept.
+    """Cross-correlates zero-padded `x` with a kernel at every `stride`-th sample.
 
     Args:
       x: (N, H, W, C).
@@ -38,7 +38,7 @@ def correlation(x, kernel, stride):
 
 
 def kernel_gradient(x, kernel, g, stride):
-    """∂loss/∂kernel, of the shape of `kernel`, from g = ∂loss/∂y (see `correlation`)."""
+    """∂loss/∂kernel, with the shape of `kernel`, from g = ∂loss/∂y (see `correlation`)."""
     support, channels, _ = _shape(kernel)
     batch, height, width, _ = g.shape.as_list()
     bytes_each = x.dtype.size * height * width * np.prod(support) * channels
@@ -52,7 +52,7 @@ def kernel_gradient(x, kernel, g, stride):
 
 
 def _product(rows, g):
-    """(M, taps · C), from the patches and (N, h, w, M): faster than the other way round."""
+    """gᵀ · rows, (M, taps · C), for g (N, h, w, M) and patches `rows`; faster than rowsᵀ · g."""
     return tf.matmul(tf.reshape(g, (-1, g.shape[-1])), rows, transpose_a=True)
 
 
@@ -66,21 +66,21 @@ def _shape(kernel):
 
 
 def patches(x, support, stride):
-    """What each sample of a correlation depends on: (N · ⌈H/stride⌉ · ⌈W/stride⌉, taps · C).
+    """The patch that each output of a correlation sees: (N · ⌈H/stride⌉ · ⌈W/stride⌉, taps · C).
 
     Args:
       x: (N, H, W, C).
       support: height and width of the kernel, odd.
-      stride: of the correlation.
+      stride: stride of the correlation.
     """
     batch, height, width, channels = x.shape.as_list()
     samples = tf.reshape(x, (-1, channels))
-    zero = batch * height * width  # index of a sample behind the others
+    zero = batch * height * width  # index of an extra sample after all of `x`
     samples = tf.concat([samples, tf.zeros((1, channels), x.dtype)], 0)
     rows = _places(height, support[0], stride, width, zero)
     columns = _places(width, support[1], stride, 1, zero)
     images = np.arange(batch, dtype=np.int32) * height * width
-    # Added up in the graph, whose constants stay small: sessions do it once.
+    # The sum is part of the graph, to keep its constants small; a session computes it once.
     indices = images[:, None, None] + rows
     indices = tf.constant(indices[:, :, None, :, None]) + tf.constant(columns[:, None, :])
     indices = tf.minimum(indices, zero)
@@ -90,7 +90,7 @@ def patches(x, support, stride):
 
 
 def _places(length, taps, stride, step, outside):
-    """Where the taps of each sample lie along an axis, times `step`: (⌈length/stride⌉, taps)."""
+    """`step` · the position of each output's taps along an axis: (⌈length/stride⌉, taps)."""
     places = np.arange(0, length, stride)[:, None] + np.arange(taps) - taps // 2
     inside = (places >= 0) & (places < length)
     return np.where(inside, step * places, outside).astype(np.int32)

@@ -1,13 +1,13 @@
-"""Large images in pieces, so that memory does not grow with them.
+"""Processes large images in pieces, so that memory does not grow with their size.
 
-The transforms are local: a latent of y depends on the pixels up to 32 rows and columns around its
-own 16 × 16, and those depend on the latents up to 2 places around. A piece is computed with `HALO`
-latents around it, less where the image ends, since there the zeros that the layers pad with are
-part of the model; what the padding spoils elsewhere lies in the halo and is dropped. Pieces are
-equal to the whole but for the last bits.
+The transforms are local: a latent of y depends on the pixels within 32 rows and columns of its own
+16 × 16, and those pixels depend on the latents within 2 places. A piece is computed with a halo of
+`HALO` latents around it. Zero padding corrupts only the halo, which is cropped; at the border of
+the image, where the padding is part of the model, there is no halo. The pieces equal the result for
+the whole image except for the last bits.
 
-`transform` stands for a function of `transforms` with its weights, which have to be constants: no
-gradient with respect to them is made here.
+`transform` is a function of `transforms` with its weights bound, which have to be constants:
+gradients with respect to weights are not computed here.
 """
 
 import collections
@@ -20,14 +20,14 @@ from runtime.quiet_tf import tf
 
 STRIDE = 16  # pixels along a latent's side
 HALO = 2
-AREA = 64 * 64  # latents of a piece, halo included, of all images of a batch together
+AREA = 64 * 64  # latents of a piece, including the halo, summed over the images of a batch
 
 Span = collections.namedtuple("Span", "begin size core_begin core_end")
-Span.__doc__ = """Rows (or columns) of latents: those that are computed, and those that are kept."""
+Span.__doc__ = """A range of rows (or columns) of latents to compute, and the core to keep of it."""
 
 
 def spans(length, longest):
-    """Cuts `length` latents into `Span`s of one size, up to `longest`, whose cores are all."""
+    """Covers `length` latents with `Span`s of equal size ≤ `longest`; their cores partition it."""
     if length <= longest:
         return [Span(0, length, 0, length)]
     number = -(-(length - 2 * HALO) // (longest - 2 * HALO))
@@ -38,7 +38,7 @@ def spans(length, longest):
 
 
 def _grid(batch, height, width):
-    """The spans of rows and of columns of latents; `height` and `width` in pixels."""
+    """The spans of rows and columns of latents, for a `height` and `width` in pixels."""
     height, width = -(-height // STRIDE), -(-width // STRIDE)
     if batch * height * width <= AREA:
         longest = max(height, width)
@@ -48,13 +48,13 @@ def _grid(batch, height, width):
 
 
 def analysis(transform, x):
-    """`transform(x)`: images (N, H, W, 3) to latents (N, ⌈H/16⌉, ⌈W/16⌉, C)."""
+    """Computes `transform(x)`: images (N, H, W, 3) to latents (N, ⌈H/16⌉, ⌈W/16⌉, C)."""
     batch, height, width, _ = x.shape.as_list()
     rows, columns = _grid(batch, height, width)
     if len(rows) == len(columns) == 1:
         return transform(x)
 
-    def extent(span, pixels):  # the last one may end amid a latent, as the image does
+    def extent(span, pixels):  # the image, and so the last span, may end within a latent
         return min(span.size * STRIDE, pixels - span.begin * STRIDE)
 
     def size(row, column):
@@ -74,7 +74,7 @@ def analysis(transform, x):
 
 
 def synthesis(transform, y, size):
-    """`transform(y, size=size)`: latents to images (N, H, W, 3)."""
+    """Computes `transform(y, size=size)`: latents to images (N, H, W, 3)."""
     rows, columns = _grid(y.shape.as_list()[0], *size)
     if len(rows) == len(columns) == 1:
         return transform(y, size=size)
@@ -87,16 +87,16 @@ def synthesis(transform, y, size):
 
 
 def distortion_of_whole(transform, y, x):
-    """Mean of (x - x_tilde)² of each image, (N,), and x_tilde = transform(y), (N, H, W, 3)."""
+    """Mean of (x - x_tilde)² over each image, (N,), and x_tilde = transform(y), (N, H, W, 3)."""
     x_tilde = transform(y, size=tuple(x.shape.as_list()[1:3]))
     return device.layers().mean_squared_error(x, x_tilde), x_tilde
 
 
 def distortion(transform, y, x):
-    """The same, with a gradient of the error alone, for `y` alone.
+    """Like `distortion_of_whole`, but only the error has a gradient, and only with respect to `y`.
 
-    The gradient is computed piece by piece as well, from `y` alone: no piece's activations are kept
-    for it.
+    The gradient is also computed piece by piece, recomputing each piece from `y` rather than
+    keeping its activations.
     """
     batch, height, width, _ = x.shape.as_list()
     rows, columns = _grid(batch, height, width)
@@ -132,7 +132,7 @@ def distortion(transform, y, x):
         return total + tf.ensure_shape(tf.pad(gradient, paddings), y.shape)
 
     def fold(add, initializer):
-        # As `tf.foldl`, whose counters a GPU would have to send to the host for each piece.
+        # Like `tf.foldl`, whose counters a GPU would have to send to the host for each piece.
         def add_next(i, total):
             return i + 1, add(total, [element[i] for element in elements])
 
@@ -161,25 +161,25 @@ def _pixels(latents):
 
 
 def _kept(span, pixels):
-    """1 for those of a span's pixels that lie in its core and in the image, else 0."""
+    """1 for pixels of a span that lie in its core and in the image, 0 for its other pixels."""
     places = STRIDE * span.begin + np.arange(STRIDE * span.size)
     end = min(STRIDE * span.core_end, pixels)
     return ((places >= STRIDE * span.core_begin) & (places < end)).astype(np.float32)
 
 
 def _cut(v, begin, size):
-    """Rows and columns of `v` (N, h, w, C) from `begin` (2,) on."""
+    """The part of `v` (N, h, w, C) of `size` rows and columns that starts at `begin` (2,)."""
     batch, _, _, channels = v.shape.as_list()
     return tf.slice(v, tf.pad(begin, [[1, 1]]), (batch, *size, channels))
 
 
 def _mapped(function, begins):
-    """`function` of each of `begins` (n, 2), one after the other, as (n, …)."""
+    """Applies `function` to each of `begins` (n, 2), one after the other; stacked as (n, …)."""
     return tf.map_fn(function, begins, tf.float32, parallel_iterations=1, back_prop=False)
 
 
 def _joined(rows, columns, results, scale):
-    """The cores of the pieces in `results`, by (row, column), side by side."""
+    """Joins the cores of the pieces in `results`, a dict by (row, column)."""
 
     def core(span):
         return slice(scale * (span.core_begin - span.begin), scale * (span.core_end - span.begin))

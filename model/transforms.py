@@ -8,14 +8,14 @@ al., "Density Modeling of Images Using a Generalized Normalization Transformatio
     x ── analysis ──▶ y ── hyper_analysis ──▶ z
     x_tilde ◀── synthesis ── y    mu, sigma ◀── hyper_synthesis ── z
 
-The graph is written once; where its weights come from is the caller's choice:
+The graph is written once; the caller chooses where its weights come from:
 
-* training: `transforms(num_filters, …)` makes `tf.Variable`s with the names, initialisers and
-  parametrisations that the layers of TensorFlow Compression 1.3 have;
+* training: `transforms(num_filters, …)` creates `tf.Variable`s with the names, initialisers and
+  parametrisations of the layers in TensorFlow Compression 1.3;
 * everything else: `checkpoints.load` evaluates the same parametrisations on a checkpoint's
   values, once, so that the graphs of inference hold plain constants.
 
-All tensors are float32, channels-last and of static shape; convolutions are "same" with zeros.
+All tensors are float32, channels-last and of static shape; convolutions pad with zeros ("same").
 """
 
 import collections
@@ -25,10 +25,10 @@ from model import device, parameters
 from runtime.quiet_tf import tf
 
 Conv = collections.namedtuple("Conv", "kernel bias beta gamma")
-Conv.__doc__ = """Weights of a convolution and of the (inverse) GDN behind it.
+Conv.__doc__ = """Weights of a convolution and of the (inverse) GDN after it.
 
 kernel: (height, width, channels in, channels out); bias: (channels out,) or None;
-beta, gamma: (channels out,) and (channels out, channels out), or None where no GDN follows.
+beta, gamma: (channels out,) and (channels out, channels out), or None if no GDN follows.
 """
 
 Transforms = collections.namedtuple(
@@ -38,7 +38,7 @@ Transforms.__doc__ = "The `Conv`s of each transform, first layer first."
 
 
 def analysis(x, layers):
-    """g_a: images (N, H, W, 3) in [0, 1] to latents y (N, ⌈H/16⌉, ⌈W/16⌉, N_f)."""
+    """g_a: maps images (N, H, W, 3) in [0, 1] to latents y (N, ⌈H/16⌉, ⌈W/16⌉, N_f)."""
     ops = device.layers()
     for layer in layers:
         x = _biased(ops.conv_down(x, layer.kernel), layer)
@@ -48,9 +48,9 @@ def analysis(x, layers):
 
 
 def synthesis(y, layers, size, winograd=False):
-    """g_s: latents y to images (N, H, W, 3), not clipped; `size` = (H, W).
+    """g_s: maps latents y to images (N, H, W, 3), not clipped; `size` = (H, W).
 
-    `winograd` is for losses (see `model.cpu_layers.conv_up`).
+    `winograd` should be set only for losses (see `model.cpu_layers.conv_up`).
     """
     ops = device.layers()
     x = y
@@ -62,7 +62,7 @@ def synthesis(y, layers, size, winograd=False):
 
 
 def hyper_analysis(y, layers):
-    """h_a: y (N, h, w, C) to (N, ⌈h/4⌉, ⌈w/4⌉, channels of the last layer)."""
+    """h_a: maps y (N, h, w, C) to (N, ⌈h/4⌉, ⌈w/4⌉, channels of the last layer)."""
     ops = device.layers()
     y = tf.nn.relu(_biased(ops.conv(y, layers[0].kernel), layers[0]))
     y = tf.nn.relu(_biased(ops.conv_down(y, layers[1].kernel), layers[1]))
@@ -70,7 +70,7 @@ def hyper_analysis(y, layers):
 
 
 def hyper_synthesis(z, layers, size):
-    """h_s: hyper-latents z to (mu, sigma) of p(y|z), each (N, h, w, C); `size` = (h, w) of y."""
+    """h_s: maps z to the mu and sigma of p(y|z), each (N, h, w, C); `size` = (h, w) of y."""
     ops = device.layers()
     for layer in layers[:2]:
         z = tf.nn.relu(_biased(ops.conv_up(z, layer.kernel), layer))
@@ -80,7 +80,7 @@ def hyper_synthesis(z, layers, size):
 
 
 def _cropped(x, size):
-    """The first rows and columns; `x` itself where that is all of it, which costs no copies."""
+    """The first `size` rows and columns; if that is all of `x`, `x` itself, without a copy."""
     return x if x.shape.as_list()[1:3] == list(size) else x[:, : size[0], : size[1]]
 
 
@@ -89,10 +89,10 @@ def _biased(x, layer):
 
 
 def transforms(num_filters, hyper_channels, getter=tf.get_variable):
-    """Makes the weights, as tensors computed from what `getter` returns.
+    """Creates the weights, tensors computed from the variables or values that `getter` returns.
 
     Args:
-      num_filters: N_f, channels of y and of the hidden layers.
+      num_filters: N_f, the number of channels of y and of the hidden layers.
       hyper_channels: outputs of h_a: N_f, or 2 N_f (mean and log-variance) for bits-back.
       getter: called like `tf.get_variable`, in the variable scope of each layer.
 
@@ -129,7 +129,7 @@ def transforms(num_filters, hyper_channels, getter=tf.get_variable):
 
 
 def _weights(getter, scope, support, channels_in, channels_out, gdn=None, bias=True, rdft=True):
-    """A `Conv`. gdn: scope of its GDN; rdft: whether the kernel's Fourier transform is trained."""
+    """A `Conv`. gdn: its GDN's scope; rdft: whether the kernel's Fourier transform is trained."""
     with tf.variable_scope(scope):
         kernel = _parameter(
             parameters.fourier if rdft else None,

@@ -1,8 +1,8 @@
 """Convolutions of stride 2 by minimal filtering (Winograd; Lavin and Gray 2016, arXiv 1509.09308).
 
-The four phases of a transposed convolution, their 5×5 taps taken apart and filled up with zeros to
-3×3, are one correlation with 4 M outputs: 36 matrix products for each tile of 4×4 samples. Its
-adjoint is the convolution of stride 2. The error is some 1e-6 of the largest output.
+Splitting the 5×5 taps of a transposed convolution by output phase gives four kernels, zero-padded
+to 3×3, and so a single correlation with 4 M outputs: 36 matrix products for each tile of 4×4
+samples. Its adjoint is the convolution of stride 2. The error is about 1e-6 of the largest output.
 
 Tensors are float32, channels-last and of static shape.
 """
@@ -12,16 +12,16 @@ import numpy as np
 from runtime.quiet_tf import tf
 
 TAPS = 5
-TILE, REACH = 4, 6  # samples that a tile makes of each phase, and those of x that they depend on
-POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and ∞: a fifth of the error of (0, ±1, ±2)
+TILE, REACH = 4, 6  # side of a tile in samples of each phase, and in samples of x it depends on
+POINTS = (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)  # and ∞: a fifth of the error of (0, ±1, ±2, ∞)
 
 
 def toom_cook(points, outputs):
     """The matrices A, G, B of minimal filtering in one dimension.
 
     A (Gg ⊙ Bd) is the correlation of d (n samples) with g (n - outputs + 1 taps), at `outputs`
-    places. n is the number of `points` and one, which is ∞ (Blahut 2010, "Fast Algorithms for
-    Signal Processing", section 5.2).
+    places. n is the number of `points` plus one for ∞ (Blahut 2010, "Fast Algorithms for Signal
+    Processing", section 5.2).
     """
     points = np.array(points)
     n = len(points) + 1
@@ -39,16 +39,16 @@ def toom_cook(points, outputs):
     return a, g, b
 
 
-A, G, B = (np.kron(m, m) for m in toom_cook(POINTS, TILE))  # of two dimensions
+A, G, B = (np.kron(m, m) for m in toom_cook(POINTS, TILE))  # for two dimensions
 
 
 def number_of_tiles(shape):
-    """Of a tensor (N, h, w, …)."""
+    """The number of tiles that cover a tensor of `shape` (N, h, w, …)."""
     return shape[0] * -(-shape[1] // TILE) * -(-shape[2] // TILE)
 
 
 def constant_weights(kernel):
-    """A kernel, array (5, 5, C, M), as that of the 36 products: (36, C, 4 M)."""
+    """Transforms a kernel, array (5, 5, C, M), to the weights of the products, (36, C, 4 M)."""
     places, _ = _places_of_taps(kernel.shape[2])
     rows = np.concatenate([kernel.reshape(-1, kernel.shape[3]), np.zeros((1, kernel.shape[3]))])
     weights = np.dot(G, rows[places].reshape(9, -1))
@@ -56,7 +56,7 @@ def constant_weights(kernel):
 
 
 def trained_weights(kernel):
-    """As `constant_weights`, of a tensor, with a gradient."""
+    """Like `constant_weights`, for a tensor, with a gradient."""
     channels, outputs = kernel.shape.as_list()[2:]
     places, origins = _places_of_taps(channels)
     matrix = G.astype(np.float32)
@@ -75,9 +75,9 @@ def trained_weights(kernel):
 
 
 def _places_of_taps(channels):
-    """Where the taps of the four phases lie in a kernel's rows (5·5·C, M), and the inverse.
+    """The row of each tap of the four phases in a kernel's rows (5·5·C, M), and the inverse.
 
-    The first has the order (3, 3, C, 2, 2) and points behind the last row where a tap is missing.
+    The rows come in the order (3, 3, C, 2, 2); for a missing tap, it is the one after the last.
     """
     i, j, c, a, b = np.ix_(*map(np.arange, (3, 3, channels, 2, 2)))
     row, column = TAPS - 1 + a - 2 * i, TAPS - 1 + b - 2 * j
@@ -90,11 +90,11 @@ def _places_of_taps(channels):
 class Tiles:
     """Convolutions between tensors of two shapes, (N, h, w, C) and (N, 2h, 2w, M).
 
-    Rows of matrices are gathered into tiles and back, in steps of C or M numbers.
+    Samples, rows of C or M numbers, are gathered into tiles and back.
 
     Args:
-      shape: the former.
-      outputs: M.
+      shape: shape of the smaller one, (N, h, w, C).
+      outputs: M, the number of channels of the larger one.
     """
 
     def __init__(self, shape, outputs):
@@ -105,24 +105,24 @@ class Tiles:
         self.a, self.b = A.astype(np.float32), B.astype(np.float32)
 
         n = np.arange(batch)
-        # Rows of the padded x, in the order (REACH, REACH, batch, down, across).
+        # Indices of samples of the padded x, in the order (REACH, REACH, batch, down, across).
         self.padded = (TILE * down + 2, TILE * across + 2)
         i, j, n_, t, s = np.ix_(
             np.arange(REACH), np.arange(REACH), n, TILE * np.arange(down), TILE * np.arange(across)
         )
         self.inputs = _indices((n_, i + t, j + s), (batch, *self.padded))
-        # Where the output's rows are, in the order (TILE, TILE, batch, down, across, 2, 2).
+        # Indices of the output's samples in the order (TILE, TILE, batch, down, across, 2, 2).
         n_, i, j = np.ix_(n, np.arange(2 * height), np.arange(2 * width))
         u, v = i // 2, j // 2
         places = (u % TILE, v % TILE, n_, u // TILE, v // TILE, i % 2, j % 2)
         self.places = _indices(places, (TILE, TILE, *self.tiles, 2, 2))
-        # The inverse; tiles that stick out take a row of zeros that is put at the end.
+        # The inverse; tiles that overlap the border take a row of zeros appended at the end.
         origins = np.full(TILE**2 * int(np.prod(self.tiles)) * 4, self.places.size)
         origins[self.places] = np.arange(self.places.size)
         self.origins = origins.astype(np.int32)
 
     def up(self, x, weights):
-        """`cpu_layers.conv_up` of x (N, h, w, C): (N, 2h, 2w, M)."""
+        """Computes `cpu_layers.conv_up` of x (N, h, w, C): (N, 2h, 2w, M)."""
 
         @tf.custom_gradient
         def convolve(x, weights):
@@ -138,7 +138,7 @@ class Tiles:
         return convolve(x, weights)
 
     def down(self, x, weights):
-        """The adjoint, `cpu_layers.conv_down` of x (N, 2h, 2w, M): (N, h, w, C).
+        """Computes the adjoint of `up`, `cpu_layers.conv_down` of x (N, 2h, 2w, M): (N, h, w, C).
 
         `weights` are those of the transposed kernel, (5, 5, C, M).
         """
@@ -157,7 +157,7 @@ class Tiles:
         return correlate(x, weights)
 
     def _of_small(self, x):
-        """The factors of (N, h, w, C) in the products: (36, tiles, C)."""
+        """The factors of the products, (36, tiles, C), from x (N, h, w, C)."""
         _, height, width, _ = self.shape
         below, right = (self.padded[0] - height - 1, self.padded[1] - width - 1)
         x = tf.pad(x, [[0, 0], [1, below], [1, right], [0, 0]])
@@ -199,7 +199,7 @@ def _indices(places, shape):
 
 
 def _overlapped(g, axis, tiles):
-    """Adds what tiles reach of their neighbours, first and last along `axis`, to what is theirs."""
+    """Adds first and last entries along `axis` to the neighbouring tiles' samples they lie on."""
     first, *own, last = tf.unstack(g, axis=axis)
     own[0] += _shifted(last, tiles - 1, 1)
     own[-1] += _shifted(first, tiles - 1, -1)
@@ -207,7 +207,7 @@ def _overlapped(g, axis, tiles):
 
 
 def _shifted(v, axis, by):
-    """`v` moved by one place along `axis`, with zeros where nothing comes from."""
+    """Shifts `v` by one place along `axis`, filling in zeros."""
     paddings = [[0, 0] for _ in v.shape]
     begin, size = [0] * len(paddings), v.shape.as_list()
     size[axis] -= 1

@@ -114,9 +114,9 @@ def test_another_number_of_filters(capsys, untrained, photo, tmp_path):
 
 def test_the_model_of_another_script(capsys, untrained, photo, tmp_path):
     line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", run=UNTRAINED["bb_sga"])
-    assert "no model of mbt2018.py, which this script needs" in line
+    assert "not a model of mbt2018.py, which this script needs" in line
     line = refused(capsys, "bb_plain", untrained, photo[0], tmp_path / "r", run=UNTRAINED["sga"])
-    assert "no model of mbt2018_bb.py" in line
+    assert "not a model of mbt2018_bb.py" in line
 
 
 @pytest.mark.parametrize("part", ["index", "data", "cut data"])

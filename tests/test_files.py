@@ -477,8 +477,8 @@ def test_what_is_no_file_of_this_model_or_script(capsys, small, tmp_path):
     version[4] += 16
     assert "format version 2" in line("sga", base, bytes(version))
     assert "bits-back archive" in line("sga", base, small["bb_plain"])
-    assert "no model of mbt2018_bb.py" in line("bb_plain", base, small["bb_plain"])
-    assert "no model of mbt2018.py" in line("bb_plain", bb, small["sga"])
+    assert "not a model of mbt2018_bb.py" in line("bb_plain", base, small["bb_plain"])
+    assert "not a model of mbt2018.py" in line("bb_plain", bb, small["sga"])
     header, payloads = container.read(small["sga"])
     other = container.write(header._replace(digest=b"abcd"), payloads)
     assert "made with another model" in line("sga", base, other)

@@ -166,7 +166,7 @@ def test_smoke_of_the_landscape(tmp_path):
         (("--crop", "9999x10"), "600 x 400 pixels, less than 9999 x 10"),
         (("--output", "picture.jpg"), "ends in .png or .svg"),
         (("--runname", "none"), "no such run folder"),
-        (("--runname", DEMO["bb_sga"]), "no model of mbt2018.py"),
+        (("--runname", DEMO["bb_sga"]), "not a model of mbt2018.py"),
     ],
 )
 def test_the_landscape_refuses(flags, text, capsys, tmp_path):
@@ -254,7 +254,7 @@ def test_smoke_of_the_look(method, size, mode, untrained, tmp_path):
         (("--method", ""), "'': not the name of a script"),
         (("--method", "sga --lr 0"), "--lr: 0 is not above 0"),
         (("--method", "mbt2018"), "what others are compared with"),
-        (("--runname", DEMO["bb_sga"]), "no model of mbt2018.py"),
+        (("--runname", DEMO["bb_sga"]), "not a model of mbt2018.py"),
         (("--runname", "none"), "no such run folder"),
     ],
 )
