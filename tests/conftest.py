@@ -1,4 +1,4 @@
-"""Helpers of all tests: golden data, and the scripts run in this process or in a fresh one."""
+"""Helpers of the tests: golden data, and the scripts run in this process or in a fresh one."""
 
 import glob
 import importlib
@@ -24,7 +24,7 @@ BASE, BITS_BACK = (list(scripts.MODELS[model]) for model in ("mbt2018", "mbt2018
 
 
 def runs(name):
-    """By script, the run folder of its model: `name` behind the name of the model."""
+    """A dict from script to the run folder of its model, the model's name followed by `name`."""
     return {s: model + name for model, found in scripts.MODELS.items() for s in found}
 
 
@@ -43,9 +43,9 @@ needs_kodak = pytest.mark.skipif(
 
 
 def compress(script, run, image, results_dir, *flags, checkpoint_dir, top=(), output=()):
-    """Results of `<script> <top> compress <run> <image> <output> <flags>`, run in this process.
+    """Runs `<script> <top> compress <run> <image> <output> <flags>` here; returns the results.
 
-    `script` is the name of one, or a method class; None is returned where no result is written.
+    `script` is the name of a script, or a method class. Returns None if no result is written.
     """
     method = methods.find_method(script) if isinstance(script, str) else script
     argv = ["--checkpoint_dir", checkpoint_dir, *top, "compress", run, image, *output]
@@ -68,7 +68,7 @@ def _identities(folder):
 
 
 def run_script(name, *argv, cwd=ROOT, timeout=600):
-    """Runs a script in a fresh process: `subprocess.CompletedProcess` with text output."""
+    """Runs a script in a fresh process; returns `subprocess.CompletedProcess` with text output."""
     return subprocess.run(
         [sys.executable, os.path.join(ROOT, name + ".py")] + [str(arg) for arg in argv],
         cwd=str(cwd),
@@ -80,7 +80,7 @@ def run_script(name, *argv, cwd=ROOT, timeout=600):
 
 
 def train_untrained(folder, num_filters, models=("mbt2018", "mbt2018_bb")):
-    """Leaves runs of step 0 in `folder`: random weights, λ = 0.01."""
+    """Writes runs of step 0 to `folder`, with random weights and λ = 0.01."""
     image = os.path.join(str(folder), "train.png")
     Image.new("RGB", (64, 64)).save(image)
     for model in models:
@@ -93,7 +93,7 @@ def train_untrained(folder, num_filters, models=("mbt2018", "mbt2018_bb")):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """A folder of images of all three formats, smooth enough to be learned from."""
+    """A folder of images in all three formats, smooth enough to learn from."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.RandomState(0)
     for index in range(6):
@@ -109,7 +109,7 @@ def photos(tmp_path_factory):
 
 
 def train_argv(photos, tmp_path, *flags, n=4, patchsize=64, pattern="*", lmbda=0.01):
-    """Arguments that train a small model on `photos`, into `tmp_path`."""
+    """Arguments that train a small model on `photos` in `tmp_path`."""
     return [
         *("--checkpoint_dir", str(tmp_path), "--num_filters", str(n)),
         *("train", "--train_glob", str(photos / pattern), "--patchsize", str(patchsize)),
@@ -119,14 +119,14 @@ def train_argv(photos, tmp_path, *flags, n=4, patchsize=64, pattern="*", lmbda=0
 
 
 def checkpoint_values(folder):
-    """All variables of the newest checkpoint in a folder, by name."""
+    """A dict from name to value of all variables in a folder's newest checkpoint."""
     reader = tf.train.load_checkpoint(str(folder))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
-    """A checkpoint folder with the `UNTRAINED` run of each model, N = 4."""
+    """A checkpoint folder with an `UNTRAINED` run of each model, N = 4."""
     folder = tmp_path_factory.mktemp("untrained")
     train_untrained(folder, 4)
     return folder

@@ -1,10 +1,10 @@
-"""Where TensorFlow would put the operations of a graph if there were one GPU, found without one.
+"""Predicts, without a GPU, where TensorFlow would place the operations of a graph given one.
 
 TensorFlow 1.15 from PyPI registers its GPU kernels wherever it is imported, with the arguments
-that each keeps in host memory. So the rules of its placer can be followed on a machine that has
-no GPU: an operation goes to the GPU if it has a kernel there for its types and no device scope or
-colocation says otherwise; a constant goes where its consumers are; `Shape` and its like follow
-their input. (`tensorflow/core/common_runtime/placer.cc` and `memory_types.cc`, 1.15.)
+that each keeps in host memory. The rules of its placer can therefore be applied without a
+GPU: an operation goes to the GPU if it has a kernel there for its types and no device scope or
+colocation says otherwise; a constant goes where its consumers are; `Shape`, `Size` and `Rank`
+follow their input. (`tensorflow/core/common_runtime/placer.cc` and `memory_types.cc`, 1.15.)
 """
 
 import collections
@@ -24,7 +24,7 @@ graph does not say; readers: types of the operations that read the copy.
 
 
 def ancestors(op):
-    """All operations that running `op` runs, itself included."""
+    """All operations that run when `op` is run, including itself."""
     found, todo = {}, [op]
     while todo:
         op = todo.pop()
@@ -35,7 +35,7 @@ def ancestors(op):
 
 
 def kernel(op, device_type):
-    """The registered kernel that would run `op`, a `KernelDef`; None if there is none."""
+    """The registered kernel that would run `op`, a `KernelDef`; None if none does."""
     label = op.node_def.attr["_kernel"].s.decode() if "_kernel" in op.node_def.attr else ""
     for device in (device_type, "DEFAULT"):  # kernels that any device runs
         for candidate in _kernels(op.type):
@@ -62,7 +62,7 @@ def _types(op, name):
 
 
 def devices(graph):
-    """Where the placer puts each operation of a graph, by name: on "GPU" or "CPU"."""
+    """Predicts the placement of a graph: a dict from name of operation to "GPU" or "CPU"."""
     ops = graph.get_operations()
     groups = _colocated(ops)
     members = collections.defaultdict(list)
@@ -81,7 +81,7 @@ def devices(graph):
     }
     placed = {}
     generators = []
-    for op in ops:  # in the order of creation, which is topological but for loops
+    for op in ops:  # in the order of creation, which is topological except for loops
         if not op.inputs and len(op.outputs) == 1 and len(members[groups[op.name]]) == 1:
             generators.append(op)
         elif op.type in ("Shape", "Size", "Rank") and can[groups[op.name]]:
@@ -96,7 +96,7 @@ def devices(graph):
 
 
 def _colocated(ops):
-    """Name of the group of each operation: by `_class`, and by the resources that they share."""
+    """A dict from operation to colocation group, by `_class` and by shared resources."""
     parents = {op.name: op.name for op in ops}
 
     def root(name):
@@ -114,13 +114,13 @@ def _colocated(ops):
 
 
 def crossings(ops, placed):
-    """The `Crossing`s of running `ops` once.
+    """The `Crossing`s between host and GPU memory when `ops` are run once.
 
-    Every tensor counts that one operation leaves in one kind of memory and another reads from the
-    other, constants too: those of int32 lie on the host, and are copied each time. What is fixed
-    and lies on the GPU already, such as weights, does not move and is not counted. A tensor that
-    several operations read is copied once. What a CPU operation and a GPU kernel hand each other
-    in host memory (shapes, seeds) is not copied, nor are handles of resources.
+    A tensor counts if one operation leaves it in one kind of memory and another reads it from the
+    other. Constants count too: those of int32 are in host memory and copied each time. Values that
+    are already on the GPU, such as weights, are not counted. A tensor with several readers is
+    copied once. Tensors passed between a CPU operation and a GPU kernel in host memory (shapes,
+    seeds) are not copied, nor are handles of resources.
     """
     readers = collections.defaultdict(set)
     for op in ops:
@@ -143,7 +143,7 @@ def crossings(ops, placed):
 
 
 def _memories(op, device, side):
-    """Kinds of memory that the inputs or outputs of an operation lie in, in order."""
+    """The kinds of memory of an operation's inputs or outputs, in order."""
     arguments = op.op_def.input_arg if side == "input" else op.op_def.output_arg
     on_host = set(kernel(op, "GPU").host_memory_arg) if device == "GPU" else None
     memories = []

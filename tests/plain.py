@@ -1,6 +1,6 @@
-"""The models in the plain manner: TFC 1.3's layers as they come.
+"""A baseline implementation of the models with TFC 1.3's own layers.
 
-Independent of the project's own graph: what the tests hold it to, and the benchmark compares with.
+It is independent of the project's graph, which the tests and the benchmark compare with it.
 """
 
 import re
@@ -13,7 +13,7 @@ SCALES = np.exp(np.linspace(np.log(0.11), np.log(256), 64))
 
 
 def _stack(name, layers):
-    """A Keras layer of this scope that applies `layers` in turn."""
+    """A Keras layer with scope `name` that applies `layers` in turn."""
 
     class Stack(tf.keras.layers.Layer):
         def __init__(self):
@@ -42,7 +42,7 @@ def _conv(index, filters, support, up=1, down=1, **kwargs):
 
 
 class Plain:
-    """`bits_back`: z has a mean and a log-variance, and no `tfc.EntropyBottleneck`."""
+    """The layers of a model; with `bits_back`, q(z|y) is Gaussian and p(z) is left out."""
 
     def __init__(self, n, bits_back=False):
         def gdn(i, inverse=False):
@@ -104,10 +104,10 @@ class Plain:
 
 
 class SGA:
-    """SGA on one image in the plain manner: values fed and gradients fetched each step.
+    """Baseline SGA on one image, with values fed and gradients fetched in each step.
 
     Args:
-      folder: run folder of a base model, whose name tells N and λ.
+      folder: run folder of a base model, whose name contains N and λ.
       pixels: uint8 (H, W, 3).
     """
 
@@ -148,7 +148,7 @@ class SGA:
         return tf.reduce_sum(weights * tf.stack([down, up], axis=-1), axis=-1)
 
     def step(self, feed=()):
-        """An iteration; the loss before it. `feed` may hold the Gumbel `noise`."""
+        """Runs an iteration; returns the loss before it. `feed` may hold the Gumbel `noise`."""
         tau = min(0.5 * np.exp(-1e-3 * (self.t - 700)), 0.5)
         feed = {**dict(feed), **dict(zip(self.latents, self.values)), self.tau: tau}
         loss, gradients = self.session.run([self.loss, self.gradients], feed)
@@ -162,7 +162,7 @@ class SGA:
 
 
 def training_graph(x, num_filters, lmbda):
-    """As `mbt2018.training_graph`, in the plain manner: loss and entropy bottleneck."""
+    """Baseline of `mbt2018.training_graph`: loss and entropy bottleneck."""
     height, width = x.shape.as_list()[1:3]
     model = Plain(num_filters)
     y = model.analysis(x)

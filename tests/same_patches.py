@@ -1,9 +1,9 @@
-"""Trains as mbt2018.py does, on given patches, with noise that is the same for each of them.
+"""Trains as mbt2018.py does, but on given patches and with the same noise for each of them.
 
     python same_patches.py PATCHES ARGUMENTS
 
-PATCHES is an .npy, float32 (steps, B, H, W, 3): patches of each step, which the workers share in
-equal parts. ARGUMENTS are those of mbt2018.py.
+PATCHES is an .npy, float32 (steps, B, H, W, 3): the patches of each step, divided equally among the
+workers. ARGUMENTS are those of mbt2018.py.
 """
 
 import sys

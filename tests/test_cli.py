@@ -1,6 +1,6 @@
-"""What the scripts make of wrong input and odd images, by their command lines.
+"""How the scripts handle wrong input and unusual images, through their command lines.
 
-The model is a small one with random weights, so that these tests need no data from outside.
+The models are small and have random weights, so that these tests need no external data.
 """
 
 import glob
@@ -31,7 +31,7 @@ from sga import SGA
 
 @pytest.fixture
 def photo(tmp_path):
-    """A path of a 40x35 RGB PNG, and its pixels."""
+    """The path of a 40x35 RGB PNG, and its pixels."""
     pixels = np.random.RandomState(0).randint(0, 256, (35, 40, 3)).astype(np.uint8)
     path = str(tmp_path / "photo.png")
     Image.fromarray(pixels).save(path)
@@ -44,7 +44,7 @@ def compress(script, runs, image, results, *flags, run=None, **kwargs):
 
 
 def refused(capsys, *args, **kwargs):
-    """The one line of an error with exit code 2."""
+    """Checks for exit code 2 with an error of one line; returns the line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit:
         compress(*args, **kwargs)
@@ -128,7 +128,7 @@ def test_corrupted_checkpoint(part, capsys, untrained, photo, tmp_path):
         if part == "cut data":
             file.truncate(os.path.getsize(path) // 2)
         else:
-            # Of the data, weights that a run reads: the coder's tables, most of it, it may not.
+            # Within the weights, which a run reads, not the coder's tables, most of the file.
             file.seek(0 if part == "data" else os.path.getsize(path) // 3)
             file.write(b"\xff" * 64)
     line = refused(capsys, "sga", tmp_path, photo[0], tmp_path / "r")
@@ -190,7 +190,7 @@ def test_files_that_are_no_arrays(capsys, untrained, tmp_path):
 
 
 def save_as(kind, pixels, folder):
-    """Writes pixels as an image of a kind; its path, what it should be read as, and the note."""
+    """Writes pixels as an image of a kind; returns its path, the pixels to expect, and the note."""
     image, path = Image.fromarray(pixels), str(folder / (kind + ".png"))
     gray = np.asarray(image.convert("L"))
     note = None
@@ -292,7 +292,7 @@ def test_the_result_of_another_input_is_kept(capsys, untrained, photo, tmp_path)
     (path,) = glob.glob(str(tmp_path / "r" / "*"))
     with open(path, "rb") as file:
         old = file.read()
-    compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)  # the same input: replaced
+    compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)  # the same input is replaced
     Image.fromarray(photo[1][::-1]).save(photo[0])
     line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT)
     assert path in line and "--overwrite" in line
@@ -367,7 +367,7 @@ def test_flags_that_a_method_does_not_take(script, flags, capsys, untrained, pho
 
 
 def test_lambda(capsys, untrained, photo, tmp_path):
-    """From the run's name, or the flag; refused where there is neither."""
+    """λ comes from the flag or else the run's name; without either, the run is refused."""
     result = compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)
     assert result["lmbda"] == 0.01
     (tmp_path / "named").mkdir()
@@ -390,7 +390,7 @@ def test_lambda(capsys, untrained, photo, tmp_path):
 
 
 def test_paths_that_cannot_be_written(capsys, untrained, photo, tmp_path):
-    """Found before anything is computed; nothing that is there is replaced."""
+    """They are detected before anything is computed, and no existing file is replaced."""
     other = str(tmp_path / "other.png")
     shutil.copy(photo[0], other)
     line = refused(capsys, "mbt2018", untrained, photo[0], tmp_path / "r", output=[other])
@@ -459,7 +459,7 @@ def test_help_shows_all_flags(script):
 
 
 def test_a_second_image_to_train_on_is_refused(capsys, photo):
-    """As a shell makes of a pattern without quotes."""
+    """A shell expands a pattern without quotes to several arguments."""
     argv = ["train", "--train_glob", photo[0], photo[0], "--last_step", "0"]
     module = importlib.import_module("mbt2018")
     with pytest.raises(SystemExit) as exit_info:
@@ -548,7 +548,7 @@ def test_output_that_cannot_be_encoded(encoding, untrained, photo, tmp_path):
 
 
 def test_presets(untrained, photo, tmp_path, capsys):
-    """Other defaults, which flags still go before, and which are saved with the result."""
+    """Presets change defaults, flags override them, and results record the values."""
     preset = sga_plus.PRESETS["fast"]
     flags = ("--preset", "fast", *SHORT)
     result = compress("sga", untrained, photo[0], tmp_path / "r", *flags)

@@ -1,4 +1,4 @@
-"""The layers of coding, each against something independent of it."""
+"""Each layer of the coder, compared with something independent of it."""
 
 import ast
 import math
@@ -39,7 +39,7 @@ def rng():
 
 
 def no_step(done, loss):
-    """For `exact_posterior.fit`."""
+    """A progress callback for `exact_posterior.fit` that does nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_functions(ours, theirs, low, high, relative, absolute):
     np.testing.assert_allclose(ours(x), theirs(x), rtol=relative, atol=absolute)
 
 
-# Functions of a C library, and powers of something else than 2, that decide about no symbol: of
-# what is shown, or rounded to a coarser grid at once.
+# Functions of the C library, and powers of numbers other than 2, that determine no symbol: their
+# results are only displayed, or are rounded to a coarser grid at once.
 ALLOWED = {"exact_posterior": ({"np.log"}, 0), "integer_model": ({"np.cos", "np.sin"}, 4)}
 DECIDING = ("arithmetic", "tables", "stack", "integer_networks", "integer_model")
 DECIDING += ("exact_posterior", "grid_codec", "bits_back_codec")
@@ -86,7 +86,7 @@ DECIDING += ("exact_posterior", "grid_codec", "bits_back_codec")
 
 @pytest.mark.parametrize("name", DECIDING)
 def test_nothing_depends_on_the_machine(name):
-    """All else is made of operations that have one result."""
+    """Everything else uses operations with the same result on every machine."""
     with open(os.path.join(ROOT, "coding", name + ".py")) as file:
         source = file.read()
     exact = {"floor", "ceil", "divmod", "rint", "sqrt", "abs", "ldexp", "frexp", "sign", "isfinite"}
@@ -111,7 +111,7 @@ def test_nothing_depends_on_the_machine(name):
 
 
 def test_the_container_handles_bytes_alone():
-    """Reading a header loads no TensorFlow."""
+    """Reading a header does not load TensorFlow."""
     code = "import sys, coding.container; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -127,7 +127,7 @@ def test_normal_quantiles():
 
 
 def integer_layer(layer, a):
-    """A layer in int64: zeros between the samples, then one sum for each place and channel."""
+    """A layer in int64: zero-insertion upsampling, then one sum per position and channel."""
     kernel, bias = layer.kernel.astype(np.int64), layer.bias.astype(np.int64)
     rows, columns = kernel.shape[:2]
     a = a.astype(np.int64)
@@ -162,12 +162,12 @@ def random_layer(random, channels_in, channels_out, support, stride, up, relu):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_layers_up_to_the_bound_are_exact(seed):
-    """Every activation at its clamp, and weights as large as may be: equal to int64."""
+    """With activations at the clamp and the largest weights allowed, layers equal int64."""
     random = np.random.RandomState(seed)
     up, stride, support = [(True, 2, 5), (False, 1, 3), (False, 2, 5)][seed % 3]
     layer = random_layer(random, 5, 6, support, stride, up, bool(seed % 2))
     a = random.choice([-integer_networks.CLAMP, integer_networks.CLAMP, 0, 12345], (6, 7, 5))
-    if seed >= 6:  # all terms of one sum of one sign: the largest there is
+    if seed >= 6:  # all terms of a sum have the same sign, which gives the largest sum
         a = np.full_like(a, integer_networks.CLAMP)
         layer = layer._replace(kernel=np.abs(layer.kernel))
     np.testing.assert_array_equal(layer.forward(a), integer_layer(layer, a))
@@ -175,7 +175,7 @@ def test_random_layers_up_to_the_bound_are_exact(seed):
 
 @pytest.mark.parametrize("size", [0.1, 30, 1000])
 def test_large_weights_get_fewer_bits(size):
-    """And stay exact, there and back."""
+    """And they stay exact, forward and backward."""
     kernel = rng().uniform(-size, size, (5, 5, 6, 6))
     layer = integer_networks.integer_layer(
         kernel, kernel[0, 0, 0], "layer", stride=2, up=True, relu=False
@@ -212,7 +212,7 @@ def test_the_way_back_is_the_transpose(up, support, stride):
 
 @pytest.mark.parametrize("script", ["sga", "bb_sga"])
 def test_networks_are_those_of_the_float_model(script, base, bb):
-    """Which TFC's layers hold (test_models); and of an implementation in int64, exactly."""
+    """Up to rounding; and they equal an implementation in int64 exactly."""
     decoder = base if script == "sga" else bb
     run = checkpoints.find_run(DEMO_DIR, DEMO[script])
     model_class = hyperprior.Mbt2018 if script == "sga" else hyperprior.Mbt2018BB
@@ -268,7 +268,7 @@ def test_tables_of_gaussians():
 @pytest.mark.parametrize("sigma", [2.0**-8, 0.04, 1.0, 256.0])
 @pytest.mark.parametrize("escape", [True, False])
 def test_the_coder_has_the_integer_frequencies(sigma, escape):
-    """Its own tables are made of ours by floats; here each entry's bounds are looked for."""
+    """The coder derives its tables from ours in floats; this searches the bounds of each entry."""
     codes, *_ = tables.Gaussians(escape).codes(np.array([0.3]), np.array([np.log2(sigma)]))
     (table,) = tables.Gaussians(escape).tables(codes)
     frequencies = np.rint(table.probabilities * 2**24).astype(np.int64)
@@ -285,7 +285,7 @@ def test_the_coder_has_the_integer_frequencies(sigma, escape):
 
 @pytest.mark.parametrize("spacing", [1.0, 1 / 16])
 def test_tables_of_the_prior(spacing, bb, bits_back_run):
-    """Against the logits of TFC's graph in float64."""
+    """They agree with the logits of TFC's graph in float64."""
     weights = checkpoints.load(hyperprior.Mbt2018BB, bits_back_run)["prior"]
     medians = rng().uniform(-1, 1, 32)
     ours = tables.PriorTables(bb.prior, medians, spacing).tables(np.arange(32))
@@ -305,7 +305,7 @@ def test_tables_of_the_prior(spacing, bb, bits_back_run):
 
 
 def check_codec(push, pop, message):
-    """A codec: what is pushed is popped, and the stack is then as it was before."""
+    """Checks that `pop` returns what was pushed and restores the stack."""
     before = Stack(rng().randint(1, 2**32, 20000, dtype=np.uint32))
     stack = before.copy()
     push(stack, message)
@@ -315,7 +315,7 @@ def check_codec(push, pop, message):
 
 
 def check_bits_back(pop, push, shape):
-    """The same the other way round, as q is used: what is popped can be pushed back."""
+    """The reverse, as for q in bits-back coding: pushing what was popped restores the stack."""
     before = Stack(rng().randint(1, 2**32, 20000, dtype=np.uint32))
     stack = before.copy()
     message = pop(stack)
@@ -364,7 +364,7 @@ def test_codec_of_the_prior(bb):
 
 
 def test_codec_of_bits_back(bb):
-    """Push and pop of whole images, with latents far in the tails."""
+    """Pushes and pops whole images, with latents far in the tails."""
     settings = container.BitsBack(4, container.Settings(3, 3e-3, 0.9, 0.999, 1e-8), 0, None)
     y = rng().randint(-5, 6, (4, 6, 32)).astype(np.float64)
     y[0, 0, :2] = [10000, -10000]
@@ -394,7 +394,7 @@ def test_codec_of_grids(kind, base):
 
 
 def test_padding_suffices_for_a_single_element(bb):
-    """However improbable it is."""
+    """However improbable the element is."""
     settings = container.BitsBack(4, container.Settings(), 0, None)
     for seed in range(50):
         codec = bits_back_codec.BitsBackCodec(bb, settings._replace(seed=seed))
@@ -404,13 +404,13 @@ def test_padding_suffices_for_a_single_element(bb):
 
 
 def test_no_bits_are_no_latents(base):
-    """An empty payload would pop as escapes of what needs none, without end."""
+    """An empty payload would pop endless escapes of symbols that their tables contain."""
     with pytest.raises(InputError, match="escape"):
         grid_codec.GridCodec(base, container.INTEGERS).decode(np.zeros(0, np.uint32), 64, 64)
 
 
 def test_too_few_bits_are_noticed(bb):
-    """With exactly the words that are popped all is well, with one less it is not."""
+    """Exactly as many words as are popped suffice; one word less is an error."""
     settings = container.BitsBack(4, container.Settings(), 0, None)
     y = rng().randint(-5, 6, (4, 6, 32)).astype(np.float64)
     codec = bits_back_codec.BitsBackCodec(bb, settings)
@@ -438,7 +438,7 @@ def test_side_information(content):
 
 
 def test_gradients_are_those_of_tensorflow(bb, bits_back_run):
-    """Of -log p(y|z) - log p(z) in z, some of it bounded."""
+    """Gradients of -log p(y|z) - log p(z) in z, some values of which are at a bound."""
     y = rng().randint(-4, 5, (12, 16, 32)).astype(np.float64)
     y[0, :3] = 30
     with tf.Graph().as_default(), tf.Session() as session:
@@ -446,7 +446,7 @@ def test_gradients_are_those_of_tensorflow(bb, bits_back_run):
         model = hyperprior.build(hyperprior.Mbt2018BB, weights)
         y_ = tf.constant(y[None], tf.float32)
         z_mean = model.hyper_analysis(y_)["z_mean"]
-        # Away from zero activations, whose rounding decides which way the gradient takes.
+        # Away from activations near zero, where rounding decides if a ReLU passes the gradient.
         z_ = tf.round(z_mean * 4096) / 4096
         mass = entropy_models.gaussian_mass(y_, *model.hyper_synthesis(z_, y_))
         bound = entropy_models.bound_likelihood
@@ -459,7 +459,7 @@ def test_gradients_are_those_of_tensorflow(bb, bits_back_run):
 
 
 def test_gradients_are_those_of_finite_differences(bb):
-    """The parts without rounding."""
+    """For the parts without rounding."""
     y, mu = rng().randint(-4, 5, 500).astype(np.float64), rng().normal(0, 2, 500)
     log_sigma = rng().uniform(-1, 2, 500)
     _, mu_gradient, log_sigma_gradient = exact_posterior._gaussian_nats(y, mu, log_sigma, True)
@@ -511,7 +511,7 @@ def test_adam_is_that_of_tensorflow():
 
 
 def test_noise_of_q():
-    """Standard normal, and another one for another seed, y or step."""
+    """The noise is standard normal, and differs between seeds, y and steps."""
     y = rng().randint(-4, 5, (4, 6, 8)).astype(np.float64)
     shape = (40, 50, 3)
     drawn = [
@@ -528,7 +528,7 @@ def test_noise_of_q():
 
 
 def test_q_is_as_good_as_that_of_tensorflow(bb, bits_back_run):
-    """The net rate, in expectation over z, after as many steps: within 0.2%."""
+    """After the same number of steps, the expected net rate over z agrees within 0.2%."""
     pixels = utils.read_image(os.path.join(ROOT, "samples", "chelsea.png"))[40:232, 60:316]
     num_pixels = pixels.shape[0] * pixels.shape[1]
     settings = container.Settings(400, 5e-3, 0.9, 0.999, 1e-8)

@@ -1,4 +1,4 @@
-"""Fast layers and pieces against TensorFlow's own operations, and against the plain graph."""
+"""CPU layers and tiles, compared with TensorFlow's own operations and the baseline graph."""
 
 import os
 
@@ -29,13 +29,13 @@ def constant(*shape):
 
 
 def kernels(*shape):
-    """One that is a constant, and the same as one of training, which is not."""
+    """A kernel as a constant, and as in training, where it is not constant."""
     kernel = constant(*shape)
     return kernel, tf.identity(kernel)
 
 
 def with_gradients(y, *inputs):
-    """Values of `y` and its gradients, pulled with fixed random numbers."""
+    """Values of `y`, and its gradients weighted with fixed random numbers."""
     pull = tf.constant(np.random.RandomState(1).normal(0, 1, y.shape), tf.float32)
     with tf.Session() as session:
         return session.run([y, *tf.gradients(y, inputs, pull)])
@@ -79,7 +79,7 @@ def test_convolution_without_stride(support, channels):
 
 @pytest.mark.parametrize("limit", [1, 10000])
 def test_patches_of_a_few_images_at_a_time(limit, monkeypatch):
-    """One, and two or one of three: 20 places of 25 taps and 17 channels are 34 kB."""
+    """One image, and two or one of three: 20 positions of 25 taps and 17 channels are 34 kB."""
     monkeypatch.setattr(patch_products, "PATCHES_BYTES", 7 * limit)
     x, kernel = constant(3, 7, 10, 17), tf.identity(constant(5, 5, 17, 6))
     ours = with_gradients(cpu_layers.conv_down(x, kernel), kernel)
@@ -100,7 +100,7 @@ def test_bias_and_error(channels):
 
 
 def allow_winograd(monkeypatch):
-    """For layers of a few channels and tiles."""
+    """Uses Winograd's filtering even for a few channels and tiles."""
     monkeypatch.setattr(cpu_layers, "WINOGRAD_CHANNELS", 8)
     monkeypatch.setattr(cpu_layers, "WINOGRAD_TILES", 1)
 
@@ -117,7 +117,7 @@ def test_winograd(size, monkeypatch):
 
 @pytest.mark.parametrize("size", [(2, 4), (7, 6)])
 def test_winograd_in_training(size, monkeypatch):
-    """With gradients of inputs and of weights, which two convolutions share."""
+    """With gradients of inputs, and of weights shared by two convolutions."""
     monkeypatch.setattr(cpu_layers, "TRAINED_CHANNELS", 8)
     monkeypatch.setattr(cpu_layers, "TRAINED_TILES", 1)
     kernel = tf.identity(constant(5, 5, 24, 9))
@@ -156,12 +156,12 @@ def test_gdn(inverse, strip, rows, monkeypatch):
     assert_close(ours, with_gradients(plain_gdn, x, beta, gamma), 2e-6)
 
 
-# --- Pieces ----------------------------------------------------------------------------------
+# --- Tiles -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", range(12, 80, 3))
 def test_spans(length):
-    """Cores are everything, once; halos reach two places into the neighbours."""
+    """Cores cover everything exactly once; halos reach two latents into the neighbours."""
     cut = tiling.spans(length, 11)
     places = [place for span in cut for place in range(span.core_begin, span.core_end)]
     assert places == list(range(length)) and len(cut) > 1
@@ -174,7 +174,7 @@ def test_spans(length):
 
 @pytest.mark.parametrize("size", [(176, 208), (171, 333), (40, 611)])
 def test_pieces_equal_the_whole(size, monkeypatch):
-    """Transforms, loss and gradient, of an image whose sides are any numbers."""
+    """Transforms, loss and gradients agree, for an image of arbitrary size."""
     run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
     weights = checkpoints.load(hyperprior.Mbt2018, run)
     values = []
@@ -194,15 +194,15 @@ def test_pieces_equal_the_whole(size, monkeypatch):
     assert_close(*values, 1e-5)
 
 
-# --- The plain graph -------------------------------------------------------------------------
+# --- The baseline graph ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("with_winograd", [False, True])
 def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
-    """With the same noise: relaxed loss and gradients, and Adam's steps from them."""
+    """With the same noise, the relaxed loss, the gradients and Adam's steps agree."""
     if with_winograd:
         allow_winograd(monkeypatch)
-    # The same whichever tests ran before: Adam's bound below depends on the image.
+    # Independent of which tests ran before, since Adam's bound below depends on the image.
     pixels = np.random.RandomState(0).randint(0, 256, (75, 53, 3)).astype(np.uint8)
     run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
     args = tf_boilerplate.parse("sga", "", sga.SGA, None, ["compress", run.name, "image"])
@@ -236,5 +236,5 @@ def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
     for start, value, latents in zip(
         starts, theirs.values, evaluation.session.run([ours_y, ours_z])
     ):
-        # Adam's first steps are as long where the gradient is next to nothing, and may differ.
+        # Adam's first steps are as long where the gradient is almost zero, and may differ there.
         assert np.abs(value - latents).sum() < 0.01 * np.abs(value - start).sum() != 0

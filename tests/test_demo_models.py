@@ -1,4 +1,4 @@
-"""The models that ship: they are small, and the methods stand in the order of the paper."""
+"""The shipped models: they are small, and rank the methods as the paper does."""
 
 import os
 
@@ -26,7 +26,7 @@ def mean_losses(crops, tmp_path):
     np.save(path, crops)
     losses = {}
     for script in BASE + BITS_BACK:
-        together = ("--eval_batch_size", str(len(crops)))  # small ones are faster so
+        together = ("--eval_batch_size", str(len(crops)))  # faster for small images
         result = compress(script, DEMO[script], path, tmp_path, *together, checkpoint_dir=DEMO_DIR)
         losses[script] = np.mean(result["est_rd_loss"])
         print("{:10} {:.4f}".format(script, losses[script]))
@@ -56,7 +56,7 @@ def test_order_of_the_methods(height, width, tmp_path):
 
 
 def test_samples_are_photographs_that_the_models_compress_well(tmp_path):
-    """Above 26 dB below 0.3 bits per pixel: they are trained in earnest."""
+    """More than 26 dB at less than 0.3 bits per pixel shows that the models are trained."""
     for name in os.listdir(os.path.join(ROOT, "samples")):
         image = os.path.join(ROOT, "samples", name)
         result = compress("mbt2018", DEMO["mbt2018"], image, tmp_path, checkpoint_dir=DEMO_DIR)

@@ -1,4 +1,4 @@
-"""Files: what every method writes, a fresh process decodes; what is no such file is refused."""
+"""Files: a fresh process decodes what every method writes; anything else is refused."""
 
 import glob
 import os
@@ -47,7 +47,7 @@ def read(path):
 
 
 def compress(script, image, folder, *flags, demo=True, output="file.tfci"):
-    """Results of a few iterations, with the file written to `folder`."""
+    """Compresses with a few iterations and writes the file to `folder`; returns the results."""
     if script not in ("mbt2018", "bb_plain"):
         flags = ("--sga_its", 30, *flags)
     if script == "bb_sga":
@@ -65,7 +65,7 @@ def compress(script, image, folder, *flags, demo=True, output="file.tfci"):
 
 
 def fresh_digests(path, run, checkpoint_dir=DEMO_DIR, prefix=(), **environment):
-    """Digests of a file's latents by a fresh process, in another environment."""
+    """Digests of a file's latents, computed by a fresh process in another environment."""
     command = [*prefix, sys.executable, "-m", "coding.digests", checkpoint_dir, run, str(path)]
     environment = {**os.environ, "TF_NUM_INTRAOP_THREADS": "2", **environment}
     return subprocess.run(
@@ -74,7 +74,7 @@ def fresh_digests(path, run, checkpoint_dir=DEMO_DIR, prefix=(), **environment):
 
 
 def check_round_trip(script, image, folder, *flags, demo=True):
-    """Latents to the last integer, the reported PSNR, and the size of the file."""
+    """Checks that a file has exactly the latents, the PSNR and the size that were reported."""
     result = compress(script, image, folder, *flags, demo=demo)
     path = folder / "file.tfci"
     run = (DEMO if demo else GOLDEN_RUNS)[script]
@@ -135,7 +135,7 @@ def test_round_trip_of_kodak(script, flags, name, tmp_path):
 
 @needs_golden
 def test_sigma_below_the_bound_of_training(tmp_path):
-    """Sigma down to 0.04, which its tables reach."""
+    """Sigma down to 0.04, which the tables cover."""
     image = os.path.join(GOLDEN, "images", "parrot_256x192.png")
     for script in ("ste", "map"):
         run = GOLDEN_RUNS[script] + "-sharp"
@@ -149,7 +149,7 @@ def test_sigma_below_the_bound_of_training(tmp_path):
 
 
 def unpacked(path):
-    """Bytes and integers of a file, by protobuf alone."""
+    """The bytes and integers of a file, read with protobuf alone."""
     example = tf.train.Example()
     with open(str(path), "rb") as file:
         example.ParseFromString(file.read())
@@ -191,7 +191,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("script", ["map", "bb_sga"])
 def test_any_machine_decodes_the_same_latents(script, tmp_path):
-    """BLAS and NumPy take other instructions, sums other orders."""
+    """With other instructions in BLAS and NumPy, and sums in other orders."""
     pixels = np.stack([read(CHELSEA)[:96, i * 60 : i * 60 + 112] for i in range(3)])
     np.save(str(tmp_path / "three.npy"), pixels.astype(np.uint8))
     result = compress(script, tmp_path / "three.npy", tmp_path)
@@ -211,7 +211,7 @@ def test_images_alone_and_together_have_the_same_latents(tmp_path):
 
 
 def rates_of_integers(run, pixels, kind, monkeypatch):
-    """Bits of the tables, and of the float model, for the network's own latents of an image."""
+    """Bits for the predicted latents of an image, by the tables and by the float model."""
     bits = []
     push = Stack.push
 
@@ -243,7 +243,7 @@ KINDS = [container.INTEGERS, container.CENTRED]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_rate_of_integers_with_the_demo_model(kind, monkeypatch):
-    """What fixed point and tables cost: 0.03% at most (the files' last words not counted)."""
+    """Fixed point and tables cost at most 0.03%, not counting the last words of the files."""
     run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
     for name in ["samples/chelsea.png", "samples/coffee.png", *KODAK_IMAGES]:
         path = os.path.join(KODAK if name in KODAK_IMAGES else ROOT, name)
@@ -284,7 +284,7 @@ def test_side_information_comes_back(script, tmp_path):
 
 
 def refused(capsys, script, *argv):
-    """The line with which a script refuses a command line."""
+    """The error line with which a script refuses a command line."""
     method = methods.find_method(script)
     with pytest.raises(SystemExit) as exit_info:
         conftest.tf_boilerplate.main(method, argv=[str(arg) for arg in argv])
@@ -322,7 +322,7 @@ def test_the_net_rate_does_not_depend_on_the_spacing(spacing, tmp_path):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Small files by script."""
+    """A dict from script to a small file."""
     folder = tmp_path_factory.mktemp("small")
     image = folder / "small.png"
     Image.fromarray(read(CHELSEA)[100:124, 150:170].astype(np.uint8)).save(str(image))
@@ -335,7 +335,7 @@ def small(tmp_path_factory):
 
 @pytest.mark.parametrize("script", ["sga", "bb_plain", "bb_no_sga"])
 def test_damaged_files_in_process(script, small):
-    """Cut at every length, and every bit flipped."""
+    """Files truncated at every length, and with each bit flipped."""
     content = small[script]
     readers.read(content)
     damaged = [content[:length] for length in range(len(content))]
@@ -349,8 +349,8 @@ def test_damaged_files_in_process(script, small):
             readers.read(other)
 
 
-# Runs a command and prints its seconds and peak memory, for which the process that starts it has to
-# be a small one: its own counts as well.
+# Runs a command and prints its seconds and peak memory. The process that starts it must be small,
+# because its own memory counts as well.
 MEASURED = """
 import resource, subprocess, sys
 status = subprocess.call(sys.argv[1:])
@@ -386,7 +386,7 @@ def test_damaged_files_on_the_command_line(small, tmp_path):
 
 
 def checked(body):
-    """A file with the right checksum."""
+    """A file of these bytes with the right checksum."""
     return body + struct.pack("<I", zlib.crc32(body))
 
 
@@ -408,7 +408,7 @@ FUZZ = {
     st.booleans(),
 )
 def test_fuzz_of_the_container(small, script, edits, seal):
-    """Bytes are cut out and put in, mostly in the header; the checksum is made right or not."""
+    """Cuts and inserts bytes, mostly in the header, with or without correcting the checksum."""
     body = small[script][:-4]
     for place, inserted, removed in edits:
         body = body[:place] + inserted + body[place + removed :]
@@ -427,7 +427,7 @@ def test_fuzz_of_the_container(small, script, edits, seal):
     st.lists(st.integers(0, 2**32 - 1), max_size=3),
 )
 def test_fuzz_of_payloads(small, script, edits, more):
-    """Files that are forged well enough to be decoded: to something, or refused."""
+    """Forged files with valid headers and checksums either decode to something or are refused."""
     header, (payload,) = container.read(small[script])
     forged = bytearray(payload)
     for place, value in edits:
@@ -519,7 +519,7 @@ def test_a_memory_that_does_not_suffice_to_decode(small, monkeypatch):
 
 
 def test_headers_are_short(small):
-    """At most 24 bytes beyond the payload, also of a large image."""
+    """At most 24 bytes besides the payload, even for a large image."""
     for script in ("sga", "bb_plain", "bb_no_sga"):
         header, (payload,) = container.read(small[script])
         assert len(small[script]) - len(payload) <= 24
@@ -624,9 +624,9 @@ def test_an_archive_is_checked_with_the_checkpoint_that_wrote_it(tmp_path, monke
 
 
 def test_coding_at_full_size_is_fast(tmp_path):
-    """768 × 512 at N = 192: within 1.5 s each, beyond the transforms, of the processor's time.
+    """At 768 × 512 and N = 192, each way takes at most 1.5 s of CPU time besides the transforms.
 
-    (Here twice that passes, for other loads.) With `integer_model.load`, which a run does once.
+    (The test allows twice that, for other load.) Includes `integer_model.load`, once per run.
     """
     conftest.train_untrained(tmp_path, 192, ["mbt2018"])
     run = checkpoints.find_run(str(tmp_path), "mbt2018-num_filters=192-lmbda=0.01")
@@ -648,7 +648,7 @@ STORED = os.path.join(ROOT, "tests", "files")
 
 @pytest.mark.parametrize("name", ["map", "bb_no_sga"])
 def test_files_that_were_written_on_another_machine(name):
-    """Of 96 × 112 pixels of chelsea.png, with the demo models, 30 iterations."""
+    """They hold 96 × 112 pixels of chelsea.png, coded with the demo models and 30 iterations."""
     run = checkpoints.find_run(DEMO_DIR, DEMO[name])
     with open(os.path.join(STORED, name + ".sha256")) as file:
         expected = file.read().split()

@@ -1,6 +1,6 @@
-"""What can be checked of runs on a GPU where there is none: graphs, placement, environments.
+"""Checks of runs on a GPU that need none: graphs, placement, environments.
 
-`device.gpus` is replaced: graphs are built as for a GPU and run on the CPU. See `placement`.
+With `device.gpus` replaced, graphs are built as for a GPU and run on the CPU. See `placement`.
 """
 
 import os
@@ -33,12 +33,12 @@ MOST_CROSSINGS, MOST_BYTES = 3, 1000
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU, as far as the graphs are concerned."""
+    """Makes graphs be built as if there were a GPU."""
     monkeypatch.setattr(device, "gpus", lambda: ["/physical_device:GPU:0"])
 
 
 def evaluation(script, *flags, size=(75, 53)):
-    """The graph of a method for one image, with a demo model."""
+    """The evaluation graph of a method for one image, with a demo model."""
     method = find_method(script)
     run = checkpoints.find_run(DEMO_DIR, DEMO[script])
     args = tf_boilerplate.parse(script, "", method, None, ["compress", run.name, "image", *flags])
@@ -66,7 +66,7 @@ def test_layers_follow_from_the_device(monkeypatch):
         assert device.layers() is layers and tf.no_op().device == ""
 
 
-# What the host has: where the run stands, the noise's seeds and the schedules.
+# Types of operations on the host: the step, the noise's seeds and the schedules.
 ON_HOST = {
     *("VarHandleOp", "ReadVariableOp", "AssignAddVariableOp", "Identity", "Const", "Cast"),
     *("Unpack", "Pack", "AddV2", "Add", "Sub", "Mul", "RealDiv", "Exp", "Cos"),
@@ -76,7 +76,7 @@ ON_HOST = {
 
 @pytest.mark.parametrize("script", OPTIMISED)
 def test_an_iteration_stays_on_the_gpu(script, gpu):
-    """Only what is the same for all latents comes from the host: temperature, learning rate."""
+    """Only values shared by all latents come from the host: temperature and learning rate."""
     flags = ("--lr_final", 0.1, "--fit_schedule") if script == "sga" else ()
     made = evaluation(script, *map(str, flags))
     ops = iteration(made)
@@ -85,14 +85,14 @@ def test_an_iteration_stays_on_the_gpu(script, gpu):
     placed = placement.devices(made.graph)
     on_cpu = {op.type for op in ops if placed[op.name] == "CPU"}
     assert on_cpu <= ON_HOST and "AssignAddVariableOp" in on_cpu
-    for op in ops:  # large or costly ones are not on the host, whatever their type
+    for op in ops:  # no large or costly operation is on the host, whatever its type
         if placed[op.name] == "CPU":
             sizes = [t.shape.num_elements() for t in op.outputs]
             assert all(size is not None and size <= 4 for size in sizes), op.name
     found = placement.crossings(ops, placed)
     assert len(found) <= MOST_CROSSINGS, found
     assert sum(crossing.bytes for crossing in found) < MOST_BYTES
-    # All are scalars that the schedules make, from none of which anything comes back.
+    # All are scalars from the schedules, copied to the GPU; nothing is copied back.
     assert all(crossing.into == placement.DEVICE and crossing.bytes == 4 for crossing in found)
     assert bool(found) == (script in ("sga", "danneal", "bb_sga"))
 
@@ -120,7 +120,7 @@ def test_an_iteration_in_pieces_stays_on_the_gpu_too(gpu, monkeypatch):
 
 
 def test_layout_pass_gives_every_convolution_the_layout_of_cudnn(gpu):
-    """Grappler with a GPU that is only described, on the graph and settings of a session."""
+    """Runs Grappler on a session's graph and settings, with the description of a GPU."""
     made = evaluation("sga", size=(64, 64))
     with made.graph.as_default():
         graph = tf.train.export_meta_graph(clear_devices=False)
@@ -148,8 +148,8 @@ def test_layout_pass_gives_every_convolution_the_layout_of_cudnn(gpu):
     convolutions = [op for op in ops if op.type.startswith("Conv2D")]
     assert len(convolutions) > 15
     assert all(op.get_attr("data_format") == b"NCHW" for op in convolutions)
-    # The layers are made of operations of any layout: images and latents are turned at the ends,
-    # and nothing of the sizes between them.
+    # The layers' operations accept any layout: images and latents are transposed at the ends,
+    # and nothing of the sizes in between.
     turned = [op for op in ops if op.type == "Transpose" and "LayoutOptimizer" in op.name]
     sizes = {op.inputs[0].shape.num_elements() for op in turned}
     assert sizes <= {64 * 64 * 3, 4 * 4 * 32, 1 * 1 * 32} and len(sizes) > 1
@@ -269,7 +269,7 @@ def test_workers_of_horovod_take_the_cards_in_turn(monkeypatch):
     class Horovod:
         @staticmethod
         def init():
-            """Nothing: there is one process."""
+            """Does nothing: there is one process."""
 
     monkeypatch.setattr(horovod, "_horovod", lambda: Horovod)
     seen = []
@@ -345,7 +345,7 @@ def test_a_gpu_is_shared_unless_the_user_says_otherwise():
 def test_a_note_names_the_library_that_does_not_load(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert device.why_unused() is None
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # a card that nothing here can drive
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # a card without a driver
     note = device.why_unused()
     assert "libcuda.so.1" in note and "\n" not in note and "docs/gpu.md" in note
 
@@ -375,7 +375,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def blocked(script, *argv):
-    """Runs a script in a process that has no TFC."""
+    """Runs a script in a process that cannot import TFC."""
     command = [sys.executable, "-c", BLOCKED, os.path.join(ROOT, script + ".py"), *map(str, argv)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 

@@ -1,4 +1,4 @@
-"""The layers of either device against TFC's layers and each other, with gradients."""
+"""The layers of both devices, compared with TFC's and each other, including gradients."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def normal(rng, *shape):
 
 
 def with_gradients(y, *inputs):
-    """Values of `y`, and of its gradients pulled with fixed random numbers."""
+    """Values of `y`, and its gradients weighted with fixed random numbers."""
     pull = tf.constant(np.random.RandomState(1).normal(0, 1, y.shape), tf.float32)
     with tf.Session() as session:
         return session.run([y, *tf.gradients(y, inputs, pull)])
@@ -32,7 +32,7 @@ def assert_close(ours, theirs):
 
 
 def signal_conv(x, kernel, **kwargs):
-    """TFC's convolution with a tensor for its kernel."""
+    """TFC's convolution with a tensor as its kernel."""
     support = tuple(kernel.shape.as_list()[:2])
     given = tfc.StaticParameterizer(kernel)
     layer = tfc.SignalConv2D(
@@ -41,7 +41,7 @@ def signal_conv(x, kernel, **kwargs):
     return layer(x)
 
 
-CONVOLUTIONS = {  # ours with the module of layers, support, and what TFC calls it
+CONVOLUTIONS = {  # ours given the module of layers, support, and TFC's name
     "down": (lambda ops, x, k: ops.conv_down(x, k), 5, {"corr": True, "strides_down": 2}),
     "up": (lambda ops, x, k: ops.conv_up(x, k), 5, {"corr": False, "strides_up": 2}),
     "plain 3": (lambda ops, x, k: ops.conv(x, k), 3, {"corr": True}),
@@ -63,7 +63,7 @@ def test_convolutions_equal_those_of_tfc(ops, name, size, channels):
     y = ours(ops, x, kernel)
     assert y.shape == theirs.shape
     assert_close(with_gradients(y, x), with_gradients(theirs, x))
-    # In training the kernel is no constant, of which something is computed beforehand.
+    # In training the kernel is not a constant, so nothing is computed from it in advance.
     trained = tf.identity(kernel)
     y = ours(ops, x, trained)
     assert_close(with_gradients(y, x, trained), with_gradients(theirs, x, kernel))
@@ -106,7 +106,7 @@ def test_both_modules_have_the_same_functions_of_equal_values():
         assert_close(with_gradients(*values(layers)), with_gradients(*values(cpu_layers)))
 
 
-# --- What was TFC's --------------------------------------------------------------------------
+# --- Replacements of TFC ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["lower_bound", "upper_bound"])
@@ -131,7 +131,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", list(PARAMETERS))
 def test_parameters_are_those_of_tfc_to_the_last_bit(name):
-    """Weights of given variables, gradients, the variables' names, shapes and first values."""
+    """Compares weights, gradients, and the variables' names, shapes and initial values."""
     make, theirs, settings, shape = PARAMETERS[name]
     found = []
     for function in (

@@ -1,4 +1,4 @@
-"""What holds for the methods beyond the reference's numbers."""
+"""Properties of the methods besides the reference's numbers."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ PIXELS = np.random.RandomState(0).randint(0, 256, (3, 48, 40, 3)).astype(np.uint
 
 
 def results(script, pixels, tmp_path, *flags):
-    """Results of a few iterations on an array of images, with the demo models."""
+    """Runs a few iterations on an array of images with the demo models; returns the results."""
     path = tmp_path / "images.npy"
     np.save(str(path), pixels)
     if methods.find_method(script).flags:
@@ -35,7 +35,7 @@ def results(script, pixels, tmp_path, *flags):
 
 @pytest.mark.parametrize("script", ["sga", "unoise", "bb_sga", "bb_plain"])
 def test_seeds(script, tmp_path):
-    """The same seed gives the same result, another one another."""
+    """The same seed gives the same result, and another seed a different one."""
     first, again, other = (
         results(script, PIXELS[:1], tmp_path, "--seed", seed) for seed in (3, 3, 4)
     )
@@ -46,7 +46,7 @@ def test_seeds(script, tmp_path):
 
 @pytest.mark.parametrize("script", ["sga", "unoise", "danneal", "bb_sga", "bb_plain"])
 def test_an_image_does_not_depend_on_its_company(script, tmp_path):
-    """Nor on its place in the array; optimised together, all but for Adam's epsilon."""
+    """Nor on its index in the array; optimised together, results agree up to Adam's epsilon."""
     alone = results(script, PIXELS[:1], tmp_path)
     one_by_one = results(script, PIXELS[::-1], tmp_path)
     np.testing.assert_array_equal(alone["est_bpp"][0], one_by_one["est_bpp"][2])
@@ -78,13 +78,13 @@ def test_saved_reconstruction_has_the_reported_quality(script, tmp_path):
 
 
 def test_peak_memory_does_not_grow_with_the_number_of_images(tmp_path):
-    """Sixty images more do not take the memory of thirty: none is kept, not even in 8 bits."""
+    """Sixty more images need less additional memory than thirty would in 8 bits: none is kept."""
     command = (
         "import resource, sys; sys.path.insert(0, {!r}); import mbt2018, tf_boilerplate;"
         "tf_boilerplate.main(mbt2018.BaseHyperprior, argv=sys.argv[1:]);"
         "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     ).format(ROOT)
-    # Large blocks are given back when freed: what the peak measures is then no fragmentation.
+    # Large blocks are returned when freed, so that the peak does not include fragmentation.
     exact = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     rng, peaks = np.random.RandomState(0), []
     for number in (20, 80):
@@ -103,7 +103,7 @@ def test_peak_memory_does_not_grow_with_the_number_of_images(tmp_path):
 
 
 def test_records_of_batches_that_stop_at_different_iterations(tmp_path, monkeypatch):
-    """Each value stands at its iteration."""
+    """Each value is recorded at its iteration."""
     monkeypatch.setattr(optimise, "RECORD_EVERY", 10)
     flags = ("--lr", 0.05, "--check_every", 5, "--sga_its", 100)
     both = results("map", PIXELS[:2], tmp_path, *flags)
@@ -124,7 +124,7 @@ def test_record_agrees_with_itself_and_with_the_result(script, tmp_path, monkeyp
     result = results(script, PIXELS[:1], tmp_path, *flags)
     for suffix in ("", "_after_rounding"):
         mse = (result["rd_loss" + suffix] - result["its_bpp" + suffix]) / 0.02
-        # That of the loss is not in 8 bits.
+        # The MSE of the loss is not rounded to 8 bits.
         psnr = 10 * np.log10(255**2 / mse)
         np.testing.assert_allclose(result["its_psnr" + suffix], psnr, atol=0.05)
     changed = result["its_y_changed_after_rounding"]
@@ -134,13 +134,13 @@ def test_record_agrees_with_itself_and_with_the_result(script, tmp_path, monkeyp
 
 
 def test_map_goes_back_to_the_best_check(tmp_path, monkeypatch):
-    """With a learning rate that makes things worse before long."""
+    """With a learning rate so high that the loss soon rises."""
     monkeypatch.setattr(optimise, "RECORD_EVERY", 5)
     flags = ("--lr", 0.1, "--check_every", 5, "--sga_its", 200, "--lambda", 0.001)
     result = results("map", PIXELS[:1], tmp_path, *flags)
     *good, bad = result["rd_loss_after_rounding"]
     assert result["its"][-1] < 199 and bad > good[-1] == min(good)
-    # The record has the loss before clipping and rounding to 8 bits.
+    # The record holds the loss before clipping and rounding to 8 bits.
     assert result["est_rd_loss"][0] == pytest.approx(good[-1], rel=5e-3)
     assert result["est_bpp"][0] < result["est_rd_loss"][0] < bad
 
@@ -254,7 +254,7 @@ def test_the_temperature_reaches_the_relaxation(tmp_path, monkeypatch):
 
 
 def test_the_method_of_contributing_works(tmp_path):
-    """The example is taken from the document, saved beside the others and run."""
+    """The document's example is saved next to the scripts and run."""
     with open(os.path.join(ROOT, "CONTRIBUTING.md")) as file:
         example = re.search(r"```python\n(.*?)```", file.read(), re.DOTALL).group(1)
     assert example.count("\n") <= 40

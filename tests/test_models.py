@@ -1,4 +1,4 @@
-"""The graph against TFC's own layers, SciPy, finite differences and direct formulas."""
+"""The graph, compared with TFC's layers, SciPy, finite differences and direct formulas."""
 
 import os
 import types
@@ -33,7 +33,7 @@ def fresh_graph():
 
 
 def random_density(channels=2):
-    """Weights of p(z) that are not symmetric: biases and factors away from zero."""
+    """Weights of an asymmetric p(z): biases and factors away from zero."""
 
     rng = np.random.RandomState(3)
 
@@ -47,7 +47,7 @@ def random_density(channels=2):
 @needs_golden
 @pytest.mark.parametrize("model_class", [hyperprior.Mbt2018, hyperprior.Mbt2018BB])
 def test_parts_equal_the_layers_of_tfc(model_class):
-    """On an odd-sided image, with the weights of a trained model."""
+    """On an image with odd sides, with the weights of a trained model."""
     bits_back = model_class is hyperprior.Mbt2018BB
     name = "{}-num_filters=8-lmbda=0.02".format(model_class.name)
     run = checkpoints.find_run(os.path.join(GOLDEN, "checkpoints"), name)
@@ -92,7 +92,9 @@ def test_gaussian_mass_equals_scipy(sigma):
             for f in (tf.identity, entropy_models.bound_likelihood)
         ]
     )
-    tail = np.abs(v - 0.25)  # differences in the upper tail's survival function keep precision
+    tail = np.abs(
+        v - 0.25
+    )  # in the upper tail, differences of the survival function keep precision
     normal = scipy.stats.norm(0, sigma)
     expected = normal.sf(tail - 0.5) - normal.sf(tail + 0.5)
     np.testing.assert_allclose(mass, expected, rtol=1e-9, atol=1e-300)
@@ -129,7 +131,7 @@ def test_temperatures():
 
 @pytest.mark.parametrize("tau", [0.5, 0.2, 0.05])
 def test_sga_relaxation_equals_a_direct_computation(tau):
-    """Two classes, each with its logit and its own Gumbel noise, and a softmax."""
+    """Directly: two classes, each with a logit and its own Gumbel noise, and a softmax."""
     rng = np.random.RandomState(0)
     v = np.concatenate([rng.normal(0, 3, 500), [-2.0, 0.0, 3.0, 0.5, -0.5]])
     gumbel = rng.gumbel(size=(2,) + v.shape)
@@ -138,7 +140,7 @@ def test_sga_relaxation_equals_a_direct_computation(tau):
     weights = np.exp(logits - logits.max(0)) / np.exp(logits - logits.max(0)).sum(0)
     expected = weights[0] * np.floor(v) + weights[1] * np.ceil(v)
 
-    # The uniform sample that gives this difference of two Gumbel samples.
+    # The uniform sample that yields this difference of two Gumbel samples.
     uniform = scipy.stats.logistic.cdf(gumbel[0] - gumbel[1])
     v = tf.constant(v)
     weight = rounding.gumbel_softmax_floor_weight(
@@ -149,7 +151,7 @@ def test_sga_relaxation_equals_a_direct_computation(tau):
 
 
 def test_sga_sample_is_distributed_as_a_relaxed_one_hot():
-    """The distribution that the reference takes from TensorFlow Probability."""
+    """The reference takes this distribution from TensorFlow Probability."""
     v, tau, n = 1.3, 0.3, 20000
     logits = -np.arctanh([v - 1, 2 - v]) / tau
     theirs = tfp.distributions.RelaxedOneHotCategorical(tau, logits=logits).sample(n, seed=1)[:, 0]
@@ -177,7 +179,7 @@ def tiny(model_class, n=3, **kwargs):
         return tf.constant(rng.normal(centre, 0.2 if "kernel" in name else 0.05, shape))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tf, "float32", tf.float64)  # the type that the parametrisations ask for
+        patch.setattr(tf, "float32", tf.float64)  # the type that the parametrisations require
         layers = transforms.transforms(n, model_class.hyper_channels(n), getter)
         prior = entropy_models.density(n, getter)
     return model_class(layers, prior, **kwargs)
@@ -185,7 +187,7 @@ def tiny(model_class, n=3, **kwargs):
 
 @pytest.mark.parametrize("model_class", [hyperprior.Mbt2018, hyperprior.Mbt2018BB])
 def test_gradients_equal_finite_differences(model_class):
-    """Of the loss with respect to every latent, away from bounds and rounding."""
+    """Gradients of the loss with respect to every latent, away from bounds and rounding."""
     model = tiny(model_class)
     rng = np.random.RandomState(1)
     x = tf.constant(rng.uniform(0, 1, (1, 35, 40, 3)))
@@ -219,7 +221,7 @@ def test_gradients_equal_finite_differences(model_class):
 
 
 def test_rates_of_bits_back_equal_scipy():
-    """-log2 of p(y|z), of the pdf of p(z), and of q(z|y), summed by hand."""
+    """-log2 of p(y|z), the pdf of p(z), and q(z|y), summed directly."""
     model = tiny(hyperprior.Mbt2018BB)
     rng = np.random.RandomState(2)
     y, mean, logvar, normal = (
@@ -251,7 +253,7 @@ def test_centred_rounding_ties_and_halves():
 
 @pytest.mark.parametrize("name", rounding.PROBABILITIES)
 def test_probabilities_of_rounding(name):
-    """Against their formulas by SciPy; but for atanh, those of two neighbours add up to 1."""
+    """They equal their formulas in SciPy; except for atanh, those of two neighbours sum to 1."""
     distance = np.linspace(0.01, 0.99, 50)
     args = types.SimpleNamespace(ssl_a=1.7, atanh_eps=1e-5)
     expected = {
@@ -271,7 +273,7 @@ def test_probabilities_of_rounding(name):
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_sga_plus_equals_a_direct_computation(classes):
-    """Candidates, distances, noise and softmax, in NumPy; a cold sample is a candidate."""
+    """Directly in NumPy: candidates, distances, noise, softmax. Cold samples are candidates."""
     rng = np.random.RandomState(0)
     v = rng.normal(0, 3, (1, 4, 5, 2)).astype(np.float32)
     args = types.SimpleNamespace(
@@ -291,7 +293,7 @@ def test_sga_plus_equals_a_direct_computation(classes):
 
 
 def test_sga_plus_with_atanh_and_two_classes_is_sga():
-    """The options' general form has SGA as its special case: the same mean over many samples."""
+    """SGA is a special case of the general form, with the same mean over many samples."""
     v, tau, size = 0.3, 0.5, 200000
     args = types.SimpleNamespace(
         classes=2, probability="atanh", atanh_eps=1e-5, three_r=1.0, three_n=1.0
@@ -310,7 +312,7 @@ def test_sga_plus_with_atanh_and_two_classes_is_sga():
 
 
 def test_fitted_schedules_and_decays():
-    """500 iterations end as cold as 2000 do; the learning rate follows half a cosine."""
+    """500 iterations end at the temperature of 2000; the learning rate follows half a cosine."""
     args = types.SimpleNamespace(fit_schedule=True, sga_its=500, lr=0.2, lr_final=0.1)
     for t in (0, 100, 175, 400, 500):
         (time,) = evaluate(sga_plus.schedule_time(tf.constant(t), args))

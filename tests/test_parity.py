@@ -1,6 +1,6 @@
-"""The reference's numbers (golden/) and the tolerances within which ours have to agree.
+"""Compares results with the reference's numbers (golden/), within tolerances.
 
-`pytest -m parity` runs all of them; the others run in every test run.
+`pytest -m parity` runs all comparisons; every test run makes those without this mark.
 """
 
 import json
@@ -32,11 +32,11 @@ DETERMINISTIC = {
     "ste": (2e-3, 0.01, 1e-3),
     "danneal": (5e-3, 0.03, 2e-3),
 }
-CENTRED = (0.02, 0.05, 2e-3)  # map and unoise, whose grid a decoder can rebuild here
+CENTRED = (0.02, 0.05, 2e-3)  # map and unoise, whose grid a decoder can reconstruct here
 
 
 def expected(script, image, sharp=False):
-    """Means over seeds of the reference, and the standard deviation of est_bpp over seeds."""
+    """Means of the reference over seeds, and the standard deviation of est_bpp over seeds."""
     name = "expected_sharp.json" if sharp else "expected.json"
     with open(os.path.join(GOLDEN, name)) as file:
         numbers = json.load(file)
@@ -73,7 +73,7 @@ def mean_of_seeds(results):
 
 
 def logged(script, image, sharp=False):
-    """{iteration: rd_loss} of the reference's log."""
+    """A dict from iteration to rd_loss, from the reference's log."""
     folder = "logs_sharp" if sharp else "logs"
     path = os.path.join(GOLDEN, folder, "{}-seed0-{}.log".format(script, image))
     with open(path) as file:
@@ -96,7 +96,7 @@ def test_deterministic(script, image, sharp, tmp_path):
     reference, _ = expected(script, image, sharp)
     result = run(script, image, tmp_path, sharp=sharp)
     if script == "danneal" and sharp:
-        # It is chaotic: the last bits, which depend on the processor, move est_bpp by up to 1%.
+        # It is chaotic: the last bits, which depend on the processor, change est_bpp by up to 1%.
         lr, _ = methods.find_method(script).flags["lr"]
         rates = (lr * (1 + k * 1e-6) for k in range(1, 5))
         others = [run(script, image, tmp_path, sharp=True, flags=("--lr", r)) for r in rates]
@@ -105,13 +105,13 @@ def test_deterministic(script, image, sharp, tmp_path):
         check(result, reference, *DETERMINISTIC[script])
     assert result["result_file"] == reference["result_file"]
     if script == "mbt2018":
-        # The file's size, and how a batch is counted.
+        # The size of the file, and the counts of a batch.
         for key in ("batch_actual_bpp", "batch_sizes", "avg_batch_actual_bpp"):
             np.testing.assert_allclose(result[key], reference["mean"][key], rtol=1e-3)
 
 
 def check_log(result, script, image, sharp):
-    """rd_loss of the first 100 iterations, and where the run stopped."""
+    """Compares rd_loss in the first 100 iterations, and the iteration at which the run stopped."""
     log = logged(script, image, sharp)
     ours = dict(zip(result["its"], result["rd_loss"]))
     for t in [t for t in log if t <= 100 and t in ours]:
@@ -127,13 +127,13 @@ def test_ste_stops_where_the_reference_does(image, sharp, tmp_path, monkeypatch)
     log = logged("ste", image, sharp)
     stop = max(log)
     later = [loss for t, loss in zip(result["its"], result["rd_loss"]) if t >= stop]
-    # Where the loss hardly falls, its last bits decide, and they depend on the processor.
+    # When the loss hardly falls, its last bits decide, and these depend on the processor.
     stands_still = later and later == pytest.approx([log[stop]] * len(later), rel=5e-4)
     assert abs(result["its"][-1] - stop) <= 10 or stands_still
 
 
 class NoFile(writers.Writer):
-    """For latents that cannot be coded."""
+    """Replaces the coder, for latents that cannot be coded."""
 
     def __init__(self):
         self.images = 0
@@ -147,7 +147,7 @@ class NoFile(writers.Writer):
 
 
 class RoundedAsTheReference:
-    """The reference's grid for y: around mu of the unrounded z, which no decoder has."""
+    """Rounds y as the reference does, around mu of the unrounded z, which no decoder has."""
 
     @classmethod
     def coder(cls, run, weights, args):
@@ -216,14 +216,14 @@ def test_unoise_on_the_grid_of_a_decoder(image, tmp_path):
 
 
 def test_sga_with_sigma_below_the_bound_of_training(tmp_path):
-    """Over 16 seeds est_bpp spreads by 1.6%, psnr by 0.0005 dB; of the reference there is one."""
+    """Over 16 seeds est_bpp varies by 1.6%, psnr by 0.0005 dB; the reference has one seed."""
     reference, _ = expected("sga", PARROT, sharp=True)
     result = run("sga", PARROT, tmp_path, sharp=True)
     check(result, reference, 3 * 0.016 * 2**0.5, 0.003, 2e-3)
 
 
 def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp_path):
-    """TFC's layers as they come, the gradient at the rounded latents, and Adam in NumPy."""
+    """The plain one uses TFC's layers, gradients at the rounded latents, and Adam in NumPy."""
     path = os.path.join(GOLDEN, "images", BIKES)
     run = checkpoints.find_run(os.path.join(GOLDEN, "checkpoints"), RUNS["ste"])
     pixels = utils.read_image(path)[None]
@@ -266,10 +266,10 @@ def test_thirty_steps_of_ste_move_the_latents_as_a_plain_implementation_does(tmp
     evaluation.optimise(pixels)
     ours = evaluation.session.run(evaluation.method.stages[0].latents)
     for name, theirs, begun, gradient in zip("yz", latents, first, smallest):
-        # Where a gradient vanishes, Adam follows the sign of its rounding error.
+        # If a gradient vanishes, Adam follows the sign of its rounding error.
         clear = gradient > 1e-3 * gradient.max()
         moved = (theirs - begun)[clear]
         assert clear.mean() > 0.5 and np.abs(moved).max() > 1e-3
-        # Where a latent crosses a half a step sooner or later, gradients near it change.
+        # If a latent crosses ½ one step earlier or later, nearby gradients change.
         error = np.abs((ours[name] - begun)[clear] - moved)
         assert np.mean(error < 0.02 * np.abs(moved) + 5e-6) > 0.97

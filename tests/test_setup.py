@@ -1,4 +1,4 @@
-"""The set-up of a fresh machine: which Python `tools/venv.sh` takes, and when it installs."""
+"""Set-up of a fresh machine: which Python `tools/venv.sh` picks, and when it installs."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ SCRIPT = os.path.join(ROOT, "tools", "venv.sh")
 
 @pytest.fixture
 def machine(tmp_path):
-    """Runs the script on a machine whose python3.7 is a shim that does not work."""
+    """Runs the script with a `python3.7` on the PATH that is a broken shim."""
     shims = tmp_path / "shims"
     shims.mkdir()
     for name in ("python3.7", "python3", "python"):

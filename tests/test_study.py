@@ -1,4 +1,4 @@
-"""Studies: what they run, that they survive, and what reports make of their results."""
+"""Studies: their tasks, interruptions and failures, and reports of their results."""
 
 import contextlib
 import csv
@@ -93,7 +93,7 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained, monk
     others = keys("sga --seed 1", "sga --lr 0.006", "sga --preset fast", "unoise", "map")
     others += keys("sga --lambda 0.02", "sga --seed 1 --lambda=0.02")
     assert len({*plain, *others}) == 16
-    # Another method under the same name: what Python sees of a script counts, comments do not.
+    # Another method under the same name: a script's code counts, its comments do not.
     code = files.read_bytes(os.path.join(ROOT, "sga.py"))
 
     def edit(patch, name, content):
@@ -156,7 +156,7 @@ def test_wrong_input_of_a_study(argv, message, untrained, tmp_path, capsys, monk
     argv += ["--checkpoint_dir", str(untrained), "--output", str(tmp_path / "out")]
     with pytest.raises((InputError, SystemExit)) as error:
         run.main(argv)
-    if error.type is SystemExit:  # argparse has said why
+    if error.type is SystemExit:  # argparse has reported why
         assert error.value.code == 2 and message in capsys.readouterr().err
     else:
         assert message in str(error.value)
@@ -175,28 +175,28 @@ def test_wrong_input_ends_a_command_with_one_line(tmp_path):
 
 
 def start(module, *argv, **kwargs):
-    """A process of `python -m module`, in a process group of its own."""
+    """Starts `python -m module` in a new process group."""
     command = [sys.executable, "-m", module, *(str(arg) for arg in argv)]
     kwargs = {"stdout": subprocess.PIPE, "start_new_session": True, "text": True, **kwargs}
     return subprocess.Popen(command, cwd=ROOT, **kwargs)
 
 
 def study_argv(untrained, folder, output, *flags):
-    """The smallest study: two images, three methods, both models."""
+    """Arguments of the smallest study: two images, three methods, both models."""
     methods = ["--methods", "mbt2018", "map --sga_its 3", "bb_plain"]
     where = ["--checkpoint_dir", str(untrained), "--output", str(output)]
     return [str(folder), *methods, *where, *flags]
 
 
 def without_times(path):
-    """Rows of a table, less what two runs do not have in common."""
+    """Rows of a table without the columns that differ between two runs."""
     with open(str(path), newline="") as file:
         rows = list(csv.DictReader(file))
     return [{key: row[key] for key in row if key not in tables.SECONDS} for row in rows]
 
 
 def wait_for(condition, process, seconds=300):
-    """Waits until `condition()`, or until the process has ended."""
+    """Waits until `condition()` holds; fails if the process ends first."""
     deadline = time.time() + seconds
     while not condition():
         assert time.time() < deadline and process.poll() is None
@@ -209,7 +209,7 @@ def results(output):
 
 @pytest.fixture(scope="module")
 def uninterrupted(untrained, tmp_path_factory):
-    """Folders of the images and the output of a study."""
+    """The folders of the images and of the output of a study that was not interrupted."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "images").mkdir()
     write_images(folder / "images", (36, 30), (20, 50))
@@ -270,7 +270,7 @@ def test_a_study_that_is_killed_goes_on_where_it_was(uninterrupted, untrained, t
 
 
 def test_the_table_alone_says_what_is_done(uninterrupted, untrained, tmp_path, capsys):
-    """The rows stand for the result files; those of other methods, as of other people, stay."""
+    """Rows replace result files; rows of other methods, such as other people's, are kept."""
     images, expected = uninterrupted
     shutil.copy(str(expected / "images.csv"), str(tmp_path / "images.csv"))
     before = (tmp_path / "images.csv").read_text()
@@ -288,7 +288,7 @@ def test_the_table_alone_says_what_is_done(uninterrupted, untrained, tmp_path, c
 def test_another_part_of_an_image_takes_the_place_of_the_first(
     uninterrupted, untrained, tmp_path, capsys
 ):
-    """Under the same name; and rows of other methods that saw the first are not compared to it."""
+    """Under the same name. Rows of other methods on the first part are not compared with it."""
     images, _ = uninterrupted
     argv = [str(images / "0.png"), "--checkpoint_dir", str(untrained), "--output", str(tmp_path)]
     for flags in (["mbt2018", "bb_plain"], ["mbt2018", "--crop", "20x20"]):
@@ -307,7 +307,7 @@ def test_an_interrupted_study_leaves_no_process(uninterrupted, untrained, tmp_pa
     methods = ["--methods", "sga --sga_its 100000"]
     argv = [str(images), "--checkpoint_dir", str(untrained), "--output", str(tmp_path), *methods]
 
-    def handled():  # also where pytest was started in the background, without SIGINT
+    def handled():  # even if pytest was started in the background, with SIGINT ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     process = start("study.run", *argv, stderr=subprocess.PIPE, preexec_fn=handled)
@@ -377,7 +377,7 @@ def test_a_study_on_a_cluster_of_which_a_worker_dies(uninterrupted, untrained, t
 
 
 def test_a_task_that_fails_does_not_stop_the_others(uninterrupted, untrained, tmp_path, capfd):
-    """A learning rate that makes NaN."""
+    """With a learning rate that leads to NaN."""
     images, _ = uninterrupted
     argv = [str(images / "0.png"), "--checkpoint_dir", str(untrained), "--output", str(tmp_path)]
     argv += ["--methods", "sga --lr 1e30 --sga_its 3", "mbt2018", "--retries", "0"]
@@ -400,7 +400,7 @@ LAMBDAS = (0.003, 0.01, 0.03, 0.1)
 
 
 def made_rows(method="mbt2018", rate=1.0, more=0.0, images="ab", lambdas=LAMBDAS, **values):
-    """Rows with a plausible curve; rates times `rate`, PSNR plus `more`."""
+    """Rows of a plausible curve, with rates multiplied by `rate` and `more` added to PSNR."""
     return [
         {
             "dataset": "made",
@@ -438,7 +438,7 @@ def write_rows(path, rows):
 )
 @pytest.mark.parametrize("interpolation", curves.INTERPOLATIONS)
 def test_deltas_of_the_published_points(name, method, expected, interpolation):
-    """The paper's savings, which others have computed from the same points."""
+    """They equal the paper's savings, as computed by others from the same points."""
     anchor, curve = (
         curves.read_published(os.path.join(PUBLISHED, name, "{}-psnr.csv".format(one)))
         for one in ("mbt2018", method)
@@ -448,7 +448,7 @@ def test_deltas_of_the_published_points(name, method, expected, interpolation):
 
 @pytest.mark.parametrize("interpolation", curves.INTERPOLATIONS)
 def test_deltas_that_are_known(interpolation):
-    """A tenth less rate is -10%; a curve that is 0.2 dB higher everywhere is +0.2 dB."""
+    """10% less rate gives -10%; a curve that is 0.2 dB higher everywhere gives +0.2 dB."""
     rows = made_rows() + made_rows("less", rate=0.9) + made_rows("more", more=0.2)
     anchor, less, more = curves.of_rows(rows, "est_bpp")
     assert curves.delta(anchor, less, interpolation).bd_rate == pytest.approx(-10, abs=1e-6)
@@ -514,7 +514,7 @@ def test_net_rates_are_those_of_files_where_nothing_comes_back(tmp_path):
 
 
 def test_the_readme_has_the_numbers_of_the_study_that_ships():
-    """And the methods stand in the order of the paper."""
+    """And the methods rank as in the paper."""
     rows, _ = curves.read([os.path.join(PUBLISHED, "demo")], "")
     found = {curve.method: curve for curve in curves.of_rows(rows, "est_bpp")}
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
@@ -544,7 +544,7 @@ def test_the_readme_has_the_budgets_that_ship():
 
 
 def test_published_points_are_drawn_where_ours_are():
-    """They span more rates; the figure shows those of the results, and all of these."""
+    """They cover more rates; the axes show the rates of the results, and all of those."""
     found = curves.of_rows(made_rows() + made_rows("sga", rate=0.9, more=0.1), "est_bpp")
     beside = [curves.Curve("all", "sga", [{"rate": r, "psnr": 30 + r} for r in (0.01, 1.0, 9.0)])]
     figure = report.draw_curves(found, beside, "psnr", "est_bpp", figures.looks(["mbt2018", "sga"]))
@@ -557,7 +557,7 @@ def test_published_points_are_drawn_where_ours_are():
 
 
 def test_report_of_result_files(uninterrupted, tmp_path):
-    """The very files of a study, without its table; each model has one point only."""
+    """The files of a study without its table; each method has only one point."""
     _, output = uninterrupted
     process = start("study.report", *results(output), "--output", tmp_path)
     printed, _ = process.communicate(timeout=300)
@@ -701,7 +701,7 @@ def test_traces_of_result_files(uninterrupted, tmp_path, capsys):
     trace = traces.read(map_of_0, 0)
     assert list(trace["its"]) == [0, 2] and trace["what"] == "0, λ = 0.01"
     assert trace["its_z_changed_after_rounding"].shape == (2,)
-    # A result of a script, which does not name its pixels, and one of other pixels.
+    # A result of a script, which has no digest of its pixels, and one of other pixels.
     values = {**tables.load(map_of_0), "method": "other"}
     other_pixels, unnamed = str(tmp_path / "pixels.npz"), str(tmp_path / "unnamed.npz")
     np.savez(other_pixels, **{**values, "image_sha256": "0"})
@@ -721,7 +721,7 @@ def test_traces_of_result_files(uninterrupted, tmp_path, capsys):
 
 
 def test_traces_of_images_that_were_optimised_together(tmp_path):
-    """Two records of two images each."""
+    """With two records of two images each."""
     record = np.array([[1.0, 2.0], [3.0, 4.0]])
     values = {"psnr": np.zeros(4), "script": "sga", "input": "four.npy", "lmbda": 0.01}
     values.update(eval_batch_size=2, its=np.array([0, 100]), rd_loss=record)

@@ -1,4 +1,4 @@
-"""The pictures of study/ show what the scripts computed; wrong input is refused."""
+"""Figures of study/ show what the scripts computed, and wrong input is refused."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ RUN = DEMO["sga"]
 
 
 def photograph(folder, width, height, mode="RGB"):
-    """Path of a piece of coffee.png."""
+    """The path of a crop of coffee.png."""
     path = str(folder / "photo.png")
     image = Image.open(os.path.join(ROOT, "samples", "coffee.png"))
     image.convert(mode).crop((250, 150, 250 + width, 150 + height)).save(path)
@@ -40,7 +40,7 @@ def command(module, *argv):
 
 
 def refused(capsys, main, *argv):
-    """The one line of an error with exit code 2, behind argparse's usage perhaps."""
+    """Checks for exit code 2; returns the error line, which argparse's usage may precede."""
     with pytest.raises(SystemExit) as exit, signals.command("study"):
         main([str(arg) for arg in argv])
     assert exit.value.code == 2
@@ -57,7 +57,7 @@ def settings(*flags):
 
 @pytest.fixture(scope="module")
 def crop():
-    """Pixels, weights, and the way of a few iterations of SGA."""
+    """Pixels, weights, and the `Way` of a few iterations of SGA."""
     image = np.array(Image.open(os.path.join(ROOT, "samples", "coffee.png")))
     pixels = image[150:190, 250:300]
     weights = checkpoints.load(sga.SGA.model_class, checkpoints.find_run(DEMO_DIR, RUN))
@@ -82,7 +82,7 @@ def test_watching_sees_every_iteration_and_changes_nothing(crop):
     np.testing.assert_allclose(way.y[0], y[0], atol=1e-4)
     assert np.all(way.y_tilde >= np.floor(way.y)) and np.all(way.y_tilde <= np.ceil(way.y))
     steps = np.abs(np.diff(way.y, axis=0)).max(axis=(1, 2, 3))
-    assert steps.min() > 0 and steps.max() < 0.02  # Adam's, of lr 5e-3
+    assert steps.min() > 0 and steps.max() < 0.02  # Adam's steps, of lr 5e-3
 
 
 def test_losses_are_those_of_the_model_one_by_one(crop):
@@ -104,7 +104,7 @@ def test_losses_are_those_of_the_model_one_by_one(crop):
 
 
 def quadratic(optimum, weights, interaction):
-    """A function of changes of `optimum` to losses; `interaction`: (latent, latent, weight)."""
+    """A function from changes of `optimum` to losses; `interaction`: (latent, latent, weight)."""
 
     def bits(changes):
         losses = []
@@ -127,11 +127,11 @@ def test_the_pair_is_the_one_that_costs_most_to_take_back():
         moved[latent] = 1
     weights = np.ones_like(y_hat)
     weights[pair[0]] = weights[pair[1]] = 5
-    weights[3, 4, 1] = weights[2, 1, 2] = 9  # with no neighbour that moved, in its channel
+    weights[3, 4, 1] = weights[2, 1, 2] = 9  # without a neighbour in its channel that moved
     bits = quadratic(y_hat, weights, (*pair, 1.5))
     assert sga_landscape.choose_pair(bits, y_hat - moved + 0.3, y_hat) == pair
 
-    # SGA's end is not the best for the first one: the next best is taken.
+    # SGA's final point is not the best of the first pair: the second is chosen.
     best = y_hat.copy()
     best[pair[0]] += 1
     weights[1, 1, 1] = 3
@@ -213,7 +213,7 @@ def test_maps_and_pixels_are_those_of_the_result(script, tmp_path):
         y, mu, sigma = (
             v.astype(np.float64) for v in session.run([y, *model.hyper_synthesis(z, y)])
         )
-    # Of the absolute distance, since the lower tail is the one that floats resolve.
+    # Of the absolute distance, because floats resolve only the lower tail.
     away = np.abs(y - mu)
     p = stats.norm.cdf((0.5 - away) / sigma) - stats.norm.cdf((-0.5 - away) / sigma)
     expected = -np.log2(np.maximum(p, 1e-9)).sum(axis=3)[0]

@@ -1,4 +1,4 @@
-"""Training: what it leaves behind, how it goes on, and what it makes of bad input."""
+"""Training: its output, how it resumes, and how it handles bad input."""
 
 import argparse
 import errno
@@ -39,7 +39,7 @@ MODELS = {"mbt2018": mbt2018, "mbt2018_bb": mbt2018_bb}
 
 
 def train(model, *args, **kwargs):
-    """Trains in this process; the run folder."""
+    """Trains in this process; returns the run folder."""
     with tf.Graph().as_default():
         method = methods.find_method("mbt2018") if model == "mbt2018" else None
         module = MODELS[model]
@@ -57,7 +57,7 @@ def test_checkpoint_has_the_names_and_shapes_of_the_reference(model, photos, tmp
     ours = dict(tf.train.list_variables(tf.train.latest_checkpoint(folder)))
     golden = os.path.join(GOLDEN, "checkpoints", name)
     theirs = dict(tf.train.list_variables(tf.train.latest_checkpoint(golden)))
-    # The widths of the tables of p(z) follow its quantiles, which training moves.
+    # The widths of p(z)'s tables follow its quantiles, which training changes.
     for shapes in (ours, theirs):
         shapes.pop("entropy_bottleneck/quantized_cdf", None)
     assert ours == theirs
@@ -87,7 +87,7 @@ def test_initial_values_are_those_of_the_layers_of_tfc(model, photos, tmp_path):
         random = "kernel" in name or "bias_" in name
         assert ours[name].shape == value.shape
         if random:
-            # Equal in distribution: the spread of a few hundred samples at least.
+            # They are equal in distribution; a few hundred samples have at least this spread.
             if value.size > 100:
                 assert np.std(ours[name]) == pytest.approx(np.std(value), rel=0.25)
         else:
@@ -118,7 +118,7 @@ def test_the_loss_falls_and_summaries_are_written(model, photos, tmp_path):
 
 
 def test_goes_on_after_a_kill(photos, tmp_path):
-    """Killed without warning, it loses no more than what came after its last checkpoint."""
+    """If killed without warning, it loses only the steps after its last checkpoint."""
     command = [sys.executable, os.path.join(ROOT, "mbt2018.py")]
     command += train_argv(photos, tmp_path, "--last_step", 100000, "--save_checkpoint_secs", 1)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -135,10 +135,10 @@ def test_goes_on_after_a_kill(photos, tmp_path):
     folder = train("mbt2018", photos, tmp_path, "--last_step", before + 5)
     after = checkpoint_values(folder)
     assert after["global_step"] == before + 5
-    assert after["beta1_power"] < 0.9 ** min(before, 50)  # Adam went on too
+    assert after["beta1_power"] < 0.9 ** min(before, 50)  # Adam resumed too
     with open(os.path.join(folder, "record.txt")) as file:
         assert file.read().count('"last_step"') == 2
-    # At its end, it says so and changes nothing.
+    # If there is nothing left to do, it says so and changes nothing.
     train("mbt2018", photos, tmp_path, "--last_step", before + 5)
     assert checkpoint_values(folder)["global_step"] == before + 5
 
@@ -158,7 +158,7 @@ def test_sigterm_saves_and_ends(photos, tmp_path):
 
 
 def fails(capsys, *args, **kwargs):
-    """The one line with which a training is refused."""
+    """The one error line with which training is refused."""
     with pytest.raises(SystemExit) as exit:
         train("mbt2018", *args, **kwargs)
     assert exit.value.code == 2
@@ -247,7 +247,7 @@ def test_nothing_to_train_on(photos, tmp_path, capsys):
 
 
 def test_a_shipped_model_is_not_trained_further(photos, tmp_path, capsys):
-    """It has no optimiser state; --init_from takes its weights all the same."""
+    """It has no optimiser state; --init_from still accepts its weights."""
     base = train("mbt2018", photos, tmp_path, "--last_step", 3)
     weights = checkpoint_values(base)
     (tmp_path / "copy").mkdir()
@@ -271,7 +271,7 @@ def test_a_shipped_model_is_not_trained_further(photos, tmp_path, capsys):
 
 
 def test_a_run_that_was_moved_goes_on(photos, tmp_path):
-    """Its state file may hold absolute paths, as TensorFlow writes them by default."""
+    """Its state file may hold absolute paths, which TensorFlow writes by default."""
     folder = train("mbt2018", photos, tmp_path, "--last_step", 2)
     state = os.path.join(folder, "checkpoint")
     with open(state, "w") as file:
@@ -297,7 +297,7 @@ def test_images_that_all_fail_to_decode_are_an_error(photos, tmp_path, capsys):
 
 
 def test_a_crop_of_an_array_reads_its_rows_alone(tmp_path):
-    """The array is mapped: a file larger than the address space limit could hold, as well."""
+    """The array is memory-mapped: reading a patch takes little memory, however large the file."""
     path = str(tmp_path / "large.npy")
     large = np.lib.format.open_memmap(path, "w+", np.float32, (40000, 8000, 3))  # 3.8 GB, sparse
     large[20000, :64] = 0.5
@@ -335,7 +335,7 @@ def test_patches_are_parts_of_the_images(photos):
 def test_parts_of_a_batch_are_the_whole(monkeypatch):
     x = np.random.RandomState(0).uniform(size=(6, 4, 4, 3)).astype(np.float32)
     results = []
-    for number in (1, 4):  # of which 3 are used, as 6 is divided by that
+    for number in (1, 4):  # of which 3 are used, because 3 divides 6
         monkeypatch.setattr(machine, "cores", lambda number=number: number)
         with tf.Graph().as_default(), tf.Session(config=cores.config(3)) as session:
             weights = tf.constant([1.0, 2.0, 3.0])
@@ -404,12 +404,12 @@ def test_validation_is_what_the_scripts_measure(model, script, photos, tmp_path,
         results = tmp_path / name
         means.append(compress(script, run, photos / name, results, checkpoint_dir=str(tmp_path)))
     assert rows[-1]["psnr"] == pytest.approx(np.mean([m["psnr"] for m in means]), rel=1e-3)
-    # That of bits-back is of other samples of z, of which there are only 16.
+    # For bits-back it is for other samples of z, of which there are only 16.
     tolerance = 1e-4 if model == "mbt2018" else 0.03
     assert rows[-1]["bpp"] == pytest.approx(np.mean([m["est_bpp"] for m in means]), abs=tolerance)
     for row in rows:
         assert row["rd_loss"] == pytest.approx(0.01 * row["mse"] + row["bpp"], rel=1e-4)
-    # The best one is kept under a name of its own, and the newest is still the newest.
+    # The best one is kept under a separate name, and does not count as the newest.
     best = min(rows, key=lambda row: row["rd_loss"])["step"]
     kept = glob.glob(os.path.join(folder, "best.ckpt-*.index"))
     assert [os.path.basename(path) for path in kept] == ["best.ckpt-{:g}.index".format(best)]
@@ -449,7 +449,7 @@ def test_the_record_of_a_start_from_another_model(photos, tmp_path, capsys):
 
 
 def test_a_recipe_resumes_after_a_kill(photos, tmp_path):
-    """Killed twice without warning, it ends with all models at the steps of one that was not."""
+    """Killed twice without warning, it ends with all models at the same steps as otherwise."""
     stages = ("trunk", "mbt2018_bb-0.001")
     argv = ["--train_glob", str(photos / "*"), "--checkpoint_dir", str(tmp_path / "runs")]
     argv += ["--output", str(tmp_path / "out"), "--scale", "0.0005", "--num_filters", "4"]

@@ -1,4 +1,4 @@
-"""Training by several workers: under horovodrun they are one training, and end together."""
+"""Several workers under horovodrun train one model together, and end together."""
 
 import glob
 import importlib.util
@@ -32,7 +32,7 @@ SCRIPT = os.path.join(ROOT, "mbt2018.py")
 
 @pytest.fixture
 def worker(monkeypatch):
-    """Makes this process look like a worker that horovodrun started."""
+    """Makes this process look like a worker started by horovodrun."""
 
     def become(rank, size):
         monkeypatch.setenv("HOROVOD_RANK", str(rank))
@@ -63,7 +63,7 @@ class Job:
         self.process.kill()  # its workers end with it
 
     def until_saved(self, folder, step):
-        """Waits for a checkpoint after this step; the first steps take long."""
+        """Waits for a checkpoint after this step; the first steps are slow."""
         deadline = time.time() + 300
         while self.process.poll() is None:
             assert time.time() < deadline
@@ -75,14 +75,14 @@ class Job:
         raise AssertionError(self.process.stdout.read())
 
     def pid(self, rank):
-        """Of one of the workers."""
+        """The process id of one of the workers."""
         for folder in glob.glob("/proc/[0-9]*"):
             try:
                 with open(folder + "/cmdline", "rb") as file:
                     command = file.read().split(b"\0")[:-1]
                 with open(folder + "/environ", "rb") as file:
                     variables = file.read().split(b"\0")
-            except OSError:  # it has ended, or is another user's
+            except OSError:  # it has ended or belongs to another user
                 continue
             mine = command == [os.fsencode(word) for word in self.command]
             if mine and b"HOROVOD_RANK=%d" % rank in variables:
@@ -90,7 +90,7 @@ class Job:
         raise AssertionError("no such worker")
 
     def end(self, timeout=300):
-        """Its exit code and all that was printed."""
+        """Waits for the end; returns the exit code and everything that was printed."""
         with self:
             printed, _ = self.process.communicate(timeout=timeout)
         return self.process.returncode, printed
@@ -123,7 +123,7 @@ def test_workers_of_a_machine_share_its_cores(worker, monkeypatch):
 
 
 def images_read(folder, n, batches):
-    """Which of the images `<number>.npy` of one colour this worker's first batches are made of."""
+    """Numbers of the one-coloured images `<number>.npy` in this worker's first batches."""
     paths = [str(folder / "{}.npy".format(number)) for number in range(n)]
     with tf.Graph().as_default(), tf.Session() as session:
         batch = data.batches(paths, 1, 8, 1, seed=5)
@@ -139,10 +139,10 @@ def test_workers_read_different_images(worker, tmp_path):
     seen = []
     for rank in range(2):
         worker(rank, 2)
-        # Of 32 images in each pass; the first 16 come from the first, as 16 more are being mixed.
+        # Each pass has 32 images; while 16 more are mixed in, the first 16 are from the first pass.
         seen += images_read(tmp_path, 64, 16)
     assert len(set(seen)) == 32 and len(set(alone)) == 16
-    # Fewer images than workers: all work, each image at other places.
+    # With fewer images than workers, all use all images, with different patches.
     worker(2, 3)
     assert set(images_read(tmp_path, 2, 20)) == {0, 1}
 
@@ -161,8 +161,8 @@ def test_without_horovod_one_line_says_so(worker, photos, tmp_path, monkeypatch,
 
 @needs_horovod
 def test_two_workers_of_batch_4_follow_one_of_batch_8(photos, tmp_path):
-    """On the same patches, with the same noise, from the same state of model and optimisers."""
-    # Blocks of colour: each patch has a gradient of its own.
+    """With the same patches, the same noise, and the same state of model and optimisers."""
+    # Blocks of colour, so that each patch has a different gradient.
     coarse = np.random.RandomState(0).uniform(size=(10, 8, 8, 8, 3)).astype(np.float32)
     given = str(tmp_path / "data.npy")
     np.save(given, coarse.repeat(8, axis=2).repeat(8, axis=3))
@@ -183,12 +183,12 @@ def test_two_workers_of_batch_4_follow_one_of_batch_8(photos, tmp_path):
     assert one.keys() == two.keys() and two["global_step"] == 15
     for name, value in one.items():
         if name.endswith("/quantized_cdf"):
-            continue  # whole numbers, made from the others
-        # Adam divides by the gradient's size: where it is next to nothing, rounding shows.
+            continue  # integers, derived from the other variables
+        # Adam divides by the gradient's size: if that is almost zero, rounding errors show.
         atol = 1e-3 if "reparam_gamma" in name else 1e-6
         np.testing.assert_allclose(two[name], value, rtol=1e-4, atol=atol, err_msg=name)
         if "kernel" in name and "Adam" not in name:
-            assert np.abs(value - start[name]).max() > 1e-3  # what they follow is a way
+            assert np.abs(value - start[name]).max() > 1e-3  # the weights have moved
 
 
 @needs_horovod
@@ -217,7 +217,9 @@ def test_a_job_goes_on_where_one_process_stopped_and_back(photos, tmp_path):
         os.kill(job.pid(rank=1), signal.SIGTERM)
         code, printed = job.end()
     assert code != 0 and "mbt2018: interrupted" in printed
-    assert not re.search(r"^\[.*Traceback", printed, re.MULTILINE)  # horovodrun itself prints one
+    assert not re.search(
+        r"^\[.*Traceback", printed, re.MULTILINE
+    )  # horovodrun prints one of its own
     step = checkpoint_values(folder)["global_step"]
     assert "steps 4 to 100000" in printed and "saved at step {}".format(step) in printed
     with open(str(folder / "record.txt")) as file:
@@ -226,7 +228,7 @@ def test_a_job_goes_on_where_one_process_stopped_and_back(photos, tmp_path):
 
 
 def runs(pid):
-    """Whether a process has not ended; one that nobody waited for has."""
+    """Whether a process is still running; a zombie is not."""
     try:
         with open("/proc/{}/stat".format(pid)) as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
