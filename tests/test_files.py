@@ -11,6 +11,7 @@ import zlib
 
 import conftest
 import numpy as np
+import oracle
 import pytest
 from conftest import (
     BASE,
@@ -38,7 +39,8 @@ from runtime.errors import InputError
 from runtime.quiet_tf import tf
 
 GOLDEN_DIR = os.path.join(GOLDEN, "checkpoints")
-GOLDEN_RUNS = runs("-num_filters=8-lmbda=0.02")
+SMALL_RUNS = runs("-num_filters=8-lmbda=0.02")  # of the reference, and of data/
+GOLDEN_MODELS = (GOLDEN_DIR, SMALL_RUNS)
 CHELSEA = os.path.join(ROOT, "samples", "chelsea.png")
 
 
@@ -46,20 +48,23 @@ def read(path):
     return np.asarray(Image.open(str(path)), np.int64)
 
 
-def compress(script, image, folder, *flags, demo=True, output="file.tfci"):
-    """Compresses with a few iterations and writes the file to `folder`; returns the results."""
+def compress(script, image, folder, *flags, models=(DEMO_DIR, DEMO), output="file.tfci"):
+    """Compresses with a few iterations and writes the file to `folder`; returns the results.
+
+    `models`: a checkpoint folder, and the run folders in it by script.
+    """
     if script not in ("mbt2018", "bb_plain"):
         flags = ("--sga_its", 30, *flags)
     if script == "bb_sga":
         flags += ("--r_its", 30)
     return conftest.compress(
         script,
-        (DEMO if demo else GOLDEN_RUNS)[script],
+        models[1][script],
         image,
         folder,
         *flags,
         "--overwrite",
-        checkpoint_dir=DEMO_DIR if demo else GOLDEN_DIR,
+        checkpoint_dir=models[0],
         output=(folder / output,),
     )
 
@@ -73,12 +78,12 @@ def fresh_digests(path, run, checkpoint_dir=DEMO_DIR, prefix=(), **environment):
     ).stdout.split()
 
 
-def check_round_trip(script, image, folder, *flags, demo=True):
+def check_round_trip(script, image, folder, *flags, models=(DEMO_DIR, DEMO)):
     """Checks that a file has exactly the latents, the PSNR and the size that were reported."""
-    result = compress(script, image, folder, *flags, demo=demo)
+    result = compress(script, image, folder, *flags, models=models)
     path = folder / "file.tfci"
-    run = (DEMO if demo else GOLDEN_RUNS)[script]
-    top = ["--checkpoint_dir", DEMO_DIR if demo else GOLDEN_DIR]
+    run = models[1][script]
+    top = ["--checkpoint_dir", str(models[0])]
     if script != "mbt2018" or flags:  # the reference's format has float parameters
         ours = fresh_digests(path, run, top[1])
         assert ours == list(result["latents_sha256"])
@@ -116,13 +121,22 @@ def test_round_trip_with_the_demo_models(script, flags, tmp_path):
 
 
 GOLDEN_CASES = [(script, flags, "bikes_243x181.png") for script, flags in ALL]
-GOLDEN_CASES += [(script, (), "batch_2x192x192.npy") for script in ("mbt2018", "map", "bb_sga")]
+GOLDEN_CASES += [("bb_sga", (), "batch_2x192x192.npy")]  # large enough for one sample of z
 
 
 @needs_golden
 @pytest.mark.parametrize("script, flags, name", GOLDEN_CASES)
 def test_round_trip_with_the_models_of_the_reference(script, flags, name, tmp_path):
-    check_round_trip(script, os.path.join(GOLDEN, "images", name), tmp_path, *flags, demo=False)
+    check_round_trip(
+        script, os.path.join(GOLDEN, "images", name), tmp_path, *flags, models=GOLDEN_MODELS
+    )
+
+
+@pytest.mark.parametrize("script", ["mbt2018", "map"])
+def test_round_trip_of_an_array(script, shipped, tmp_path):
+    two = os.path.join(oracle.DATA, "two.npy")
+    result = check_round_trip(script, two, tmp_path, models=(shipped, SMALL_RUNS))
+    assert result["psnr"].shape == (2,)
 
 
 @pytest.mark.parity
@@ -133,16 +147,15 @@ def test_round_trip_of_kodak(script, flags, name, tmp_path):
     check_round_trip(script, os.path.join(KODAK, name), tmp_path, *flags)
 
 
-@needs_golden
-def test_sigma_below_the_bound_of_training(tmp_path):
-    """Sigma down to 0.04, which the tables cover."""
-    image = os.path.join(GOLDEN, "images", "parrot_256x192.png")
+def test_sigma_below_the_bound_of_training(shipped, tmp_path):
+    """The tables cover sigma far below that bound."""
+    image = os.path.join(oracle.DATA, "odd.png")
     for script in ("ste", "map"):
-        run = GOLDEN_RUNS[script] + "-sharp"
+        run = SMALL_RUNS[script] + "-sharp"
         flags = ("--sga_its", 30, "--overwrite")
-        result = conftest.compress(script, run, image, tmp_path, *flags, checkpoint_dir=GOLDEN_DIR)
-        bits = 256 * 192 * result["actual_bpp"]
-        assert bits <= 256 * 192 * 1.002 * result["est_bpp"] + 40 * 8
+        result = conftest.compress(script, run, image, tmp_path, *flags, checkpoint_dir=shipped)
+        bits = 163 * 177 * result["actual_bpp"]
+        assert bits <= 163 * 177 * 1.002 * result["est_bpp"] + 40 * 8
 
 
 # --- The reference's format ------------------------------------------------------------------
@@ -164,14 +177,14 @@ def unpacked(path):
 def test_files_of_the_reference_in_both_directions(name, tmp_path):
     theirs = os.path.join(GOLDEN, "tfci", name + ".tfci")
     png = tmp_path / "out.png"
-    top, run = ["--checkpoint_dir", GOLDEN_DIR], GOLDEN_RUNS["mbt2018"]
+    top, run = ["--checkpoint_dir", GOLDEN_DIR], SMALL_RUNS["mbt2018"]
     for script in ("mbt2018", "sga"):
         process = run_script(script, *top, "decompress", run, theirs, png)
         assert process.returncode == 0, process.stderr
         difference = read(png) - read(os.path.join(GOLDEN, "tfci", name + ".decoded.png"))
         assert np.abs(difference).max() <= 1 and np.mean(difference != 0) <= 1e-4
     image = os.path.join(GOLDEN, "images", name + ".png")
-    compress("mbt2018", image, tmp_path, demo=False)
+    compress("mbt2018", image, tmp_path, models=GOLDEN_MODELS)
     assert unpacked(tmp_path / "file.tfci") == unpacked(theirs)
 
 
@@ -252,14 +265,18 @@ def test_the_rate_of_integers_with_the_demo_model(kind, monkeypatch):
             assert bits <= 1.0003 * estimate, name
 
 
-@needs_golden
+SMALL_INPUTS = [os.path.join(oracle.DATA, "odd.png")]
+if os.path.isdir(GOLDEN):
+    SMALL_INPUTS += sorted(glob.glob(os.path.join(GOLDEN, "images", "*.png")))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["parrot_256x192.png", "bikes_243x181.png"])
+@pytest.mark.parametrize("path", SMALL_INPUTS, ids=os.path.basename)
 @pytest.mark.parametrize("sharp", ["", "-sharp"])
-def test_the_rate_of_integers_with_the_models_of_the_reference(kind, name, sharp, monkeypatch):
-    run = checkpoints.find_run(GOLDEN_DIR, GOLDEN_RUNS["sga"] + sharp)
-    pixels = utils.read_image(os.path.join(GOLDEN, "images", name))
-    bits, estimate = rates_of_integers(run, pixels, kind, monkeypatch)
+def test_the_rate_of_integers_with_small_models(kind, path, sharp, shipped, monkeypatch):
+    folder = GOLDEN_DIR if path.startswith(GOLDEN) else str(shipped)
+    run = checkpoints.find_run(folder, SMALL_RUNS["sga"] + sharp)
+    bits, estimate = rates_of_integers(run, utils.read_image(path), kind, monkeypatch)
     assert bits <= 1.0003 * estimate
 
 

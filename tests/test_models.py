@@ -1,6 +1,5 @@
 """The graph, compared with TFC's layers, SciPy, finite differences and direct formulas."""
 
-import os
 import types
 
 import numpy as np
@@ -11,7 +10,6 @@ import scipy.ndimage
 import scipy.special
 import scipy.stats
 import tensorflow_probability as tfp
-from conftest import GOLDEN, needs_golden
 
 import utils
 from inference import rounding, sga_plus
@@ -44,13 +42,12 @@ def random_density(channels=2):
     return entropy_models.density(channels, getter)
 
 
-@needs_golden
 @pytest.mark.parametrize("model_class", [hyperprior.Mbt2018, hyperprior.Mbt2018BB])
-def test_parts_equal_the_layers_of_tfc(model_class):
-    """On an image with odd sides, with the weights of a trained model."""
+def test_parts_equal_the_layers_of_tfc(model_class, shipped):
+    """On an odd-sided image, with the weights of a trained model."""
     bits_back = model_class is hyperprior.Mbt2018BB
     name = "{}-num_filters=8-lmbda=0.02".format(model_class.name)
-    run = checkpoints.find_run(os.path.join(GOLDEN, "checkpoints"), name)
+    run = checkpoints.find_run(str(shipped), name)
     rng = np.random.RandomState(0)
     x = tf.constant(rng.uniform(0, 1, (2, 75, 53, 3)), tf.float32)
     y = tf.constant(rng.normal(0, 2, (2, 5, 4, 8)), tf.float32)
