@@ -50,12 +50,13 @@ def read(path):
 def check_imports(path):
     """Yields a message for each import that violates the order of `FLOORS`."""
     own = path.replace(".py", "").split("/")[0]
+    floor = FLOOR.get(own, FLOOR[SCRIPTS[0]])  # a method of your own stands with the scripts
     for name, line in imports(path):
         other = name.split(".")[0]
         if other == own or other not in FLOOR:
             continue
-        among_scripts = own in SCRIPTS and other in SCRIPTS
-        if FLOOR[other] <= FLOOR[own] and not among_scripts:
+        among_scripts = floor == FLOOR[SCRIPTS[0]] and other in SCRIPTS
+        if FLOOR[other] <= floor and not among_scripts:
             yield "{}:{}: {} may not import {}".format(path, line, own, other)
         if path in WITHOUT_TENSORFLOW and name.startswith(("runtime.quiet_tf", "utils", "model")):
             yield "{}:{}: imports TensorFlow, by {}".format(path, line, name)
