@@ -598,7 +598,7 @@ def test_brackets_in_a_pattern_get_a_hint(flag, tmp_path):
     save(folder, Image.fromarray(random_pixels(64, 64)), "png")
     find = {
         "--train_glob": lambda pattern: data.find_images(pattern, 64),
-        "--val_glob": lambda pattern: validation.Validation(None, pattern, 0, "", [], 0, ""),
+        "--val_glob": lambda pattern: validation.Validation(None, pattern, 0, "", [], 0, "", None),
         "study": lambda pattern: tasks.find_images([pattern]),
     }[flag]
     with pytest.raises(InputError) as error:
