@@ -28,7 +28,7 @@ MAGIC = b"\xc9IIC"
 VERSION = 1
 DIGEST_BYTES = 4
 MAX_SIDE = 1 << 16  # pixels
-MAX_PIXELS = 1 << 27  # of one image
+MAX_PIXELS = 1 << 27  # per image
 MAX_IMAGES = 1 << 20
 
 INTEGERS, CENTRED, CENTRED_BOUNDED, BITS_BACK = KINDS = (
@@ -158,10 +158,10 @@ def _parse(reader):
         seed, side_info = reader.number(), reader.number()
         bits_back = BitsBack(z_bits, settings, seed, side_info - 1 if side_info else None)
     number = images if bits_back is None else 1
-    reader.check(number - 1 <= reader.left(), "of fewer payloads than images")
+    reader.check(number - 1 <= reader.left(), "with fewer payloads than images")
     lengths = [reader.number() for _ in range(number - 1)]
     lengths.append(reader.left() - sum(lengths))
-    reader.check(lengths[-1] >= 0, "whose payloads are shorter than it says")
+    reader.check(lengths[-1] >= 0, "whose payloads are shorter than it states")
     reader.check(not any(length % 4 for length in lengths), "whose payloads are not whole words")
     payloads = [reader.take(length) for length in lengths]
     return Header(kind, digest, images, height, width, bits_back), payloads
@@ -213,7 +213,7 @@ class _Reader:
             byte = self.take(1)[0]
             value += (byte % 128) << (7 * place)
             if byte < 128:
-                self.check(byte or not place, "with a number that is not of the shortest form")
+                self.check(byte or not place, "with a number that is not in its shortest form")
                 return value
         raise InputError("not written by this program: a file with a number that is too large")
 

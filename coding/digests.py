@@ -60,7 +60,7 @@ def digests_elsewhere(run, path):
     process = subprocess.run(
         [sys.executable, "-m", "coding.digests", *os.path.split(folder), os.path.abspath(path)],
         cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        env=device.without_gpus(),  # the present process may hold all of a GPU's memory
+        env=device.without_gpus(),  # this process may hold all memory of the GPU
         check=True,
         stdout=subprocess.PIPE,
         text=True,

@@ -131,7 +131,7 @@ def _prior_nats(prior, z, with_value):
 
 
 class _Noise:
-    """Standard normal numbers that depend on the seed, y and the step alone."""
+    """Standard normal numbers that depend only on the seed, y and the step."""
 
     def __init__(self, seed, y):
         content = "{} {} ".format(seed, y.shape).encode() + y.astype("<i8").tobytes()

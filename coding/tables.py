@@ -20,7 +20,7 @@ TOTAL = 2**24
 
 SIGMA_STEPS = 32  # per octave
 SIGMA_LEVELS = 16 * SIGMA_STEPS + 1
-MEAN_STEPS = 128  # per unit, where sigma is small
+MEAN_STEPS = 128  # per unit, for small sigma
 # Minimum probability of an escape. With the 10 bits or more that follow, an escaped symbol costs at
 # least 27 bits at this probability, less than the 29.9 bits of the bound on likelihoods, 1e-9.
 ESCAPE = 2.0**-17
@@ -101,7 +101,7 @@ class Gaussians:
         mean = (place - MEAN_STEPS // 2) / _mean_steps(level)
         sigma = self._sigma[level]
         reach = np.ceil(REACH * sigma + 0.5).astype(np.int64)
-        numbers = 2 * reach + 2  # of edges
+        numbers = 2 * reach + 2  # edges per table
         ends = np.cumsum(numbers)
         which = np.repeat(np.arange(len(codes)), numbers)
         edges = np.arange(len(which)) - (ends - numbers + reach)[which] - 0.5

@@ -55,7 +55,7 @@ def read_range_coder_tables(run):
 
 def _tables(reader):
     lower, median, _ = reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, :].T
-    tail = -scipy.stats.norm.ppf(2.0**-9)  # TFC's default tail_mass, 2**-8, has two sides
+    tail = -scipy.stats.norm.ppf(2.0**-9)  # TFC's default tail_mass, 2**-8, covers both tails
 
     def tables(scope, first_symbol):
         cdf = reader.get_tensor(scope + "/quantized_cdf")

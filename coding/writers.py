@@ -121,8 +121,8 @@ class BitsBackWriter(Writer):
             raise InputError("--seed: {} does not fit 64 bits".format(seed))
         if settings.its and not container.are_settings(settings):
             raise InputError(
-                "q(z|y) cannot be fitted with these flags: iterations are at most {}, and Adam's "
-                "decays below 1".format(container.MAX_ITS)
+                "q(z|y) cannot be fitted with these flags: at most {} iterations and decay rates "
+                "of Adam below 1 are allowed".format(container.MAX_ITS)
             )
         content = files.read_bytes(side_info) if side_info else None
         self.its = settings.its

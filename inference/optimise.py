@@ -7,7 +7,7 @@ import numpy as np
 from model import device
 from runtime.quiet_tf import tf
 
-RECORD_EVERY = 100  # iterations between lines of progress, which are saved with the result
+RECORD_EVERY = 100  # iterations between lines of progress, whose figures are saved with the result
 
 
 class EarlyStop(collections.namedtuple("EarlyStop", "every rounded tie_is_worse")):

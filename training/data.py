@@ -1,4 +1,4 @@
-"""Random patches of the training images, by tf.data."""
+"""Random patches of the training images, with tf.data."""
 
 import glob
 import sys
@@ -45,10 +45,10 @@ def find_images(pattern, patchsize):
 def batches(paths, batchsize, patchsize, threads, seed, flip=False):
     """Endless batches of patches, float32 (batchsize, patchsize, patchsize, 3) in [0, 1].
 
-    Each pass visits every image in a new order and takes patches at random positions: one from an
-    `.npy`, of which only the patch is read, and from an image, which is decoded whole, as many as
-    cover a quarter of its area, up to `MOST_PATCHES`; these are shuffled with patches of other
-    images. An unreadable image is named on stderr and skipped; if all images are unreadable,
+    Each pass visits all images in a new order and takes patches at random positions. From an `.npy`
+    it reads a single patch. Other images are decoded whole, so that it takes as many patches as
+    cover a quarter of the image, up to `MOST_PATCHES`, and mixes them with those of other images.
+    An unreadable image is named on stderr and skipped; if all images are unreadable,
     `tf.errors.InvalidArgumentError` is raised.
 
     With several workers, each takes different images of that order, and its own positions. With

@@ -71,7 +71,7 @@ def warm_start(source, variables):
     wanted = [v for v in variables if v.trainable]
     shared = [v for v in wanted if shapes.get(v.op.name) == v.shape.as_list()]
     if not shared:
-        raise InputError("--init_from: {}: nothing there fits this model".format(checkpoint))
+        raise InputError("--init_from: {}: none of its weights fit this model".format(checkpoint))
     saver = tf.train.Saver(shared)
 
     def initialise(scaffold, session):
