@@ -1,8 +1,8 @@
-"""Elementary functions that round the same on every machine.
+"""Elementary functions with bit-identical results on every machine.
 
-Everything here is made of +, -, ×, ÷ and square roots of float64 in a fixed order, which IEEE 754
-rounds in one way, and of exact operations (powers of two, floor, comparisons). A C library's `exp`
-or `erf` may differ in the last bit between machines; then encoder and decoder part ways.
+They are built from float64 +, -, ×, ÷ and square roots in a fixed order, whose rounding IEEE 754
+specifies, and from exact operations (powers of two, floor, comparisons). A C library's `exp` or
+`erf` may differ in the last bit between machines, and then the decoder loses track of the encoder.
 """
 
 import functools
@@ -12,10 +12,10 @@ import numpy as np
 
 LN2 = 0.6931471805599453
 LOG2_E = 1.4426950408889634
-_LN2_HIGH = 0.693147180369123816490  # its first 33 bits, so that small multiples are exact
+_LN2_HIGH = 0.693147180369123816490  # the first 33 bits of LN2, so that small multiples are exact
 _LN2_LOW = 1.90821492927058770002e-10
 _EXP = [1 / math.factorial(k) for k in range(13)]  # Taylor's series
-_LOG = [1 / (2 * k + 1) for k in range(12)]  # of artanh(s) / s, in s²
+_LOG = [1 / (2 * k + 1) for k in range(12)]  # Taylor's series of artanh(s) / s, in s²
 
 
 def exp(x):
@@ -53,7 +53,7 @@ def softplus(x):
     return np.maximum(x, 0) + log(1 + exp(-np.abs(x)))
 
 
-# Q(u) exp(u²/2) = t P(t), t = 1 / (1 + 0.3 u), least squares on Chebyshev nodes for u ≤ 40.
+# P in Q(u) exp(u²/2) ≈ t P(t), t = 1 / (1 + 0.3 u): least squares on Chebyshev nodes for u ≤ 40.
 _TAIL = (
     *(0.119682617482, 0.119685842802, 0.108847701616, 0.0880866358139),
     *(0.0528678178503, 0.0504476874064, -0.0759753461277, 0.152043654474),
@@ -62,9 +62,9 @@ _TAIL = (
 
 
 def normal_tail(u):
-    """Upper tail Q(u) of the standard normal law, and exp(-u²/2), for u ≥ 0.
+    """Upper tail Q(u) of the standard normal distribution, and exp(-u²/2), for u ≥ 0.
 
-    The relative error of Q is below 1e-9 up to u = 37, beyond which both are taken there.
+    The relative error of Q is below 1e-9 up to u = 37; u is clipped to 37.
     """
     u = np.minimum(u, 37)
     bell = exp(-0.5 * (u * u))
@@ -73,14 +73,14 @@ def normal_tail(u):
 
 
 def normal_cdf(u):
-    """Distribution function of the standard normal law; absolute error below 1e-9."""
+    """Distribution function of the standard normal distribution; absolute error below 1e-9."""
     tail, _ = normal_tail(np.abs(u))
     return np.where(u < 0, tail, 1 - tail)
 
 
 @functools.lru_cache()
 def normal_quantiles(bits):
-    """The 2^bits values of equal probability that stand for the standard normal law."""
+    """The 2^bits equally probable values that approximate a standard normal variable."""
     p = (np.arange(2 ** (bits - 1)) + 0.5) / 2**bits
     u = np.zeros_like(p)
     for _ in range(60):  # Newton's method on log Q, which is concave, from below
@@ -90,7 +90,7 @@ def normal_quantiles(bits):
 
 
 def _polynomial(x, coefficients):
-    """Horner's scheme; the coefficient of the lowest power comes first."""
+    """Evaluates a polynomial by Horner's scheme; `coefficients` start with the lowest power."""
     value = np.full_like(x, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
         value *= x

@@ -1,14 +1,15 @@
-"""Bits-back coding of the bits-back model's latents, images chained on one stack.
+"""Bits-back coding of the bits-back model's latents, with images chained on one stack.
 
     push an image                             pop an image
     z ← pop with q(z|y)                       z ← pop with p(z)
     push y with p(y|z)                        y ← pop with p(y|z)
     push z with p(z)                          push z with q(z|y)
 
-The bits that z is popped from are those of the images before, and for the first one the side
-information (any file, which the decoder gets back) or random padding. z lies on a grid of spacing
-2^-z_bits; there q(z|y) and p(z) are masses, whose ratio hardly depends on the spacing. Townsend,
-Bird and Barber 2019 (arXiv 1901.04866); lossy, with q optimised: Yang et al. 2020, section 3.3.
+The first image's z is popped from the initial bits: side information (any file, which the decoder
+recovers) or random padding. The z of every other image is popped from the bits of the images before
+it. z lies on a grid of spacing 2^-z_bits, on which q(z|y) and p(z) are masses; their ratio hardly
+depends on the spacing. Townsend, Bird and Barber 2019 (arXiv 1901.04866); lossy, with q optimised:
+Yang et al. 2020, section 3.3.
 """
 
 import collections
@@ -23,29 +24,29 @@ from coding.stack import WORD_BYTES, Stack, bytes_of
 from coding.tables import Gaussians, PriorTables
 from runtime.errors import InputError
 
-MAX_SYMBOL_BITS = 24  # what the least probable z takes
-_END = b"\x01"  # after the side information: the top word of a stack is not 0
+MAX_SYMBOL_BITS = 24  # bits of the least probable z
+_END = b"\x01"  # ends the side information, because the top word of a stack must not be 0
 
 Posterior = collections.namedtuple("Posterior", "codes shifts z_mean z_logvar record")
-Posterior.__doc__ = """q(z|y) as it is coded with.
+Posterior.__doc__ = """q(z|y) as used for coding.
 
-codes, shifts: of `tables.Gaussians`, for z in units of its grid; z_mean, z_logvar: float64
-(h, w, C), rounded as the tables are; record: of `exact_posterior.fit`.
+codes, shifts: from `tables.Gaussians`, for z in units of its grid; z_mean, z_logvar: float64
+(h, w, C), rounded like the tables; record: from `exact_posterior.fit`.
 """
 
 
 class BitsBackCodec:
-    """Pushes images onto a stack, and pops them, the last one first.
+    """Pushes images onto a stack and pops them, last in first out.
 
     Args:
       decoder: `integer_model.Decoder` of a bits-back model.
       settings: `container.BitsBack`.
-      stack: `Stack` to begin with; None: of random padding, as much as is needed.
+      stack: the initial `Stack`; None: random padding, as much as is needed.
     """
 
     def __init__(self, decoder, settings, stack=None):
         self._decoder, self._settings = decoder, settings
-        self._q_tables = Gaussians(escape=False)  # what is popped is never far out
+        self._q_tables = Gaussians(escape=False)  # popped symbols always lie in a table
         self._y_tables = Gaussians()
         self._z_tables = PriorTables(decoder.prior, decoder.medians, 2.0**-settings.z_bits)
         self._padding = None
@@ -56,13 +57,13 @@ class BitsBackCodec:
         self.initial_words = len(stack)
 
     def on(self, stack):
-        """The same codec with another stack."""
+        """A copy of this codec that uses another stack."""
         codec = copy.copy(self)
         codec.stack, codec.initial_words, codec._padding = stack, len(stack), None
         return codec
 
     def posterior(self, y, num_pixels, step):
-        """The `Posterior` of y, integers as float64 (h, w, C); see `exact_posterior.fit`."""
+        """The `Posterior` given y, integers as float64 (h, w, C); see `exact_posterior.fit`."""
         z_mean, z_logvar, record = exact_posterior.fit(
             self._decoder, y, num_pixels, self._settings.posterior, self._settings.seed, step
         )
@@ -74,7 +75,7 @@ class BitsBackCodec:
         return Posterior(codes, shifts, mean * 2.0**-bits, z_logvar, record)
 
     def push(self, y, q):
-        """Pushes an image's y, of which `q` is the `posterior`; returns its z, float64.
+        """Pushes an image with latents y and posterior `q` (`posterior`); returns its z, float64.
 
         Raises:
           Exhausted: there are too few bits to pop z from.
@@ -88,10 +89,10 @@ class BitsBackCodec:
     def pop(self, height, width, posterior):
         """Pops an image of height × width pixels; returns its y and z, float64.
 
-        `posterior(y)` returns what the argument `q` of `push` was.
+        `posterior(y)` must return the `q` that was passed to `push`.
 
         Raises:
-          Exhausted: there are too few bits.
+          Exhausted: the stack has too few bits.
         """
         y_size, z_size = container.latent_sizes(height, width)
         z = self.stack.pop(channels((*z_size, len(self._decoder.medians))), self._z_tables)
@@ -103,17 +104,17 @@ class BitsBackCodec:
         return y, z * 2.0**-self._settings.z_bits
 
     def net_words(self):
-        """Words beyond those that the stack began with."""
+        """Number of words on the stack in addition to the initial ones."""
         return len(self.stack) - self.initial_words
 
     def bytes_needed(self, q):
-        """About how many bytes z is popped from."""
+        """The approximate number of bytes that popping z takes."""
         codec = BitsBackCodec(self._decoder, self._settings)
         codec._pop_z(q)
         return WORD_BYTES * -codec.net_words()
 
     def finish(self):
-        """The words of the payload, less padding that was not needed; nothing can follow."""
+        """The words of the payload, without unneeded padding. Nothing can be pushed after this."""
         unused = self.stack.lowest if self._padding is not None else 0
         self.initial_words -= unused
         return self.stack.words()[unused:]
@@ -134,7 +135,7 @@ class BitsBackCodec:
         return codes, shifts
 
     def _pad(self, words):
-        """Puts padding below all else where the stack has fewer words."""
+        """Adds padding at the bottom if the stack has fewer than this number of words."""
         missing = words - len(self.stack)
         if missing > 0:
             self.initial_words += missing
@@ -146,26 +147,26 @@ class BitsBackCodec:
 
 
 def side_information(content, seed):
-    """The stack to begin with that holds a file's bytes.
+    """The initial stack that holds a file's bytes.
 
-    They are scrambled: z is popped from them as if they were random, which a file's seldom are.
+    The bytes are scrambled, because popping z assumes random bits and files are seldom random.
     """
     filling = b"\0" * (-(len(content) + 1) % WORD_BYTES)
     return Stack(np.frombuffer(filling + _scrambled(content, seed) + _END, "<u4"))
 
 
 def _scrambled(content, seed):
-    """Bytes, exclusive-or random ones; its own inverse."""
+    """The bytes XOR pseudo-random ones; this function is its own inverse."""
     generator = np.random.Philox(key=seed, counter=1 << 128)
     random = generator.random_raw(-(-len(content) // 8)).astype("<u8").view(np.uint8)
     return (np.frombuffer(content, np.uint8) ^ random[: len(content)]).tobytes()
 
 
 def read_side_information(stack, size, seed):
-    """The bytes of the side information that a popped stack ends with.
+    """The bytes of the side information, which remain on the stack after all images are popped.
 
     Raises:
-      InputError: there is something else.
+      InputError: the stack holds something else.
     """
     content = bytes_of(stack.words())
     filling = len(content) - size - 1

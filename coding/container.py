@@ -1,20 +1,21 @@
-"""The file: a header, the payloads and a checksum.
+"""The file format: a header, the payloads and a checksum.
 
     magic           4 bytes, `MAGIC`
-    version, kind   1 byte: version · 16 + place in `KINDS`
+    version, kind   1 byte: version · 16 + index in `KINDS`
     digest          4 bytes, of the model and the tables (`integer_model.Decoder`)
     n, H, W         number of images; their height and width in pixels
-    bits-back only  1 byte: bits of z's grid · 16 + place in `PRESETS` or 15; with any but the first
-                    the iterations, with 15 their 4 settings, float64; the seed; 0, or 1 + length
-                    of the side information
-    lengths         of all payloads but the last, in bytes
-    payloads        one for each image, for bits-back one for all
-    CRC-32          4 bytes, of all before
+    bits-back only  1 byte: bits of z's grid · 16 + index in `PRESETS`, or 15 for other settings;
+                    unless the index is 0, the iterations; if it is 15, the 4 settings in float64;
+                    the seed; 0, or 1 + length of the side information
+    lengths         of all payloads except the last, in bytes
+    payloads        one per image; for bits-back, one for all images
+    CRC-32          4 bytes, of everything before it
 
-Numbers are unsigned LEB128 (7 bits in a byte, the lowest first, the highest bit says that more
-follow), of the shortest form. Those of several bytes elsewhere are little-endian. The shapes of the
-latents follow from H and W: y has ⌈H/16⌉ × ⌈W/16⌉ places, z a quarter of those on either side.
-One image takes 16 to 24 bytes beyond its payload with the methods' own settings.
+Numbers without a given size are unsigned LEB128 (7 bits per byte, lowest first; the highest bit is
+set if more bytes follow), in their shortest form. Multi-byte values elsewhere are little-endian.
+The shapes of the latents follow from H and W: y is ⌈H/16⌉ × ⌈W/16⌉, z a quarter of that along each
+side, rounded up. With the methods' own settings, a file of one image has 16 to 24 bytes in addition
+to its payload.
 """
 
 import collections
@@ -27,50 +28,50 @@ MAGIC = b"\xc9IIC"
 VERSION = 1
 DIGEST_BYTES = 4
 MAX_SIDE = 1 << 16  # pixels
-MAX_PIXELS = 1 << 27  # of one image
+MAX_PIXELS = 1 << 27  # per image
 MAX_IMAGES = 1 << 20
 
 INTEGERS, CENTRED, CENTRED_BOUNDED, BITS_BACK = KINDS = (
     "integers",  # y and z are integers
-    "centred",  # z lies on the grid through the medians, y on the one through mu
-    "centred, sigma bounded",  # the same, and sigma is at least 0.11, as in training
+    "centred",  # z lies on the grid through the medians, y on the grid through mu
+    "centred, sigma bounded",  # like "centred", with sigma at least 0.11, as in training
     "bits-back",  # y are integers, z lies on a grid of its own
 )
 
 Header = collections.namedtuple("Header", "kind digest images height width bits_back")
-Header.__doc__ = """What a file says before its payloads.
+Header.__doc__ = """The fields of a file before its payloads.
 
 kind: one of `KINDS`; digest: bytes; images, height, width: numbers; bits_back: a `BitsBack` or
 None.
 """
 
 BitsBack = collections.namedtuple("BitsBack", "z_bits posterior seed side_info")
-BitsBack.__doc__ = """What a bits-back archive adds.
+BitsBack.__doc__ = """The additional fields of a bits-back archive.
 
-z_bits: the spacing of z's grid is 2^-z_bits; posterior: `Settings`; seed: of the random
-numbers; side_info: bytes of the side information, or None.
+z_bits: the spacing of z's grid is 2^-z_bits; posterior: `Settings`; seed: seed of the random
+numbers; side_info: length of the side information in bytes, or None.
 """
 
 Settings = collections.namedtuple(
     "Settings", "its lr adam_beta1 adam_beta2 adam_epsilon", defaults=(0, 0.0, 0.0, 0.0, 0.0)
 )
-Settings.__doc__ = "The optimisation of q(z|y); `its` is 0 where there is none."
+Settings.__doc__ = "Settings of Adam for fitting q(z|y); `its` is 0 if it is not optimised."
 
-# What follows `its` in common `Settings`; others take four float64s in a file.
+# Common values of the fields after `its`; other values take four float64s in a file.
 PRESETS = (Settings()[1:], (5e-3, 0.9, 0.999, 1e-8), (3e-3, 0.9, 0.999, 1e-8))
 _NO_PRESET = 15
 MAX_ITS = 10**6
-MAX_Z_BITS = 6  # the tables of `tables.py` cover finer grids badly
+MAX_Z_BITS = 6  # `tables.py` covers finer grids poorly
 
 
 def latent_sizes(height, width):
-    """(height, width) of y and of z."""
+    """The (height, width) of y and of z, for an image's height and width in pixels."""
     y = (-(-height // 16), -(-width // 16))
     return y, tuple(-(-side // 4) for side in y)
 
 
 def write(header, payloads):
-    """The bytes of a file; `payloads` is a list of bytes."""
+    """The bytes of a file with a `Header` and a list of payloads, bytes."""
     parts = [
         MAGIC,
         bytes([VERSION * 16 + KINDS.index(header.kind)]),
@@ -95,7 +96,7 @@ def write(header, payloads):
 
 
 def _number(value):
-    """Unsigned LEB128."""
+    """Encodes a number as unsigned LEB128."""
     groups = []
     while value >= 128:
         groups.append(value % 128 + 128)
@@ -104,10 +105,10 @@ def _number(value):
 
 
 def read(content):
-    """`Header` and payloads of a file's bytes.
+    """Parses the bytes of a file into its `Header` and payloads.
 
     Raises:
-      InputError: they are not such a file, are damaged, or of another version.
+      InputError: the file has another format or version, or is damaged.
     """
     if not content:
         raise InputError("the file is empty")
@@ -115,7 +116,7 @@ def read(content):
         raise InputError("not a compressed file" + what_it_is(content))
     if len(content) < len(MAGIC) + 1 or content[len(MAGIC)] // 16 != VERSION:
         found = " {}".format(content[len(MAGIC)] // 16) if len(content) > len(MAGIC) else ""
-        raise InputError("format version{}, where this program has {}".format(found, VERSION))
+        raise InputError("format version{}, but this program reads {}".format(found, VERSION))
     body, checksum = content[:-4], content[-4:]
     if len(content) < 16 or struct.pack("<I", zlib.crc32(body)) != checksum:
         raise InputError("the file is damaged or cut short: its checksum is wrong")
@@ -123,12 +124,12 @@ def read(content):
 
 
 def is_container(content):
-    """Whether bytes begin as a file of this format does."""
+    """Whether bytes start like a file of this format."""
     return content[: len(MAGIC)] == MAGIC
 
 
 def what_it_is(content):
-    """Words for the format of a file that is none of ours; '' where it is not known."""
+    """Words that name the format of a file that is not ours; '' if it is unknown."""
     for magic, name in ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"\x93NUMPY", ".npy")):
         if content.startswith(magic):
             return " but a {} file".format(name)
@@ -136,7 +137,7 @@ def what_it_is(content):
 
 
 def _parse(reader):
-    """The fields of a file whose checksum is right; they may be anything nevertheless."""
+    """The fields of a file with a correct checksum, which may still have invalid values."""
     reader.take(len(MAGIC))
     kind = reader.take(1)[0] % 16
     reader.check(kind < len(KINDS), "of an unknown kind")
@@ -157,10 +158,10 @@ def _parse(reader):
         seed, side_info = reader.number(), reader.number()
         bits_back = BitsBack(z_bits, settings, seed, side_info - 1 if side_info else None)
     number = images if bits_back is None else 1
-    reader.check(number - 1 <= reader.left(), "of fewer payloads than images")
+    reader.check(number - 1 <= reader.left(), "with fewer payloads than images")
     lengths = [reader.number() for _ in range(number - 1)]
     lengths.append(reader.left() - sum(lengths))
-    reader.check(lengths[-1] >= 0, "whose payloads are shorter than it says")
+    reader.check(lengths[-1] >= 0, "whose payloads are shorter than it states")
     reader.check(not any(length % 4 for length in lengths), "whose payloads are not whole words")
     payloads = [reader.take(length) for length in lengths]
     return Header(kind, digest, images, height, width, bits_back), payloads
@@ -175,13 +176,13 @@ def check_size(images, height, width):
         and height * width <= MAX_PIXELS
     ):
         raise InputError(
-            "{} images of {} x {} pixels, where files hold at most {} of {} pixels, {} to a "
+            "{} images of {} x {} pixels, but files hold at most {} of {} pixels, {} to a "
             "side".format(images, width, height, MAX_IMAGES, MAX_PIXELS, MAX_SIDE)
         )
 
 
 def are_settings(settings):
-    """Whether q(z|y) can be fitted with `Settings`."""
+    """Whether `Settings` are valid for fitting q(z|y)."""
     its, lr, beta1, beta2, epsilon = settings
     return (
         0 < its <= MAX_ITS
@@ -192,13 +193,13 @@ def are_settings(settings):
 
 
 class _Reader:
-    """Takes fields off the front of bytes."""
+    """Reads fields from bytes, from front to back."""
 
     def __init__(self, content):
         self._content, self._place = content, 0
 
     def left(self):
-        """Bytes that have not been taken."""
+        """Number of bytes that have not been read."""
         return len(self._content) - self._place
 
     def take(self, size):
@@ -212,7 +213,7 @@ class _Reader:
             byte = self.take(1)[0]
             value += (byte % 128) << (7 * place)
             if byte < 128:
-                self.check(byte or not place, "with a number that is not of the shortest form")
+                self.check(byte or not place, "with a number that is not in its shortest form")
                 return value
         raise InputError("not written by this program: a file with a number that is too large")
 

@@ -1,9 +1,9 @@
-"""Digests of the latents in a compressed file: the same wherever it is decoded.
+"""Digests of the latents in a compressed file, which are equal wherever it is decoded.
 
     python -m coding.digests <checkpoint_dir> <runname> <file> [<checkpoint>]
 
-prints the SHA-256 of y and z of each image, a line each. Without the name of a checkpoint, such as
-model.ckpt-1000, it takes the run's newest.
+prints a line per image, the SHA-256 of its y and z. The name of a checkpoint, such as
+model.ckpt-1000, selects another than the newest of the run.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from runtime.errors import Unfinished
 
 
 def digest(latents):
-    """SHA-256 of the y and z of an image, dict of arrays, in hexadecimal."""
+    """SHA-256 of an image's y and z, in hexadecimal; `latents` is a dict of arrays."""
     result = hashlib.sha256()
     for name in ("y", "z"):
         result.update(repr(latents[name].shape).encode())
-        result.update((latents[name] + 0.0).astype("<f8").tobytes())  # there is no -0 then
+        result.update((latents[name] + 0.0).astype("<f8").tobytes())  # + 0.0 turns -0 into 0
     return result.hexdigest()
 
 
 def digests(run, path):
-    """The digests of a file's images, decoded with the model of a `checkpoints.Run`, as a list."""
+    """A list of the digests of a file's images, decoded with the model of a `checkpoints.Run`."""
     reader = readers.read(files.read_bytes(path))
     weights = checkpoints.load(reader.model_class, run)
     found = {number: digest(latents) for number, latents in reader.latents(run, weights)}
@@ -35,16 +35,16 @@ def digests(run, path):
 
 
 def check_elsewhere(run, path, expected, verbose=False):
-    """Has a fresh process decode a file.
+    """Checks that a fresh process decodes a file to the expected latents.
 
     Args:
       run: `checkpoints.Run` of its model.
-      path: of the file.
+      path: path of the file.
       expected: digests of its images, in order.
-      verbose: whether to say so.
+      verbose: whether to announce the check.
 
     Raises:
-      Unfinished: that fails, or it decodes other latents.
+      Unfinished: the process fails, or decodes other latents.
     """
     if verbose:
         print("----Decoding in a fresh process----")
@@ -53,17 +53,17 @@ def check_elsewhere(run, path, expected, verbose=False):
 
 
 def digests_elsewhere(run, path):
-    """The digests of a file's images, found by a fresh process with the run's very checkpoint.
+    """Digests of a file's images, a list, computed by a fresh process from the same checkpoint.
 
     Raises:
-      Unfinished: it failed.
+      Unfinished: the process failed.
     """
     folder, checkpoint = os.path.split(os.path.abspath(run.checkpoint))
     arguments = (*os.path.split(folder), os.path.abspath(path), checkpoint)
     process = subprocess.run(
         [sys.executable, "-m", "coding.digests", *arguments],
         cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        env=device.without_gpus(),  # this process may hold all of its memory
+        env=device.without_gpus(),  # this process may hold all memory of the GPU
         capture_output=True,
         text=True,
         errors="replace",
@@ -75,7 +75,7 @@ def digests_elsewhere(run, path):
 
 
 def main():
-    """The command line above."""
+    """Runs the command line described above."""
     if not 4 <= len(sys.argv) <= 5:
         print(__doc__, file=sys.stderr)
         sys.exit(2)

@@ -1,13 +1,13 @@
-"""q(z|y) of bits-back coding, which the decoder has to find as the encoder did, to the last bit.
+"""q(z|y) for bits-back coding, which encoder and decoder have to compute bit for bit alike.
 
-    q(z|y) = N(z_mean, exp(z_logvar)),   z_mean, z_logvar from h_a(y), then, where asked for,
-    Adam on   E_q[ -log2 p(y|z) - log2 p(z) + log2 q(z|y) ]   per pixel, one sample a step
+    q(z|y) = N(z_mean, exp(z_logvar)),   z_mean, z_logvar from h_a(y), then optionally optimised by
+    Adam on   E_q[ -log2 p(y|z) - log2 p(z) + log2 q(z|y) ]   per pixel, one sample per step
 
-(Yang et al. 2020, section 3.3). Both ends run this very loop: convolutions on integers
-(`integer_networks.py`), all else in float64 by the operations of `arithmetic.py`, with gradients
-written out. The noise depends on the seed, y and the step: NumPy's Philox generator draws it in
-integers, which pick one of 2^16 values of equal probability. No sum of floats has more than a few
-terms, in a fixed order, except for the figures that are shown.
+(Yang et al. 2020, section 3.3). Encoder and decoder run this same loop: convolutions on integers
+(`integer_networks.py`), everything else in float64 with the operations of `arithmetic.py` and
+explicit gradients. The noise depends on the seed, y and the step: NumPy's Philox generator draws
+integers, which select one of 2^16 equally probable values. Sums of floats have only a few terms, in
+a fixed order, except in the figures that are only shown.
 """
 
 import collections
@@ -21,33 +21,33 @@ from coding.integer_networks import UNIT
 from runtime.errors import InputError
 
 RECORD_EVERY = 100
-LARGEST = 2.0**16  # of the mean and the log-variance
-_BOUND = 1e-9  # of likelihoods, as in `entropy_models.bound_likelihood`
+LARGEST = 2.0**16  # bound on |mean| + |log-variance|, beyond which the fit has diverged
+_BOUND = 1e-9  # lower bound on likelihoods, as in `entropy_models.bound_likelihood`
 _INVERSE_SQRT_2PI = 0.3989422804014327
-_BLOCK = 1 << 13  # elements that are worked on together, so that they stay in the cache
+_BLOCK = 1 << 13  # elements processed together, so that they stay in the cache
 _NOISE_BITS = 16
 
 
 def fit(decoder, y, num_pixels, settings, seed, step):
-    """Mean and log-variance of q(z|y).
+    """Computes the mean and log-variance of q(z|y).
 
     Args:
       decoder: `integer_model.Decoder` of a bits-back model.
       y: integers as float64, (h, w, C).
-      num_pixels: of the image, which scales the loss.
+      num_pixels: number of pixels of the image, by which the loss is divided.
       settings: `container.Settings`.
-      seed: of the noise.
-      step: `step(n, loss)` is called when n iterations are done; `loss` is that of the last in bits
-        per pixel (one sample), every `RECORD_EVERY` iterations and at the last, else None.
+      seed: seed of the noise.
+      step: `step(n, loss)` is called when n iterations are done; every `RECORD_EVERY` iterations
+        and at the last, `loss` is that iteration's, in bits per pixel (one sample), otherwise None.
 
     Returns:
       z_mean, z_logvar: float64 (h', w', C).
-      record: dict of lists, `its` and `rd_loss`, the iterations and losses that were shown.
+      record: dict of lists, `its` and `rd_loss`, the iterations and losses passed to `step`.
 
     Raises:
       InputError: Adam diverges.
     """
-    with np.errstate(all="ignore"):  # of what is beyond all bounds, in files that are forged
+    with np.errstate(all="ignore"):  # forged files may lead to values out of range
         return _fit(decoder, y, num_pixels, settings, seed, step)
 
 
@@ -72,7 +72,7 @@ def _fit(decoder, y, num_pixels, settings, seed, step):
             loss *= scale
             record["its"].append(t)
             record["rd_loss"].append(loss)
-        # The last ½ is the gradient of the entropy of q.
+        # The final ½ is the gradient of the entropy of q.
         gradients = (gradient, gradient * deviation * 0.5 - 0.5)
         mean, logvar = optimiser.update((mean, logvar), [scale * g for g in gradients])
         if bad is None and not np.all(np.abs(mean) + np.abs(logvar) < LARGEST):
@@ -81,7 +81,7 @@ def _fit(decoder, y, num_pixels, settings, seed, step):
     if not np.all(np.abs(mean) + np.abs(logvar) < LARGEST):  # NaN included
         raise InputError(
             "q(z|y) diverges: its mean or log-variance is NaN or beyond {:g} after the update of "
-            "iteration {}; try a lower --lr, or --r_lr where there is one".format(LARGEST, bad)
+            "iteration {}; try a lower --lr, or --r_lr if the method has it".format(LARGEST, bad)
         )
     return mean, logvar, dict(record)
 
@@ -89,7 +89,7 @@ def _fit(decoder, y, num_pixels, settings, seed, step):
 def _free_energy(decoder, y, z, with_value):
     """-log p(y|z) - log p(z) in nats (None unless `with_value`), and its gradient in z.
 
-    The gradient passes through the rounding of z to the grid of the networks.
+    The gradient ignores the rounding of z to the grid of the networks (straight-through).
     """
     grid = np.floor(z / UNIT + 0.5)
     mu, log_sigma, activations = decoder.hyper_synthesis.forward(grid, y.shape[:2])
@@ -102,7 +102,7 @@ def _free_energy(decoder, y, z, with_value):
 
 
 def _gaussian_nats(y, mu, log_sigma, with_value):
-    """Σ -log p(y|z) and its gradients in mu and log sigma."""
+    """Σ -log p(y|z) (0 unless `with_value`) and its gradients in mu and log sigma."""
     mu_gradient, log_sigma_gradient = np.empty_like(y), np.empty_like(y)
     arrays = [a.reshape(-1) for a in (y, mu, log_sigma, mu_gradient, log_sigma_gradient)]
     nats = 0.0
@@ -114,7 +114,7 @@ def _gaussian_nats(y, mu, log_sigma, with_value):
         near, far = (distance - 0.5) * inverse, (distance + 0.5) * inverse
         near_tail, near_bell = arithmetic.normal_tail(np.abs(near))
         far_tail, far_bell = arithmetic.normal_tail(far)
-        # Both ends in one tail keep their precision.
+        # The difference keeps its precision if both ends are in one tail.
         mass = np.where(near < 0, 1 - near_tail, near_tail) - far_tail
         bounded = np.maximum(mass, _BOUND)
         slope = _INVERSE_SQRT_2PI / bounded
@@ -126,7 +126,7 @@ def _gaussian_nats(y, mu, log_sigma, with_value):
 
 
 def _prior_nats(prior, z, with_value):
-    """Σ -log p(z) and its gradient."""
+    """Σ -log p(z) (0 unless `with_value`) and its gradient in z."""
     logits, slope, bend = prior.logits(z)
     right = arithmetic.sigmoid(logits)
     density = right * (1 - right) * slope
@@ -137,7 +137,7 @@ def _prior_nats(prior, z, with_value):
 
 
 class _Noise:
-    """Standard normal numbers that depend on the seed, y and the step alone."""
+    """Standard normal numbers that depend only on the seed, y and the step."""
 
     def __init__(self, seed, y):
         content = "{} {} ".format(seed, y.shape).encode() + y.astype("<i8").tobytes()

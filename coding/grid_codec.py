@@ -1,7 +1,7 @@
-"""Latents on grids of spacing 1, as all methods for the base model send them.
+"""Coding of latents on grids of spacing 1, used by all methods for the base model.
 
-Each image has a stack of its own. It is popped in the order in which things become known: z with
-p(z), then y with p(y|z), whose mu and sigma follow from z.
+Each image has its own stack. Decoding pops z with p(z) first, and then y with p(y|z), whose mu and
+sigma follow from z.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ from coding.stack import Stack
 from coding.tables import Gaussians, PriorTables
 from runtime.errors import InputError
 
-LOG2_SIGMA_MIN = -3.1844245711374275  # of 0.11
+LOG2_SIGMA_MIN = -3.1844245711374275  # log2 of 0.11
 
 
 class GridCodec:
-    """Coder of single images.
+    """Coder for single images.
 
     Args:
       decoder: `integer_model.Decoder` of a base model.
@@ -35,11 +35,11 @@ class GridCodec:
         """Rounds latents to their grid and codes them.
 
         Args:
-          y, z: float arrays (h, w, C), as they were optimised.
+          y, z: float arrays (h, w, C), the optimised latents.
 
         Returns:
           words: uint32, the payload.
-          latents: dict of the y and z that a decoder gets, float64.
+          latents: dict of y and z as a decoder gets them, float64.
         """
         centres = self._medians * UNIT
         z = nearest(z, centres) if self._centred else np.rint(z)
@@ -51,10 +51,10 @@ class GridCodec:
         return stack.words(), {"y": y, "z": z}
 
     def decode(self, words, height, width):
-        """The latents of an image of height × width pixels, as `encode` returns both.
+        """The dict of latents, as from `encode`, of an image of height × width pixels.
 
         Raises:
-          InputError: the payload does not hold just these.
+          InputError: the payload does not consist of exactly these latents.
         """
         y_size, z_size = container.latent_sizes(height, width)
         stack = Stack(words)
@@ -72,17 +72,17 @@ class GridCodec:
         log2_sigma = log_sigma * (UNIT * arithmetic.LOG2_E)
         if self._bounded:
             log2_sigma = np.maximum(log2_sigma, LOG2_SIGMA_MIN)
-        # On a centred grid the Gaussian's mean is 0.
+        # On a centred grid, the symbols' Gaussian has mean 0.
         mean = np.zeros_like(mu) if self._centred else mu
         codes, shifts, _, _ = self._gaussians.codes(mean, log2_sigma)
         return mu, codes, shifts
 
 
 def nearest(v, centre):
-    """The nearest point to v of the grid of spacing 1 through `centre`."""
+    """The point closest to v on the grid of spacing 1 through `centre`."""
     return np.floor(v - centre + 0.5) + centre
 
 
 def channels(shape):
-    """The channel of each element of a latent."""
+    """The channel index of each element of a latent of `shape` (h, w, C)."""
     return np.broadcast_to(np.arange(shape[2]), shape)

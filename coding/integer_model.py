@@ -1,7 +1,7 @@
-"""What coding needs of a trained model: its networks on integers, its prior, and a digest of both.
+"""The parts of a trained model that coding needs: integer networks, the prior, a digest of both.
 
-The inputs are the float32 values of the checkpoint, rounded to fixed point. Where TFC trains the
-Fourier transform of a kernel, its inverse is computed in float64, in a fixed order.
+They are the float32 values of the checkpoint, rounded to fixed point. If TFC trains the Fourier
+transform of a kernel, the inverse transform is computed in float64, in a fixed order.
 """
 
 import collections
@@ -21,10 +21,10 @@ H_A = "hyper_analysis_transform/layer_"
 class Decoder(
     collections.namedtuple("Decoder", "hyper_synthesis hyper_analysis prior medians digest")
 ):
-    """What the coding of latents needs of a model.
+    """The parts of a model that coding latents needs.
 
     hyper_analysis: None for the base model; medians: (C,) in units of 2^-12, zero for bits-back;
-    digest: bytes that depend on every weight that a decoder uses, and the tables.
+    digest: bytes that depend on every weight that a decoder uses and on the tables.
     """
 
 
@@ -40,7 +40,7 @@ def load(run, bits_back):
     def layer(name, **settings):
         kernel = _kernel(reader, name, run.num_filters)
         if name.startswith(H_S) and not settings["up"]:
-            kernel = kernel[::-1, ::-1]  # a convolution is a correlation with the flipped kernel
+            kernel = kernel[::-1, ::-1]  # convolution is correlation with the flipped kernel
         bias = np.zeros(kernel.shape[3])
         if reader.has_tensor(name + "/bias"):
             bias = reader.get_tensor(name + "/bias").astype(np.float64)
@@ -71,22 +71,23 @@ def load(run, bits_back):
 
 
 def _kernel(reader, name, channels_in):
-    """Kernel of a layer, float64 (height, width, channels in, channels out)."""
+    """The kernel of a layer, float64 (height, width, channels in, channels out)."""
     if not reader.has_tensor(name + "/kernel_rdft"):
         return reader.get_tensor(name + "/kernel").astype(np.float64)
     parameters = reader.get_tensor(name + "/kernel_rdft").astype(np.float64)
     side = int(round(len(parameters) ** 0.5))
     basis = _fourier_basis(side)[:, :, None, None]
     parameters = parameters.reshape(side, side, channels_in, -1)
-    # One axis after the other, term by term, in this order.
+    # One axis after the other, adding terms in this order.
     rows = sum(basis[:, k, None] * parameters[k] for k in range(side))
     return sum(basis[:, k] * rows[:, None, k] for k in range(side))
 
 
 def _fourier_basis(side):
-    """TFC's real Fourier basis of a kernel's side, (sample, frequency), on a grid of 2^-30.
+    """TFC's real Fourier basis for one side of a kernel, (sample, frequency).
 
-    So the last bits of the C library's cosine do not matter.
+    It is rounded to multiples of 2^-30, so that the last bits of the C library's cosine do not
+    matter.
     """
     angle = 2 * np.pi * np.arange(side) / side
     columns = [np.ones(side)]

@@ -1,20 +1,20 @@
 """The hyperprior's networks on integers, so that encoder and decoder agree to the last bit.
 
-p(y|z) has to be the same in encoder and decoder. A float network is not: its sums depend on the
-order of their terms, which changes with the machine, the number of threads and the batch. Here
+p(y|z) has to be identical in encoder and decoder. With a float network it is not: sums depend on
+the order of their terms, which changes with the machine, the number of threads and the batch. Here
 weights and activations are integers in fixed point, so that each sum is an integer below 2^53,
-which float64 holds exactly whatever the order:
+which float64 represents exactly in any order of summation:
 
     activations  a = â / 2^12,  |â| ≤ 2^26 (clamped after each layer; |a| ≤ 16384)
     weights      w = ŵ / 2^16,  2^26 Σ|ŵ| + |bias| < 2^53 for each output: checked on loading
                  (fewer bits than 16 in layers where Σ|w| reaches 1024)
     a layer      â' = clamp(relu(⌊(Σ ŵ â + bias) / 2^16 + ½⌋))
 
-Latents enter on the grid of 2^-12 (integers, medians and the grid of a bits-back z all lie on it).
+The input latents are multiples of 2^-12 (as integers, medians and the grid of a bits-back z are).
 The weights are the float32 values of the checkpoint, rounded (`integer_model.py`).
 
-Against the float model mu and log sigma change by about 1e-3 in the demo models. With the grids of
-`tables.py`, this changes the rate of Kodak images by -0.05% to +0.003%.
+In the demo models, mu and log sigma differ from the float model's by about 1e-3. Together with the
+grids of `tables.py`, this changes the rate of Kodak images by -0.05% to +0.003%.
 """
 
 import collections
@@ -45,18 +45,18 @@ class Layer(
     """A convolution on integers.
 
     kernel: (height, width, channels in, channels out), in units of 2^-bits; bias: (channels out,),
-    in units of 2^-(bits + 12); up: whether `stride` is that of a transposed convolution;
+    in units of 2^-(bits + 12); up: whether the layer is a transposed convolution of that `stride`;
     gradient_largest: largest magnitude of the integers that `backward` quantises gradients to.
     """
 
     def forward(self, a):
-        """Activations of the next layer, (h', w', C'), from those of this one, (h, w, C)."""
+        """Maps input activations (h, w, C) to output activations (h', w', C')."""
         convolve = spread if self.up else correlate
         a = shift(convolve(a, self.kernel, self.stride) + self.bias, self.bits)
         return np.clip(a, 0 if self.relu else -CLAMP, CLAMP)
 
     def backward(self, gradient, output):
-        """Gradients of the input, float values, from those of the `output` of `forward`."""
+        """The gradient in the input from the `gradient` in `forward`'s `output`, float values."""
         if self.relu:
             gradient = gradient * (output > 0)
         _, exponent = np.frexp(np.max(np.abs(gradient)))
@@ -68,7 +68,7 @@ class Layer(
 
 
 def correlate(a, kernel, stride):
-    """`a` (h, w, C) with zeros around, correlated with a kernel, every `stride`-th sample."""
+    """Cross-correlates zero-padded `a` (h, w, C) with a kernel at every `stride`-th sample."""
     height, width = (-(-side // stride) for side in a.shape[:2])
     rows, columns, _, channels = kernel.shape
     padded = np.pad(a, ((rows // 2,) * 2, (columns // 2,) * 2, (0, 0)), "constant")
@@ -87,7 +87,7 @@ def correlate(a, kernel, stride):
 
 
 def spread(a, kernel, stride):
-    """The transpose of `correlate`: (h, w, C) to (stride · h, stride · w, C')."""
+    """The transpose of `correlate`: maps (h, w, C) to (stride · h, stride · w, C')."""
     if stride == 1:
         return correlate(a, kernel[::-1, ::-1], 1)
     height, width, channels_in = a.shape
@@ -105,18 +105,18 @@ def spread(a, kernel, stride):
 
 
 def _blocks(rows, elements):
-    """Slices of rows, each short enough for a product of it to take little memory."""
+    """Slices of rows, short enough that the products take little memory."""
     step = max(2**22 // elements, 1)
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def shift(integers, bits):
-    """Division by 2^bits, to the nearest integer; exact below 2^53."""
+    """Divides by 2^bits and rounds to the nearest integer; exact below 2^53."""
     return np.floor(integers * 2.0**-bits + 0.5)
 
 
 class HyperSynthesis:
-    """h_s on integers. Layers: two up, one plain."""
+    """h_s on integers, with two upsampling layers and one of stride 1."""
 
     def __init__(self, layers):
         self.layers = layers
@@ -140,7 +140,7 @@ class HyperSynthesis:
         return mu, log_sigma, activations
 
     def backward(self, mu_gradient, log_sigma_gradient, activations):
-        """Gradient with respect to z, from those of mu and log sigma, all float values."""
+        """The gradient in z from the gradients in mu and log sigma, all float values."""
         gradient = np.concatenate([mu_gradient, log_sigma_gradient], axis=-1)
         full = np.zeros_like(activations[-1])
         full[: gradient.shape[0], : gradient.shape[1]] = gradient
@@ -156,7 +156,7 @@ class HyperAnalysis:
         self.layers = layers
 
     def forward(self, y):
-        """Mean and log-variance of q(z|y), float64 on the grid of 2^-12, from integers y."""
+        """Mean and log-variance of q(z|y), float64 multiples of 2^-12, from integers y."""
         a = np.clip(y / UNIT, -CLAMP, CLAMP)
         for layer in self.layers:
             a = layer.forward(a)
@@ -164,13 +164,13 @@ class HyperAnalysis:
 
 
 class Prior(collections.namedtuple("Prior", "matrices biases factors")):
-    """p(z), the `entropy_models.Density`, as lists of float64 arrays for each layer.
+    """p(z), like `entropy_models.Density`, as lists with an entry of float64 arrays per layer.
 
     matrices: (d_out, d_in, C); biases and factors: (d_out, C).
     """
 
     def logits(self, z):
-        """logit of the cdf at `z` (…, C), and its first and second derivative."""
+        """The logit of the cdf at `z` (…, C), and its first and second derivatives."""
         values, slopes, bends = [z], [np.ones_like(z)], [np.zeros_like(z)]
         for index, (matrix, bias) in enumerate(zip(self.matrices, self.biases)):
             values, slopes, bends = (
@@ -195,12 +195,12 @@ class Prior(collections.namedtuple("Prior", "matrices biases factors")):
 
 
 def integer_layer(kernel, bias, name, **settings):
-    """A `Layer` from float64 weights, with as many bits as its sums leave room for.
+    """Makes a `Layer` from float64 weights, with as many bits as exact sums allow.
 
     Raises:
-      InputError: they leave too little; `name` is that of the layer.
+      InputError: the weights are too large for exact sums; the message starts with `name`.
     """
-    # Of integers, so that the sums are exact here too.
+    # Sums of integers, so that they are exact here too.
     sums = np.abs(np.floor(kernel * 2.0**WEIGHT_BITS + 0.5)).sum(axis=(0, 1, 2))
     bits = WEIGHT_BITS - max(int(np.frexp(sums.max())[1]) - 26, 0)
     kernel = np.floor(kernel * 2.0**bits + 0.5)
@@ -213,9 +213,9 @@ def integer_layer(kernel, bias, name, **settings):
 
 
 def check_exact(layer, name):
-    """Raises `InputError` where a sum of `layer` might reach 2^53."""
+    """Raises `InputError` if a sum of `layer` might reach 2^53 or its weights have too few bits."""
     weights = np.abs(layer.kernel)
     forward = CLAMP * weights.sum(axis=(0, 1, 2)) + np.abs(layer.bias)
     backward = layer.gradient_largest * weights.sum(axis=(0, 1, 3))
     if not (max(forward.max(), backward.max()) < EXACT and layer.bits >= 8):  # NaN is refused too
-        raise InputError("{}: weights too large to code with".format(name))
+        raise InputError("{}: the weights are too large for exact coding".format(name))

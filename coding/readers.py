@@ -1,4 +1,4 @@
-"""Readers of whole files: the latents of each image in them."""
+"""Readers of whole files, which decode the latents and pixels of each image."""
 
 import abc
 import functools
@@ -16,10 +16,10 @@ from runtime.quiet_tf import tf
 
 
 def read(content):
-    """A `Reader` of a file's bytes.
+    """Returns a `Reader` for a file's bytes.
 
     Raises:
-      InputError: they are no file of a known format.
+      InputError: the bytes are not a file of a known format.
     """
     if container.is_container(content) or not content:
         header, payloads = container.read(content)
@@ -33,9 +33,9 @@ class Reader(abc.ABC):
     """Reads one file.
 
     Attributes:
-      model_class: the model that it was made with.
-      images, height, width: numbers.
-      has_side_info: whether there is side information.
+      model_class: class of the model that the file was made with.
+      images, height, width: number of images; their height and width in pixels.
+      has_side_info: whether the file holds side information.
     """
 
     model_class = Mbt2018
@@ -43,13 +43,13 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def latents(self, run, weights):
-        """Yields the number and the latents, as of `writers.Coded`, of each image.
+        """Yields the number and the latents, as in `writers.Coded`, of each image.
 
         Args:
-          run, weights: `checkpoints.Run` of the model and what `checkpoints.load` made of it.
+          run, weights: the model's `checkpoints.Run`, and its weights from `checkpoints.load`.
 
         Raises:
-          InputError: it is damaged, or made with another model.
+          InputError: the file is damaged or was made with another model.
         """
 
     def pictures(self, run, weights):
@@ -64,7 +64,7 @@ class Reader(abc.ABC):
                 try:
                     yield number, session.run(pixels, {y: latents["y"][None]})[0]
                 except tf.errors.ResourceExhaustedError:
-                    line = "images of {} x {} pixels do not fit the memory"
+                    line = "images of {} x {} pixels do not fit in memory"
                     raise InputError(line.format(self.width, self.height))
 
 
@@ -82,7 +82,7 @@ class _ContainerReader(Reader):
 
 
 class GridReader(_ContainerReader):
-    """Of what `GridWriter` writes."""
+    """Reads the files of `GridWriter`."""
 
     def latents(self, run, weights):
         codec = GridCodec(self._decoder(run), self._header.kind)
@@ -91,10 +91,10 @@ class GridReader(_ContainerReader):
 
 
 class BitsBackReader(_ContainerReader):
-    """Of what `BitsBackWriter` writes; gives the last image first.
+    """Reads the files of `BitsBackWriter`, the last image first.
 
     Attributes:
-      side_info: bytes, once all images have been read; None where there is none.
+      side_info: bytes, set once all images have been read; None if there is none.
     """
 
     model_class = Mbt2018BB
@@ -130,7 +130,7 @@ class BitsBackReader(_ContainerReader):
 
 
 class PackedReader(Reader):
-    """Of the reference's `.tfci`."""
+    """Reads the `.tfci` files of the reference implementation and of `PackedWriter`."""
 
     def __init__(self, content):
         self._y_strings, self._z_strings, (self.height, self.width) = tfci.unpack(content)

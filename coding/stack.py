@@ -1,7 +1,7 @@
-"""A stack of bits: symbols are pushed and popped by integer tables.
+"""A stack of bits that symbols are pushed onto and popped from, with integer tables.
 
-The coder is constriction's (asymmetric numeral systems). Its order of symbols is ours to choose:
-those of one table go together, since a table takes longer to set up than a symbol to code.
+The coder is constriction's (asymmetric numeral systems). Symbols are grouped by table, because
+setting up a table takes longer than coding a symbol.
 """
 
 import numpy as np
@@ -14,10 +14,10 @@ _STATE_WORDS = 2
 
 
 def words_of(payload):
-    """The words of a stack from the bytes in a file.
+    """Converts the bytes in a file to the words of a stack.
 
     Raises:
-      InputError: they are no stack.
+      InputError: the bytes are not a stack.
     """
     words = np.frombuffer(payload, "<u4")
     if len(words) and words[-1] == 0:
@@ -26,16 +26,16 @@ def words_of(payload):
 
 
 def bytes_of(words):
-    """The bytes in a file of the words of a stack."""
+    """Converts the words of a stack to the bytes in a file."""
     return words.astype("<u4").tobytes()
 
 
 class Exhausted(Exception):
-    """More bits were popped than there are."""
+    """Raised if more bits were popped than the stack had."""
 
 
 class Stack:
-    """Bits, of which the last pushed come first.
+    """A last-in, first-out stack of bits.
 
     Args:
       words: uint32, bottom first; the last one, the top, is not 0.
@@ -50,11 +50,11 @@ class Stack:
         self.lowest = max(len(words) - _STATE_WORDS, 0)
 
     def copy(self):
-        """Another stack of the same bits."""
+        """A new stack with the same bits."""
         return Stack(self.words())
 
     def raised(self, words):
-        """Another stack, which has these words below."""
+        """A new stack, which has these words below the bits of this one."""
         stack = Stack(np.concatenate([words, self.words()]))
         stack.lowest = self.lowest + len(words)
         return stack
@@ -70,16 +70,16 @@ class Stack:
         return self._coder.is_empty()
 
     def push(self, symbols, codes, family):
-        """Pushes symbols so that `pop` with the same codes and tables gives them back.
+        """Pushes symbols so that `pop` with the same codes and tables returns them.
 
         Args:
           symbols: integers, |symbol| < 2^31.
-          codes: integers of the same shape, the table of each.
-          family: its `tables(codes)` gives the `tables.Table`s of a 1-D array of codes; its
-            `escape` says whether they have one.
+          codes: integers of the same shape, which identify the table of each symbol.
+          family: has `tables(codes)`, which returns the `tables.Table`s for a 1-D array of codes,
+            and `escape`, whether they have an entry for escaped symbols.
 
         Raises:
-          InputError: a symbol is beyond a table that has no escape.
+          InputError: a symbol is outside a table that has no escape.
         """
         symbols = np.asarray(symbols, np.int64).ravel()
         groups = _groups(codes, family)
@@ -96,7 +96,7 @@ class Stack:
             self._coder.encode_reverse(entries[places], _model(table))
 
     def pop(self, codes, family):
-        """Pops one symbol for each of `codes`, an int64 array of their shape.
+        """Pops one symbol for each of `codes`; returns an int64 array of the same shape.
 
         Raises:
           InputError: an escaped symbol that its table contains, which no encoder writes; an
@@ -111,21 +111,21 @@ class Stack:
             low[places], high[places] = table.first, table.first + len(table.probabilities) - 2
         symbols[escaped] = self._pop_escaped(np.count_nonzero(escaped))
         if np.any(escaped & (symbols >= low) & (symbols <= high)):
-            raise InputError("not written by this program: an escape that is none")
+            raise InputError("not written by this program: a needless escape")
         self.lowest = min(self.lowest, max(len(self) - _STATE_WORDS, 0))
         return symbols.reshape(np.shape(codes))
 
     def check(self):
-        """Raises `Exhausted` unless all popped bits were there.
+        """Raises `Exhausted` if more bits were popped than the stack had.
 
-        While words are left, the coder's state has more than 32 bits; once they are not, popping
-        makes it shrink and nothing else makes it grow but pushing.
+        While words are left, the coder's state has more than 32 bits. Once none are left, popping
+        shrinks the state, and only pushing makes it grow.
         """
         if len(self) < _STATE_WORDS:
             raise Exhausted
 
     def _push_escaped(self, symbols):
-        """The symbols outside of their tables: number of bytes less 1, and bytes, of each."""
+        """Pushes symbols outside their tables: for each, its bytes and their number minus 1."""
         folded = np.where(symbols < 0, -2 * symbols - 1, 2 * symbols).astype("<u4")
         content = folded.view(np.uint8).reshape(-1, 4)
         lengths = 1 + np.sum([folded >= 256**k for k in (1, 2, 3)], axis=0)
@@ -152,7 +152,7 @@ class Stack:
 
 
 def _groups(codes, family):
-    """The places of each distinct code, in ascending order of codes, with its table."""
+    """The positions and the table of each distinct code, in ascending order of codes."""
     codes = np.ravel(codes)
     order = np.argsort(codes, kind="stable")
     distinct, starts = np.unique(codes[order], return_index=True)
@@ -160,6 +160,6 @@ def _groups(codes, family):
 
 
 def _model(table):
-    # The coder turns these floats into frequencies of 2^-24, which they are multiples of already:
-    # any other choice would be worse by more than rounding errors (tests/test_coding.py looks).
+    # The coder converts these floats to multiples of 2^-24. They are multiples of it already, and
+    # any other choice would be worse by more than rounding errors (see tests/test_coding.py).
     return stream.model.Categorical(table.probabilities)

@@ -1,13 +1,13 @@
-"""Integer probability tables: what p(y|z), p(z) and q(z|y) become for the coder.
+"""Integer probability tables, by which p(y|z), p(z) and q(z|y) are coded.
 
-A table has frequencies that add up to 2^24, the coder's precision: each at least 1. Its first entry
-is the escape for symbols beyond the others. They come from `arithmetic.py`, so from the same
-operations everywhere.
+The frequencies of a table are at least 1 and add up to 2^24, the coder's precision. Its first entry
+is the escape for symbols outside the table. Frequencies are computed with `arithmetic.py`, and so
+by the same operations everywhere.
 
-Gaussians have their mean on a grid within the unit interval around 0 (the rest of the mean shifts
-the symbol) and log2 sigma on a grid of 1/32, from 2^-8 to 2^8. The grid of the mean is 1/128 for
-sigma < ½, and doubles with sigma from there on, up to 1. That costs about 1e-4 bits a symbol
-or less.
+For Gaussians, the fractional part of the mean lies on a grid in the unit interval around 0 (its
+integer part shifts the symbol), and sigma lies between 2^-8 and 2^8, with log2 sigma on a grid of
+spacing 1/32. The spacing for the mean is 1/128 for sigma < ½; beyond, it doubles with sigma, up to
+1. These grids cost about 1e-4 bits per symbol or less.
 """
 
 import collections
@@ -20,26 +20,28 @@ TOTAL = 2**24
 
 SIGMA_STEPS = 32  # per octave
 SIGMA_LEVELS = 16 * SIGMA_STEPS + 1
-MEAN_STEPS = 128  # per unit, where sigma is small
-ESCAPE = 2.0**-17  # least probability: with the 10 bits that follow, less than likelihoods' 1e-9
-REACH = 5.2  # standard deviations that a table covers on either side
-TAIL = 2.0**-20  # mass beyond a table of p(z) on either side
-MAX_REACH = 2048  # symbols that it covers on either side, at most
+MEAN_STEPS = 128  # per unit, for small sigma
+# Minimum probability of an escape. With the 10 bits or more that follow, an escaped symbol costs at
+# least 27 bits at this probability, less than the 29.9 bits of the bound on likelihoods, 1e-9.
+ESCAPE = 2.0**-17
+REACH = 5.2  # standard deviations that a Gaussian's table covers on either side
+TAIL = 2.0**-20  # mass outside a table of p(z) on either side
+MAX_REACH = 2048  # most symbols that a table of p(z) covers on either side
 
 Table = collections.namedtuple("Table", "probabilities first")
-Table.__doc__ = """Probabilities of the escape, if there is one, and of the symbols from `first` on.
+Table.__doc__ = """The probabilities of the escape (if any) and of the symbols from `first` on.
 
-They are float64, multiples of 2^-24 that add up to 1 exactly.
+They are float64, multiples of 2^-24 that add up to exactly 1.
 """
 
 
 def _tables(cdf, first, escape=True):
-    """Tables from distribution functions at the edges of their symbols.
+    """Makes tables from distribution functions at the edges of their symbols.
 
     Args:
-      cdf: list of rising arrays, each with an edge more than the table has symbols.
-      first: first symbol of each.
-      escape: whether they have one; else its probability goes to the entry in the middle.
+      cdf: list of increasing arrays, each with one edge more than the table has symbols.
+      first: the first symbol of each table.
+      escape: whether the tables have one; otherwise its probability goes to the middle entry.
     """
     made = []
     for edges, start in zip(cdf, first):
@@ -65,7 +67,7 @@ class Gaussians:
     """N(mean, sigma²), convolved with U(-½, ½), on the integers.
 
     Args:
-      escape: whether the tables have one; they have to if symbols may be anything.
+      escape: whether the tables have one, which is required if symbols can be arbitrary.
     """
 
     def __init__(self, escape=True):
@@ -75,7 +77,7 @@ class Gaussians:
         self._sigma = np.ldexp(self._sigma, level // SIGMA_STEPS - 8)
 
     def codes(self, mean, log2_sigma):
-        """Which tables stand for Gaussians.
+        """Finds the tables that approximate Gaussians.
 
         Args:
           mean, log2_sigma: float64 arrays of one shape.
@@ -83,7 +85,7 @@ class Gaussians:
         Returns:
           codes: int64 array of that shape, for `tables`.
           shifts: float64, offset to add to a table symbol to get the Gaussian's symbol.
-          mean, log2_sigma: those of the tables.
+          mean, log2_sigma: the rounded values that tables and shifts represent.
         """
         level = np.floor(log2_sigma * SIGMA_STEPS + 0.5) + 8 * SIGMA_STEPS
         level = np.clip(level, 0, SIGMA_LEVELS - 1)
@@ -94,12 +96,12 @@ class Gaussians:
         return codes.astype(np.int64), shifts, shifts + place / steps, level / SIGMA_STEPS - 8
 
     def tables(self, codes):
-        """The `Table`s of some codes, a 1-D array, as a list."""
+        """A list of the `Table`s for `codes`, a 1-D array."""
         level, place = np.divmod(codes, MEAN_STEPS + 1)
         mean = (place - MEAN_STEPS // 2) / _mean_steps(level)
         sigma = self._sigma[level]
         reach = np.ceil(REACH * sigma + 0.5).astype(np.int64)
-        numbers = 2 * reach + 2  # of edges
+        numbers = 2 * reach + 2  # edges per table
         ends = np.cumsum(numbers)
         which = np.repeat(np.arange(len(codes)), numbers)
         edges = np.arange(len(which)) - (ends - numbers + reach)[which] - 0.5
@@ -108,7 +110,7 @@ class Gaussians:
 
 
 def _mean_steps(level):
-    """Grid points per unit of the mean."""
+    """The number of grid points per unit of the mean."""
     return np.ldexp(1.0, np.clip(14 - level // SIGMA_STEPS, 0, 7).astype(int))
 
 
@@ -121,7 +123,7 @@ class PriorTables:
     Args:
       prior: `networks.Prior`.
       medians: (C,).
-      spacing: of the grid.
+      spacing: spacing of the grid.
     """
 
     escape = True
@@ -138,7 +140,7 @@ class PriorTables:
 
     @staticmethod
     def _first_edge(cdf, mass, channels):
-        """The first symbol of each channel at whose lower edge the cdf is `mass` or more."""
+        """Each channel's first symbol at whose lower edge the cdf is at least `mass`."""
         low = np.full(channels, -MAX_REACH, np.float64)
         high = np.full(channels, MAX_REACH, np.float64)
         for _ in range((2 * MAX_REACH).bit_length() - 1):
@@ -148,12 +150,12 @@ class PriorTables:
         return high
 
     def tables(self, codes):
-        """The `Table`s of some channels, a 1-D array, as a list."""
+        """A list of the `Table`s for `codes`, a 1-D array of channels."""
         return [self._tables[channel] for channel in codes]
 
 
 def fingerprint():
-    """Bytes that change with the tables of Gaussians."""
+    """Bytes that change if the tables of Gaussians change."""
     gaussians = Gaussians()
     codes, *_ = gaussians.codes(np.zeros(SIGMA_LEVELS), np.arange(SIGMA_LEVELS) / SIGMA_STEPS - 8)
     tables = gaussians.tables(codes)

@@ -3,9 +3,9 @@
     1  strings of y, one per image     3  height and width of the images
     2  strings of z, one per image     4  height and width of y     5  of z
 
-y is coded with the Gaussian table whose sigma is the next one above its own, z with its channel's
-table; both tables lie in the checkpoint. Symbols are distances to the centre of the grid: mu, and
-the medians. The coder is TFC's, its parameters are those of `tfc.EntropyBottleneck` and
+y is coded with the Gaussian table of the smallest sigma that is not below its own, z with its
+channel's table; both kinds of tables are in the checkpoint. Symbols are offsets from the centre of
+the grid, mu or the medians. The coder is TFC's, with the parameters of `tfc.EntropyBottleneck` and
 `tfc.GaussianConditional` (1.3).
 """
 
@@ -23,13 +23,13 @@ from runtime.quiet_tf import tf
 Tables = collections.namedtuple("Tables", "cdf length offset")
 Tables.__doc__ = """Probability tables of the range coder, int32.
 
-cdf: (tables, longest + 2), quantised to 16 bits; length: (tables,), entries that count; offset:
-(tables,), the first symbol of each.
+cdf: (tables, longest + 2), quantised to 16 bits; length: (tables,), number of entries in use;
+offset: (tables,), the first symbol of each.
 """
 
 TablesOfLatents = collections.namedtuple("TablesOfLatents", "y z")
 TablesOfLatents.__doc__ = (
-    "`Tables` of y, one for each of `entropy_models.SCALE_TABLE`; of z, one a channel."
+    "`Tables` of y, one per sigma of `entropy_models.SCALE_TABLE`, and of z, one per channel."
 )
 
 
@@ -37,7 +37,7 @@ UNUSED_TABLES = {"quantized_cdf": (64, 1481), "cdf_length": (64,)}  # as those o
 
 
 def make_range_coder_tables():
-    """Makes TFC's `gaussian_conditional/…` variables, which checkpoints carry for the coder.
+    """Creates TFC's `gaussian_conditional/…` variables, which checkpoints hold for the coder.
 
     Without TFC, which only the base model's training needs, they hold zeros: nothing reads the
     tables of a bits-back model.
@@ -56,9 +56,9 @@ def make_range_coder_tables():
 
 
 def read_range_coder_tables(run):
-    """`TablesOfLatents` from the checkpoint of a base model's `checkpoints.Run`.
+    """Reads `TablesOfLatents` from the checkpoint of a base model's `checkpoints.Run`.
 
-    Offsets are those that TFC's layers compute.
+    Offsets are computed as in TFC's layers.
 
     Raises:
       InputError: the checkpoint is damaged.
@@ -69,7 +69,7 @@ def read_range_coder_tables(run):
 
 def _tables(reader):
     lower, median, _ = reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, :].T
-    tail = -scipy.stats.norm.ppf(2.0**-9)  # TFC's default tail_mass, 2**-8, has two sides
+    tail = -scipy.stats.norm.ppf(2.0**-9)  # TFC's default tail_mass, 2**-8, covers both tails
 
     def tables(scope, first_symbol):
         cdf = reader.get_tensor(scope + "/quantized_cdf")
@@ -82,15 +82,15 @@ def _tables(reader):
 
 
 def bounded_model(weights):
-    """The base model of the authors' coder, from `checkpoints.load`: sigma is bounded below."""
+    """The base model of the authors' coder, with sigma bounded below, from loaded weights."""
     return hyperprior.build(hyperprior.Mbt2018, weights, sigma_min=entropy_models.SIGMA_MIN)
 
 
 def encode(model, tables, y, z):
-    """The strings of one image's y and z, tensors.
+    """Encodes one image's y and z; returns their strings, tensors.
 
     Args:
-      model: `bounded_model`.
+      model: from `bounded_model`.
       tables: `TablesOfLatents`.
       y, z: latents (1, h, w, C) on the model's grids (`round_centred`).
     """
@@ -104,7 +104,7 @@ def encode(model, tables, y, z):
 
 
 def decode(model, tables, y_string, z_string, size):
-    """The y and z of one image of `size` (H, W), (1, h, w, C) tensors, from its strings."""
+    """Decodes one image of `size` (H, W); returns its y and z, (1, h, w, C) tensors."""
     channels = tables.z.length.shape[0]
     y_size, z_size = container.latent_sizes(*size)
     z_index = _channel_index(tf.zeros((1, *z_size, channels)))
@@ -114,7 +114,7 @@ def decode(model, tables, y_string, z_string, size):
 
 
 def pack(y_strings, z_strings, size):
-    """The bytes of a file with the strings of images of `size` (H, W)."""
+    """Packs the strings of images of `size` (H, W) into the bytes of a file."""
     from runtime.quiet_tf import tfc
 
     packed = tfc.PackedTensors()
@@ -125,17 +125,17 @@ def pack(y_strings, z_strings, size):
 
 
 def unpack(content):
-    """The strings of y and of z, and the images' (H, W), from a file's bytes.
+    """Unpacks a file's bytes into the strings of y and of z, and the images' (H, W).
 
     Raises:
-      InputError: not such a file.
+      InputError: the file is damaged or of another format.
     """
     from runtime.quiet_tf import tfc
 
     packed = tfc.PackedTensors()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # protobuf's, of bytes that are no message
+            warnings.simplefilter("ignore")  # protobuf warns of bytes that are not a message
             packed.string = content
         y_strings, z_strings, *sizes = packed.unpack(_PLACES)
     except Exception:  # protobuf's DecodeError, which has moved between its versions
@@ -152,7 +152,7 @@ def unpack(content):
 
 
 class _Place(collections.namedtuple("Place", "dtype")):
-    """What `tfc.PackedTensors` asks of a tensor: its type."""
+    """A stand-in for a tensor, of which `tfc.PackedTensors` reads only the type."""
 
 
 _PLACES = [_Place(tf.string)] * 2 + [_Place(tf.int32)] * 3
@@ -176,7 +176,7 @@ def _range_decode(string, indexes, tables):
 
 
 def _sigma_index(sigma):
-    """Index of the smallest sigma of the table that is not below `sigma`."""
+    """The index of the smallest sigma in the table that is not below `sigma`."""
     table = tf.constant(entropy_models.SCALE_TABLE[:-1], tf.float32)
     index = tf.searchsorted(table, tf.reshape(sigma, [-1]))
     return tf.reshape(index, sigma.shape)

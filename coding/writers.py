@@ -1,7 +1,7 @@
-"""Writers of whole files, an image at a time.
+"""Writers of whole files, which take one image at a time.
 
-A writer rounds the latents of an image to what a decoder gets, codes them, decodes them again to
-see that they come back, and in the end gives the file.
+A writer rounds the latents of an image to the values that a decoder gets, codes them, decodes them
+again as a check, and returns the file in the end.
 """
 
 import abc
@@ -20,20 +20,20 @@ from runtime.errors import InputError
 from runtime.quiet_tf import tf
 
 Coded = collections.namedtuple("Coded", "latents encode_seconds decode_seconds record")
-Coded.__doc__ = """What a writer says of an image.
+Coded.__doc__ = """The result of coding an image.
 
 latents: dict of arrays (h, w, C) that a decoder gets (for bits-back, z_mean and z_logvar too);
-encode_seconds, decode_seconds: without the transforms of the image; record: of
-`exact_posterior.fit`, or empty.
+encode_seconds, decode_seconds: without the image's transforms; record: from `exact_posterior.fit`,
+or empty.
 """
 
 
 class Writer(abc.ABC):
-    """Writes one file of images of one size.
+    """Writes one file of images that have the same size.
 
     Attributes:
-      its: iterations that coding an image takes.
-      verify_elsewhere: whether a fresh process should decode the file before it is called written.
+      its: number of iterations that coding an image takes.
+      verify_elsewhere: whether a fresh process should decode the file before it is accepted.
     """
 
     its = 0
@@ -44,26 +44,26 @@ class Writer(abc.ABC):
         """Codes an image; returns `Coded`.
 
         Args:
-          latents: dict of float arrays (h, w, C), as they were optimised.
-          size: (H, W) of the image, of the same in each call.
-          step: see `exact_posterior.fit`; called where there are any iterations.
+          latents: dict of float arrays (h, w, C), the optimised latents.
+          size: (H, W) of the image, the same in each call.
+          step: see `exact_posterior.fit`; called only if there are iterations.
 
         Raises:
-          InputError: it cannot be coded.
+          InputError: the image cannot be coded.
         """
 
     @abc.abstractmethod
     def finish(self):
-        """The bytes of the file, and dict of figures in bits, each (n,).
+        """Returns the bytes of the file, and a dict of figures in bits, each (n,).
 
-        `actual` in all, the image's share of all the file's bits; for bits-back, `net`: what the
-        image adds to the stack, without the header and the initial bits, from which the first
-        image's z is decoded.
+        `actual` is the image's share of all bits of the file. Bits-back files also have `net`, the
+        bits that the image adds to the stack, without the header and the initial bits, from which
+        the first image's z is decoded.
         """
 
 
 class GridWriter(Writer):
-    """Latents on a grid of spacing 1, in the project's container.
+    """Writes latents on a grid of spacing 1 in the project's container.
 
     Args:
       run: `checkpoints.Run` of a base model.
@@ -94,17 +94,17 @@ class GridWriter(Writer):
 
 
 class BitsBackWriter(Writer):
-    """Latents of the bits-back model, all on one stack.
+    """Writes the latents of a bits-back model, with all images on one stack.
 
     Args:
       run: `checkpoints.Run` of a bits-back model.
-      z_spacing: of the grid of z.
+      z_spacing: spacing of the grid of z.
       settings: `container.Settings`.
-      seed: of the random numbers.
+      seed: seed of the random numbers.
       side_info: path of the side information; '' for none.
 
     Raises:
-      InputError: wrong z_spacing, or no such file.
+      InputError: z_spacing, seed or settings are invalid, or the file cannot be read.
     """
 
     verify_elsewhere = True
@@ -119,8 +119,8 @@ class BitsBackWriter(Writer):
             )
         if settings.its and not container.are_settings(settings):
             raise InputError(
-                "q(z|y) cannot be fitted with these flags: iterations are at most {}, and Adam's "
-                "decays below 1".format(container.MAX_ITS)
+                "q(z|y) cannot be fitted with these flags: at most {} iterations and decay rates "
+                "of Adam below 1 are allowed".format(container.MAX_ITS)
             )
         content = files.read_bytes(side_info) if side_info else None
         self.its = settings.its
@@ -145,7 +145,7 @@ class BitsBackWriter(Writer):
         except Exhausted:
             needed = self._codec.bytes_needed(q)
             raise InputError(
-                "{}: too few bits for z to be taken from; it takes {} bytes or so".format(
+                "{}: too few bits to decode z from; it takes about {} bytes".format(
                     self._side_info, needed
                 )
             )
@@ -154,7 +154,7 @@ class BitsBackWriter(Writer):
         back = self._codec.on(self._codec.stack.copy())
         y_back, z_back = back.pop(*size, posterior=lambda y: q)
         _check_equal({"y": y_back, "z": z_back}, {"y": y, "z": z})
-        decode_seconds = time.time() - coded + (found - begun)  # the decoder finds q too
+        decode_seconds = time.time() - coded + (found - begun)  # the decoder also computes q
         sent = {"y": y, "z": z, "z_mean": q.z_mean, "z_logvar": q.z_logvar}
         return Coded(sent, coded - begun, decode_seconds, q.record)
 
@@ -173,15 +173,15 @@ class BitsBackWriter(Writer):
 
 
 class PackedWriter(Writer):
-    """The authors' `.tfci`, of their base codec.
+    """Writes the `.tfci` format of the authors' base codec.
 
     Args:
-      run, weights: `checkpoints.Run` of a base model, and `checkpoints.load` of it.
+      run, weights: the `checkpoints.Run` of a base model, and its weights from `checkpoints.load`.
     """
 
     def __init__(self, run, weights):
         from runtime.quiet_tf import (
-            tfc,  # noqa: F401  so that it is missed before anything is computed
+            tfc,  # noqa: F401  so that a missing tfc fails before anything is computed
         )
 
         self._weights = weights
@@ -226,5 +226,5 @@ def _check_equal(decoded, sent):
 
 
 def _shares(content, lengths):
-    """Bytes of each image, with its share of what is not in one of the payloads."""
+    """The bytes of each image: its payload and an equal share of the rest of the file."""
     return lengths + (len(content) - lengths.sum()) / len(lengths)

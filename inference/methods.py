@@ -221,7 +221,7 @@ class BaseMethod(Method):
 
     model_class = hyperprior.Mbt2018
     centred = False
-    temperature = None  # or a method: tensor function of t
+    temperature = None  # or a method that maps t to a tensor
 
     def learning_rate(self, t):
         """Adam's learning rate at iteration t."""

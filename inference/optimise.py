@@ -8,8 +8,8 @@ from model import device
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 
-RECORD_EVERY = 100  # iterations between lines of progress, which are saved with the result
-LARGEST_LATENT = 1e6  # float32 holds the fraction of mu up to here, and the coder's integers more
+RECORD_EVERY = 100  # iterations between lines of progress, whose figures are saved with the result
+LARGEST_LATENT = 1e6  # float32 resolves fractions of mu up to here; the coder's integers go further
 
 
 class EarlyStop(collections.namedtuple("EarlyStop", "every rounded tie_is_worse")):

@@ -58,7 +58,7 @@ def session_config():
         rewrite.meta_optimizer_iterations = rewrite.ONE
     else:
         # Grappler copies the constants of large models several times for each set of fetches.
-        # That takes seconds, and makes no iteration faster.
+        # That takes seconds without making iterations faster.
         rewrite.disable_meta_optimizer = True
     return config
 

@@ -1,8 +1,8 @@
-"""What a training step needs besides the model.
+"""Everything that training needs besides the model.
 
-cores.py       the cores of a machine, side by side
+cores.py       splits a training step among the cores of a machine
 data.py        random patches of the training images
-run_folder.py  settings, records, the start from another model
-validation.py  whole images, measured during training
+run_folder.py  settings, records, and initialisation from another model
+validation.py  measurements on whole images during training
 horovod.py     several processes that train one model
 """

@@ -6,9 +6,9 @@ from runtime.quiet_tf import tf
 
 
 def by_cores(loss, x):
-    """`loss(x)` from parts of the batch, at which the cores work side by side (`config`).
+    """Computes `loss(x)` from parts of the batch, which the cores process in parallel (`config`).
 
-    That is faster than all cores at each of the many small operations, one after the other.
+    That is faster than using all cores for each of many small operations, one after the other.
 
     Args:
       loss: function of patches (N, H, W, 3) that returns their mean loss and a dict of metrics,
@@ -22,7 +22,7 @@ def by_cores(loss, x):
 
 
 def config(parts):
-    """Configuration of a session in which the cores work at so many parts side by side."""
+    """Configuration of a session whose cores process this number of parts in parallel."""
     return tf.ConfigProto(
         intra_op_parallelism_threads=-(-machine.cores() // parts),
         inter_op_parallelism_threads=machine.cores(),
@@ -30,7 +30,7 @@ def config(parts):
 
 
 def parts(batchsize):
-    """Into how many parts of equal size a batch is cut in training; a GPU takes all at once."""
+    """The number of equal parts that a training batch is split into; with a GPU, 1."""
     if device.gpus():
         return 1
     return max(n for n in range(1, machine.cores() + 1) if batchsize % n == 0)

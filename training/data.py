@@ -1,4 +1,4 @@
-"""Random patches of the training images, through tf.data."""
+"""Random patches of the training images, with tf.data."""
 
 import glob
 import os
@@ -17,10 +17,10 @@ from utils import is_array, open_array
 
 
 def find_images(pattern, patchsize):
-    """Paths that match `pattern` and hold at least one patch; the others are named on stderr.
+    """Paths of images that match `pattern` and hold a patch; names unusable ones on stderr.
 
     Raises:
-      InputError: nothing matches, or nothing that matches can be used.
+      InputError: no file matches, or none of those that match can be used.
     """
     paths = sorted(glob.glob(pattern, recursive=True))
     if not paths:
@@ -50,14 +50,14 @@ def find_images(pattern, patchsize):
 def batches(paths, batchsize, patchsize, threads, seed, flip=False):
     """Endless batches of patches, float32 (batchsize, patchsize, patchsize, 3) in [0, 1].
 
-    Each pass takes patches, at random places, of every image, in a new order: of an array one,
-    since its rows alone are read; of an image that is decoded whole as many as make a quarter of
-    its area, up to `MOST_PATCHES`, which are then mixed with those of other images. An image that
-    turns out to be unreadable is named on stderr and passed over; where all are,
+    Each pass visits all images in a new order and takes patches at random positions. From an `.npy`
+    it reads a single patch. Other images are decoded whole, so that it takes as many patches as
+    cover a quarter of the image, up to `MOST_PATCHES`, and mixes them with those of other images.
+    An unreadable image is named on stderr and skipped; if all images are unreadable,
     `tf.errors.InvalidArgumentError` is raised.
 
-    Of several workers each takes other images of that order, and other places in them. With `flip`,
-    half of the patches, chosen at random, are mirrored left to right.
+    With several workers, each takes different images of that order, and its own positions. With
+    `flip`, each patch is mirrored left to right with probability ½.
     """
     reported, noted = set(), set()
     own_seed = horovod.own_seed(seed)
@@ -106,16 +106,16 @@ MOST_PATCHES = 16
 
 
 def read_whole(path):
-    """A training or validation image, float32 (H, W, 3) in [0, 1].
+    """Reads a training or validation image as float32 (H, W, 3) in [0, 1].
 
     Raises:
-      InputError: it cannot be read, or has values outside of [0, 1].
+      InputError: it cannot be read or has values outside [0, 1].
     """
     return _as_float(_open(path, console.note), path)
 
 
 def _read_patches(path, patchsize, places, note):
-    """Patches whose corners lie at `places` in [0, 1) of the possible ones, (n, 2)."""
+    """Reads patches of an image; `places` (n, 2) in [0, 1) are their relative positions."""
     image = _open(path, note)
     height, width = image.shape[:2]
     number = height * width // (2 * patchsize) ** 2 if image.dtype == np.uint8 else 1
@@ -130,16 +130,16 @@ def _read_patches(path, patchsize, places, note):
 
 
 def _as_float(samples, path):
-    """uint8 scaled to [0, 1], or float32 that is there already, as an array in memory."""
+    """Scales uint8 to [0, 1], or checks that float32 is in [0, 1]; returns an array in memory."""
     if samples.dtype == np.uint8:
         return samples / np.float32(255)
     if not (samples.min() >= 0 and samples.max() <= 1):  # so that NaN fails too
-        raise InputError("{}: has values outside of [0, 1], or NaN".format(path))
+        raise InputError("{}: has values outside [0, 1], or NaN".format(path))
     return np.array(samples)
 
 
 def _header_size(path):
-    """The two sides, from the file's header alone."""
+    """The two sides of an image, read from the file's header only."""
     return _open_image_array(path).shape[:2] if is_array(path) else header_size(path)
 
 
@@ -149,11 +149,11 @@ def _open(path, note=lambda text: None):
 
 
 def _open_image_array(path):
-    """A memory-mapped `.npy` image."""
+    """Memory-maps an `.npy` image; raises `InputError` unless it is float32 (H, W, 3)."""
     array = open_array(path)
     if array.dtype != np.float32 or array.ndim != 3 or array.shape[2] != 3:
         raise InputError(
-            "{}: {} {}, where training takes float32 (H, W, 3) in [0, 1]".format(
+            "{}: {} {}, but training takes float32 (H, W, 3) in [0, 1]".format(
                 path, array.dtype, array.shape
             )
         )

@@ -1,8 +1,8 @@
-"""Training by several workers: processes on one machine or on many, started by `horovodrun`.
+"""Training by several workers: processes on one machine or on several, started by `horovodrun`.
 
-Each takes patches of its own; gradients are averaged over all, so that the weights stay the same
-everywhere. The first worker alone reads and writes the run folder, and speaks. A process that was
-not started by `horovodrun` is the only worker: for it nothing here does anything.
+Each worker draws its own patches; gradients are averaged over all workers, so that their weights
+stay equal. Only the first worker accesses the run folder and prints. A process not started by
+`horovodrun` is a single worker, for which the functions here change nothing.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ def size():
 
 
 def rank():
-    """Number of this worker, from 0."""
+    """Index of this worker, from 0."""
     return int(os.environ.get("HOROVOD_RANK", 0))
 
 
 def first():
-    """Whether this is the worker that has the run folder and the console."""
+    """Whether this is the first worker, which uses the run folder and the console."""
     return rank() == 0
 
 
@@ -41,18 +41,18 @@ def _horovod():
 
 @contextlib.contextmanager
 def joined():
-    """Within, this process works with the others; all but the first are silent.
+    """A context in which this process is one of the workers, silent unless it is the first.
 
     Raises:
-      InputError: Horovod is missing; another worker has ended before its time.
+      InputError: Horovod is missing, or another worker has ended early.
     """
     if size() == 1:
         yield
         return
-    # Before TensorFlow looks for GPUs: each worker of a machine takes one, in turn.
+    # Before TensorFlow looks for GPUs; each worker of a machine takes one, in turn.
     local_rank = int(os.environ.get("HOROVOD_LOCAL_RANK", 0))
     os.environ.update(device.environment_of(local_rank))
-    _horovod().init()  # and it shuts down at the exit of the process, after the last error message
+    _horovod().init()  # Horovod shuts down when the process exits, after the last error message
     try:
         with contextlib.ExitStack() as stack:
             if not first():
@@ -67,15 +67,16 @@ def joined():
 
 
 def own_seed(seed):
-    """A seed for each worker and `seed`, other than those of other workers and seeds."""
+    """This worker's seed, different for each pair of worker and `seed`."""
     return seed * size() + rank()
 
 
 def of_first(value, config):
-    """The first worker's `value`, a Python object.
+    """The first worker's `value`, a Python object, on every worker.
 
     Args:
-      config: of the session that is to follow. TensorFlow makes its threads for the first one.
+      config: configuration of the later training session, because TensorFlow creates its threads
+        for the first session of a process.
     """
     if size() == 1:
         return value
@@ -84,26 +85,26 @@ def of_first(value, config):
 
 
 def average(value, name):
-    """The mean of a tensor over the workers, all of which have to compute it in the same steps.
+    """Averages a tensor over all workers. Every worker must fetch it at the same steps.
 
-    A control dependency does not make them: TensorFlow removes what nothing else depends on.
+    A control dependency is not enough, because TensorFlow prunes unused nodes.
 
     Args:
-      name: by which the workers find each other's tensors. Those that TensorFlow makes differ
-        between machines, as the graph depends on the number of cores.
+      name: identifies the tensor across workers. TensorFlow's own names differ between machines,
+        because the graph depends on the number of cores.
     """
     return value if size() == 1 else _horovod().allreduce(value, name=name)
 
 
 def minimize(optimiser, loss, step=None):
-    """An update of the variables along the mean of the workers' gradients.
+    """An operation that updates the variables with the workers' averaged gradients.
 
-    Horovod's DistributedOptimizer does not name what it averages by the variables (see `average`).
+    Horovod's DistributedOptimizer does not name gradients by their variables (see `average`).
 
     Args:
       optimiser: a `tf.train.Optimizer`.
-      loss: this worker's.
-      step: variable that is incremented.
+      loss: this worker's loss.
+      step: variable to increment, or None.
     """
     gradients = [
         (average(gradient, "gradients/" + variable.op.name), variable)
@@ -114,18 +115,18 @@ def minimize(optimiser, loss, step=None):
 
 
 class Together(tf.train.SessionRunHook):
-    """Lets the workers start with the first one's variables, and stop after the same step.
+    """Makes the workers start from the first one's variables and stop after the same step.
 
-    Comes last of the hooks: no worker ends before the first has saved, since `horovodrun` ends all
-    as soon as one has ended with an error code.
+    It has to be the last hook, so that no worker ends before the first has saved: `horovodrun` ends
+    all workers as soon as one of them ends with an error code.
 
     Args:
-      variables: those of the model and of the optimisers.
-      received: a list; the session should stop once it is not empty in one of the workers.
+      variables: the variables of the model and the optimisers.
+      received: a list; training stops once any worker's list is not empty.
     """
 
     def __init__(self, variables, received):
-        # The range coder's tables may differ in shape; each step computes them anew.
+        # Not the range coder's tables, whose shapes may differ; each step recomputes them.
         self._variables = [v for v in variables if v.shape.is_fully_defined()]
         self._received = received
 

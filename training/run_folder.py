@@ -1,4 +1,4 @@
-"""What training reads from run folders and leaves in them, beside checkpoints."""
+"""Files that training reads from and writes to run folders, besides checkpoints."""
 
 import contextlib
 import json
@@ -15,10 +15,10 @@ from training import horovod, validation
 
 
 def record_settings(folder, args, start):
-    """Leaves args.json in the run folder and appends the same to record.txt.
+    """Writes the settings to args.json in the run folder and appends them to record.txt.
 
-    A new run that starts from another one's weights (`--init_from`) begins with a copy of its
-    record, so that a record holds all steps that a model has seen.
+    The record of a new run that starts from another run's weights (`--init_from`) begins with a
+    copy of that run's record, so that it covers all training steps of the model.
 
     Args:
       start: the step from which training resumes.
@@ -42,13 +42,13 @@ def record_settings(folder, args, start):
 
 
 def check_resumable(checkpoint, variables):
-    """Raises `InputError` where a checkpoint is not one of this training."""
+    """Raises `InputError` unless a checkpoint has all `variables`, in their shapes."""
     shapes = checkpoints.read_checkpoint(checkpoint)[0]
     for variable in variables:
         name, shape = variable.op.name, variable.shape
         if not shape.is_compatible_with(shapes.get(name, [])) or name not in shapes:
             raise InputError(
-                "{}: training cannot go on from here, {} is missing or of another shape; train "
+                "{}: training cannot resume from here, {} is missing or of another shape; train "
                 "into another --checkpoint_dir, with --init_from {} if you like".format(
                     checkpoint, name, os.path.dirname(checkpoint)
                 )
@@ -62,7 +62,14 @@ def restore(checkpoint, variables):
 
 
 def warm_start(source, variables):
-    """An initialiser that copies the `variables` that `source`, a run folder, has too."""
+    """An initialiser that copies those trainable `variables` that a run folder, `source`, has.
+
+    Returns:
+      A function for `tf.train.Scaffold`; None if `source` is ''.
+
+    Raises:
+      InputError: `source` has no checkpoint, or none of the variables is in it.
+    """
     if not source:
         return None
     checkpoint = checkpoints.newest_checkpoint(source)
@@ -72,7 +79,7 @@ def warm_start(source, variables):
     wanted = [v for v in variables if v.trainable]
     shared = [v for v in wanted if shapes.get(v.op.name) == v.shape.as_list()]
     if not shared:
-        raise InputError("--init_from: {}: nothing there fits this model".format(checkpoint))
+        raise InputError("--init_from: {}: none of its weights fit this model".format(checkpoint))
     saver = tf.train.Saver(shared)
 
     def initialise(scaffold, session):

@@ -18,24 +18,24 @@ from training import data
 LOG = "validation.csv"  # in the run folder
 FIELDS = ("step", "images", "rd_loss", "bpp", "mse", "psnr")
 BEST = "best.ckpt"  # prefix of the checkpoint with the lowest validation loss so far
-BEST_STATE = "best_checkpoint"  # what `checkpoint` is for the newest one
+BEST_STATE = "best_checkpoint"  # state file, like `checkpoint` for the newest checkpoint
 
 
 class Validation:
-    """Measures a model on fixed images every so often, and keeps the best checkpoint.
+    """Measures a model on fixed images at intervals, and keeps the best checkpoint.
 
-    Each measurement appends a line to `validation.csv` in the run folder, so that the curve of a
-    training that was interrupted is whole. A new run with other images starts a curve of its own
-    in the same file: the column `images` is a digest of their samples.
+    Each measurement appends a line to `validation.csv` in the run folder, so that resumed training
+    continues its curve. With other images, a new curve begins in the same file: the column `images`
+    is a digest of their samples.
 
     Args:
-      model: `hyperprior.Mbt2018` or `Mbt2018BB` on the variables that are trained.
+      model: `hyperprior.Mbt2018` or `Mbt2018BB` on the variables being trained.
       pattern: glob pattern of the images.
       lmbda: λ of the loss.
       folder: run folder.
-      saved: variables that a checkpoint holds.
+      saved: variables to save in a checkpoint.
       secs: seconds between measurements.
-      logdir: folder of a TensorBoard log that gets the measurements too; '' for none.
+      logdir: TensorBoard folder to write the measurements to as well; '' for none.
       sound: `run_folder.Sound`, asked before a checkpoint is kept.
 
     Raises:
@@ -75,12 +75,12 @@ class Validation:
         """Measures the model at `step`.
 
         Args:
-          session: a `tf.Session` without hooks, as they would count this as a step of training.
-          step: number of the step, for the records.
+          session: a `tf.Session` without hooks, which would count this as a training step.
+          step: number of the training step, for the records.
 
         Returns:
           dict of means over the images: `rd_loss` (λ · MSE + bpp), `bpp`, `mse` and `psnr` (of
-          reconstructions in 8 bits).
+          8-bit reconstructions).
         """
         sums = collections.Counter()
         for image in self._images:
@@ -114,7 +114,7 @@ class Validation:
 
 
 def measurement(model, shape, lmbda):
-    """Placeholder (1, H, W, 3) for an image of a shape, and scalar metrics by name."""
+    """A placeholder (1, H, W, 3) for an image of the given shape, and a dict of scalar metrics."""
     x = tf.placeholder(tf.float32, (1, *shape))
     latents = model.transmitted(x)
     bpp = model.rates(shape[0] * shape[1], **latents)["bpp"]
@@ -124,7 +124,7 @@ def measurement(model, shape, lmbda):
 
 
 def read_log(folder):
-    """The measurements in a run folder, a list of dicts of `FIELDS`; none where it has none."""
+    """The measurements in a run folder, a list of dicts of `FIELDS`; empty if it has none."""
     try:
         with open(os.path.join(folder, LOG), newline="") as file:
             rows = list(csv.DictReader(file))
@@ -138,7 +138,7 @@ def read_log(folder):
 
 
 def line(step, means):
-    """What a measurement says in one line."""
+    """One line that reports a measurement."""
     return "validation at step {}: loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.3f}".format(
         step, **means
     )
