@@ -372,6 +372,7 @@ def test_codec_of_bits_back(bb):
     codec = bits_back_codec.BitsBackCodec(bb, settings, Stack(before))
     q = codec.posterior(y, 64 * 96, no_step)
     z = codec.push(y, q)
+    assert np.all(z * 2**4 % 1 == 0) and np.any(z * 2**3 % 1 != 0)
     popped = codec.pop(64, 96, lambda y: codec.posterior(y, 64 * 96, no_step))
     np.testing.assert_array_equal(popped[0], y)
     np.testing.assert_array_equal(popped[1], z)
@@ -383,6 +384,7 @@ def test_codec_of_grids(kind, base):
     codec = grid_codec.GridCodec(base, kind)
     y, z = rng().normal(0, 3, (5, 6, 32)), rng().normal(0, 3, (2, 2, 32))
     y[0, 0, :4], z[0, 0, :2] = [10000, -10000, 123456, -99999.4], [10000, -10000]
+    y[1, 0, :4], z[1, 0, :4] = [-1.5, -0.5, 0.5, 1.5], [-1.5, -0.5, 0.5, 1.5]
     words, sent = codec.encode(y, z)
     decoded = codec.decode(words, 75, 90)
     for name, latent in (("y", y), ("z", z)):
@@ -391,6 +393,12 @@ def test_codec_of_grids(kind, base):
     if kind == container.INTEGERS:
         np.testing.assert_array_equal(sent["y"], np.round(y))
         np.testing.assert_array_equal(sent["z"], np.round(z))
+        np.testing.assert_array_equal(sent["y"][1, 0, :4], [-2, 0, 0, 2])
+    else:
+        # A tie goes up.
+        np.testing.assert_array_equal(
+            grid_codec.nearest(np.array([0.75, -0.25]), 0.25), [1.25, 0.25]
+        )
 
 
 def test_padding_suffices_for_a_single_element(bb):
