@@ -31,7 +31,7 @@ RECORD_EVERY = 10
 
 # Short runs, whose temperatures fall all the same; the learning rates make them move.
 ANNEALED = {"lr": 0.02, "t0": 10, "annealing_rate": 0.05}
-OTHER_ADAM = {"adam_beta1": 0.8, "adam_beta2": 0.99, "adam_epsilon": 1e-3}
+OTHER_ADAM = {"adam_beta1": 0.8, "adam_beta2": 0.99, "adam_epsilon": 1e-6}
 SETTINGS = {
     "mbt2018": {},
     "sga": {"sga_its": 50, **ANNEALED},

@@ -373,6 +373,8 @@ def test_codec_of_bits_back(bb):
     q = codec.posterior(y, 64 * 96, no_step)
     z = codec.push(y, q)
     assert np.all(z * 2**4 % 1 == 0) and np.any(z * 2**3 % 1 != 0)
+    deviations = (z - q.z_mean) / np.exp(0.5 * q.z_logvar)
+    assert 0.7 < np.sqrt(np.mean(deviations**2)) < 1.3
     popped = codec.pop(64, 96, lambda y: codec.posterior(y, 64 * 96, no_step))
     np.testing.assert_array_equal(popped[0], y)
     np.testing.assert_array_equal(popped[1], z)
