@@ -373,12 +373,23 @@ def test_codec_of_bits_back(bb):
     q = codec.posterior(y, 64 * 96, no_step)
     z = codec.push(y, q)
     assert np.all(z * 2**4 % 1 == 0) and np.any(z * 2**3 % 1 != 0)
-    deviations = (z - q.z_mean) / np.exp(0.5 * q.z_logvar)
-    assert 0.7 < np.sqrt(np.mean(deviations**2)) < 1.3
     popped = codec.pop(64, 96, lambda y: codec.posterior(y, 64 * 96, no_step))
     np.testing.assert_array_equal(popped[0], y)
     np.testing.assert_array_equal(popped[1], z)
     np.testing.assert_array_equal(codec.stack.words(), before)
+
+
+@pytest.mark.parametrize("z_bits", [1, 6])
+def test_z_is_a_sample_of_q_on_its_grid(z_bits, bb):
+    settings = container.BitsBack(z_bits, container.Settings(), 0, None)
+    y = rng().randint(-1, 2, (16, 16, 32)).astype(np.float64)
+    codec = bits_back_codec.BitsBackCodec(bb, settings)
+    q = codec.posterior(y, 256 * 256, no_step)
+    z = codec.push(y, q)
+    assert np.all(z * 2**z_bits % 1 == 0) and np.any(z * 2 ** (z_bits - 1) % 1 != 0)
+    # Rounding to the grid adds the variance of U(-½, ½) grid steps.
+    variance = np.exp(q.z_logvar) + 4.0**-z_bits / 12
+    assert np.mean((z - q.z_mean) ** 2 / variance) == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.parametrize("kind", container.KINDS[:3])
