@@ -31,15 +31,16 @@ RECORD_EVERY = 10
 
 # Short runs, whose temperatures fall all the same; the learning rates make them move.
 ANNEALED = {"lr": 0.02, "t0": 10, "annealing_rate": 0.05}
+OTHER_ADAM = {"adam_beta1": 0.8, "adam_beta2": 0.99, "adam_epsilon": 1e-6}
 SETTINGS = {
     "mbt2018": {},
     "sga": {"sga_its": 50, **ANNEALED},
     "map": {"sga_its": 100, "lr": 0.02, "check_every": 5},
     "ste": {"sga_its": 100, "lr": 0.002, "check_every": 5},
-    "unoise": {"sga_its": 50, "lr": 0.02},
+    "unoise": {"sga_its": 50, "lr": 0.02, **OTHER_ADAM},
     "danneal": {"sga_its": 50, "lr": 0.02, "annealing_rate": 0.05},
-    "bb_sga": {"sga_its": 50, **ANNEALED, "r_its": 30, "r_lr": 0.02},
-    "bb_no_sga": {"sga_its": 50, "lr": 0.02},
+    "bb_sga": {"sga_its": 50, **ANNEALED, "r_its": 30, "r_lr": 0.01},
+    "bb_no_sga": {"sga_its": 50, "lr": 0.02, **OTHER_ADAM},
     "bb_plain": {},
 }
 CENTRED = ("mbt2018", "map", "unoise")
@@ -201,16 +202,18 @@ def centred(v, centre):
 
 
 class Adam:
-    def __init__(self, lr):
-        self.lr, self.t, self.moments = lr, 0, {}
+    def __init__(self, lr, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, **_):
+        self.lr, self.betas, self.epsilon = lr, (adam_beta1, adam_beta2), adam_epsilon
+        self.t, self.moments = 0, {}
 
     def step(self, values, gradients):
         self.t += 1
-        rate = self.lr * np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
+        b1, b2 = self.betas
+        rate = self.lr * np.sqrt(1 - b2**self.t) / (1 - b1**self.t)
         for name, g in gradients.items():
             m, v = self.moments.get(name, (0, 0))
-            self.moments[name] = m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-            values[name] = values[name] - rate * m / (np.sqrt(v) + 1e-8)
+            self.moments[name] = m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+            values[name] = values[name] - rate * m / (np.sqrt(v) + self.epsilon)
 
 
 # --- Methods -------------------------------------------------------------------------------------
@@ -254,7 +257,7 @@ class Run:
         return lambda: self.noise("uniform", t, name, value.shape)
 
     def _optimised(self, values):
-        adam = Adam(self.settings["lr"])
+        adam = Adam(**self.settings)
         every = self.settings.get("check_every")
         last = remembered = None
         for t in range(self.settings["sga_its"]):
@@ -291,7 +294,7 @@ class Run:
             self.script, (None, None)
         )
         q = {"mean": mean, "logvar": logvar}
-        adam = Adam(self.settings.get(lr))
+        adam = Adam(**{**self.settings, "lr": self.settings.get(lr)})
         for t in range(self.settings.get(its, 0)):
             normal = np.stack([posterior_noise(v, self.seed, t, mean.shape[1:]) for v in y])
             deviation = np.exp(0.5 * q["logvar"]) * normal
@@ -307,7 +310,7 @@ class Run:
         return {"mean": g, "logvar": 0.5 * g * deviation - 0.5 / (np.log(2) * pixels)}
 
     def _sga_with_samples(self, values):
-        adam = Adam(self.settings["lr"])
+        adam = Adam(**self.settings)
         for t in range(self.settings["sga_its"]):
             uniform = self._uniform(t, "y", values["y"])
             y, slope = relax("sga", values["y"], t, self.settings, uniform)

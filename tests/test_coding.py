@@ -372,10 +372,24 @@ def test_codec_of_bits_back(bb):
     codec = bits_back_codec.BitsBackCodec(bb, settings, Stack(before))
     q = codec.posterior(y, 64 * 96, no_step)
     z = codec.push(y, q)
+    assert np.all(z * 2**4 % 1 == 0) and np.any(z * 2**3 % 1 != 0)
     popped = codec.pop(64, 96, lambda y: codec.posterior(y, 64 * 96, no_step))
     np.testing.assert_array_equal(popped[0], y)
     np.testing.assert_array_equal(popped[1], z)
     np.testing.assert_array_equal(codec.stack.words(), before)
+
+
+@pytest.mark.parametrize("z_bits", [1, 6])
+def test_z_is_a_sample_of_q_on_its_grid(z_bits, bb):
+    settings = container.BitsBack(z_bits, container.Settings(), 0, None)
+    y = rng().randint(-1, 2, (16, 16, 32)).astype(np.float64)
+    codec = bits_back_codec.BitsBackCodec(bb, settings)
+    q = codec.posterior(y, 256 * 256, no_step)
+    z = codec.push(y, q)
+    assert np.all(z * 2**z_bits % 1 == 0) and np.any(z * 2 ** (z_bits - 1) % 1 != 0)
+    # Rounding to the grid adds the variance of U(-½, ½) grid steps.
+    variance = np.exp(q.z_logvar) + 4.0**-z_bits / 12
+    assert np.mean((z - q.z_mean) ** 2 / variance) == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.parametrize("kind", container.KINDS[:3])
@@ -383,6 +397,7 @@ def test_codec_of_grids(kind, base):
     codec = grid_codec.GridCodec(base, kind)
     y, z = rng().normal(0, 3, (5, 6, 32)), rng().normal(0, 3, (2, 2, 32))
     y[0, 0, :4], z[0, 0, :2] = [10000, -10000, 123456, -99999.4], [10000, -10000]
+    y[1, 0, :4], z[1, 0, :4] = [-1.5, -0.5, 0.5, 1.5], [-1.5, -0.5, 0.5, 1.5]
     words, sent = codec.encode(y, z)
     decoded = codec.decode(words, 75, 90)
     for name, latent in (("y", y), ("z", z)):
@@ -391,6 +406,12 @@ def test_codec_of_grids(kind, base):
     if kind == container.INTEGERS:
         np.testing.assert_array_equal(sent["y"], np.round(y))
         np.testing.assert_array_equal(sent["z"], np.round(z))
+        np.testing.assert_array_equal(sent["y"][1, 0, :4], [-2, 0, 0, 2])
+    else:
+        # A tie goes up.
+        np.testing.assert_array_equal(
+            grid_codec.nearest(np.array([0.75, -0.25]), 0.25), [1.25, 0.25]
+        )
 
 
 def test_padding_suffices_for_a_single_element(bb):

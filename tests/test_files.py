@@ -332,6 +332,8 @@ def test_the_net_rate_does_not_depend_on_the_spacing(spacing, tmp_path):
     result = compress("bb_plain", CHELSEA, tmp_path, "--z_spacing", spacing)
     error = 0.03 if spacing == 1 else 0.005
     assert result["net_bpp"] == pytest.approx(result["est_bpp_coded"], rel=error)
+    header, _ = container.read((tmp_path / "file.tfci").read_bytes())
+    assert 2.0**-header.bits_back.z_bits == result["z_spacing"] == spacing
 
 
 # --- Damage ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from conftest import DEMO, DEMO_DIR, ROOT, compress
 from PIL import Image
 
 import tf_boilerplate
-from inference import methods, optimise
+from inference import methods, optimise, sga_plus
 from inference.evaluation import Evaluation
 from model import checkpoints
 from runtime.quiet_tf import tf
@@ -31,6 +32,47 @@ def results(script, pixels, tmp_path, *flags):
     return compress(
         script, DEMO[script], path, tmp_path, *flags, "--overwrite", checkpoint_dir=DEMO_DIR
     )
+
+
+# By script what Table 1 of the paper, section 4 and the reference's code have.
+ADAM = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
+OF_SGA = {"annealing_rate": 1e-3, "t0": 700, "t_max": 0.5, "t_min": 1e-8, "atanh_eps": 1e-5}
+DEFAULTS = {
+    "mbt2018": {},
+    "sga": {"sga_its": 2000, "lr": 5e-3, **ADAM, **OF_SGA},
+    "map": {"sga_its": 2000, "lr": 5e-3, **ADAM, "check_every": 10},
+    "ste": {"sga_its": 2000, "lr": 1e-4, **ADAM, "check_every": 10},
+    "unoise": {"sga_its": 2000, "lr": 5e-3, **ADAM},
+    "danneal": {
+        **{"sga_its": 2000, "lr": 5e-3, **ADAM, "annealing_rate": 4e-3},
+        **{"t_max": 0.2, "t_min": 1e-8, "atanh_eps": 1e-5},
+    },
+    "bb_sga": {"sga_its": 2000, "lr": 5e-3, "r_its": 2000, "r_lr": 3e-3, **ADAM, **OF_SGA},
+    "bb_no_sga": {"sga_its": 1000, "lr": 5e-3, **ADAM},
+    "bb_plain": {},
+}
+
+
+@pytest.mark.parametrize("script", list(DEFAULTS))
+def test_defaults_are_those_of_the_paper(script):
+    """Whatever flag is not listed is an option beyond the paper, which is off."""
+    flags = {name: flag.default for name, flag in methods.find_method(script).flags.items()}
+    assert DEFAULTS[script].items() <= flags.items()
+    off = {"probability": "atanh", "classes": 2, "centred": False}
+    off.update(lr_final=1.0, fit_schedule=False)
+    beyond = {name: value for name, value in flags.items() if name not in DEFAULTS[script]}
+    assert set(beyond) <= set(sga_plus.FLAGS)
+    assert all(value == off[name] for name, value in beyond.items() if name in off)
+
+
+@pytest.mark.parametrize("script, tie_is_worse", [("map", False), ("ste", True)])
+def test_an_early_stop_at_a_tie(script, tie_is_worse):
+    method = object.__new__(methods.find_method(script))
+    method.args = types.SimpleNamespace(check_every=10)
+    stop = method.early_stop()
+    assert stop.worse(2.0, 1.0) and not stop.worse(1.0, 2.0)
+    assert stop.worse(1.0, 1.0) == tie_is_worse
+    assert stop.rounded == (script == "map") and stop.every == 10
 
 
 @pytest.mark.parametrize("script", ["sga", "unoise", "bb_sga", "bb_plain"])

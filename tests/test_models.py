@@ -12,7 +12,7 @@ import scipy.stats
 import tensorflow_probability as tfp
 
 import utils
-from inference import rounding, sga_plus
+from inference import methods, rounding, sga_plus
 from model import checkpoints, entropy_models, hyperprior, transforms
 from runtime.quiet_tf import tf
 
@@ -242,10 +242,19 @@ def test_rates_of_bits_back_equal_scipy():
 
 
 def test_centred_rounding_ties_and_halves():
-    v = tf.constant([0.5, 1.49, -0.5, 2.5])
-    centred, integers = evaluate(hyperprior.centred(v, 0.25), tf.round(v))
-    np.testing.assert_allclose(centred, [0.25, 1.25, -0.75, 2.25])
-    np.testing.assert_array_equal(integers, [0, 1, 0, 2])
+    """Around a centre a tie goes up; to integers it goes to the even one, as in NumPy."""
+    v = tf.constant([0.5, 1.49, -0.5, 2.5, 0.75, 1.75, -0.25])
+    (centred,) = evaluate(hyperprior.centred(v, 0.25))
+    np.testing.assert_allclose(centred, [0.25, 1.25, -0.75, 2.25, 1.25, 2.25, 0.25])
+    ties = tf.constant([-1.5, -0.5, 0.5, 1.5, 2.5, 3.5])
+    args = types.SimpleNamespace(centred=False)
+    for script in ("sga", "ste", "danneal"):
+        method = object.__new__(methods.find_method(script))
+        method.args = args
+        for integers in evaluate(*method.rounded(y=ties, z=ties).values()):
+            np.testing.assert_array_equal(integers, [-2, 0, 0, 2, 2, 4])
+    (straight,) = evaluate(rounding.straight_through(ties))
+    np.testing.assert_array_equal(straight, [-2, 0, 0, 2, 2, 4])
 
 
 @pytest.mark.parametrize("name", rounding.PROBABILITIES)
