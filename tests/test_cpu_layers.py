@@ -15,7 +15,12 @@ from inference.noise import Noise
 from model import checkpoints, cpu_layers, hyperprior, patch_products, tiling, winograd
 from runtime.quiet_tf import tf
 
-RNG = np.random.RandomState(0)
+
+@pytest.fixture(autouse=True)
+def generator():
+    """Each test draws its data from a generator of its own, so that none depends on another."""
+    global RNG
+    RNG = np.random.RandomState(0)
 
 
 @pytest.fixture(autouse=True)
