@@ -18,7 +18,7 @@ from runtime.quiet_tf import tf
 from training import data, horovod
 
 
-def batches(paths, batchsize, patchsize, threads, seed):
+def batches(paths, batchsize, patchsize, threads, seed, flip):
     """Stands in for `data.batches`."""
     mine = slice(horovod.rank() * batchsize, (horovod.rank() + 1) * batchsize)
     dataset = tf.data.Dataset.from_tensor_slices(np.load(sys.argv[1])[:, mine])
