@@ -305,7 +305,7 @@ def test_a_crop_of_an_array_reads_its_rows_alone(tmp_path):
         "from training import data;"
         "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "places = np.array([[20000 / (40000 - 63), 0.0]]);"
-        "(patch,) = data._read_patches({!r}, 64, places);"
+        "(patch,) = data._read_patches({!r}, 64, places, print);"
         "assert patch.shape == (64, 64, 3) and patch[0].min() == 0.5 and patch[1].max() == 0;"
         "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start < 50e3"
     ).format(ROOT, path)
