@@ -230,7 +230,8 @@ def compress(method_class, args):
             written.append(args.output)
         except InputError as error:
             failure = error
-    for key in (*evaluation.METRICS, *(key for key in results if key.startswith("avg_"))):
+    batch_means = (key for key in results if key.startswith("avg_"))
+    for key in (*evaluation.METRICS, "seconds", *batch_means):
         if key in results:
             print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
     for name in written:
@@ -307,7 +308,7 @@ def say_device(args):
     """Prints to stderr why a GPU goes unused, if one does, and with --verbose the device."""
     why = device.why_unused()
     if why:
-        print("note: " + why, file=sys.stderr)
+        console.note(why)
     if args.verbose:
         print("device: " + device.describe(), file=sys.stderr)
 

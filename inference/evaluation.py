@@ -28,7 +28,6 @@ METRICS = (
     "est_rd_loss",
     "net_bpp",
     "actual_bpp",
-    "seconds",
 )  # computed per image
 
 

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from inference import evaluation
+from inference.evaluation import METRICS
 from inference.methods import find_method
 from inference.scripts import METHODS
 from runtime import files
@@ -31,7 +31,6 @@ SETTINGS = (
     "device",
     "cpu",
 )
-METRICS = (*evaluation.METRICS, "est_rd_loss")
 SECONDS = ("seconds", "encode_seconds", "decode_seconds")
 COLUMNS = IDENTITY + SETTINGS + METRICS + SECONDS
 NEEDED = ("image", "method", "lambda", "est_bpp", "psnr")  # columns that any table must have

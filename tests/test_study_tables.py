@@ -592,3 +592,8 @@ def test_figures_stay_in_the_output_folder(tmp_path):
     taken = set()
     stems = [report.file_stem(name, taken) for name in ("a/b", "a-b", "a\\b", "x, published")]
     assert stems == ["a-b", "a-b-2", "a-b-3", "x-published"]
+
+
+def test_a_table_has_each_column_once():
+    for columns in (tables.COLUMNS, tables.MEANS):
+        assert len(set(columns)) == len(columns)
