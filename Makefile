@@ -44,6 +44,6 @@ bench: setup
 lint: setup-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
-	@$(PYTHON) tools/check_layout.py
+	@$(PYTHON) -m tools.check_layout
 
 .PHONY: help setup study-setup setup-dev horovod demo test parity bench lint

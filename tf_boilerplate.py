@@ -410,11 +410,7 @@ def _add_compress(commands, method_class):
             "lambda": Flag(-1.0, "weight of the distortion; -1: as in the run's name", minimum=-1),
             "seed": Flag(0, "seed of the random numbers, if the method draws any", minimum=0),
             "eval_batch_size": Flag(1, "images of a .npy that are optimised together"),
-            "pad": Flag(
-                "none",
-                "how g_a and h_a see the image continued to multiples of 64: {}",
-                choices=("none", "edge"),
-            ),
+            **method_class.image_flags,
             "save_reconstruction": Flag(False, "write a PNG next to the result"),
             "overwrite": Flag(False, "replace a result of another input or settings"),
             **method_class.flags,

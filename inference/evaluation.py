@@ -9,7 +9,7 @@ import numpy as np
 import utils
 from coding import container, digests
 from inference.noise import Noise
-from inference.optimise import LARGEST_LATENT, merge_records
+from inference.optimise import LARGEST_LATENT, merge_records, within
 from model import device, hyperprior
 from runtime import console
 from runtime.errors import InputError, exhausted, naming
@@ -136,7 +136,7 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
 
 def check_finite(values, name, hint):
     """Raises `InputError` unless all values of an image's arrays are finite and can be coded."""
-    if not all(np.all(np.abs(value) < LARGEST_LATENT) for value in values):
+    if not within(values, LARGEST_LATENT):
         line = "{} gives NaN, infinity or latents beyond {:.0e}{}"
         raise InputError(line.format(name, LARGEST_LATENT, hint))
 

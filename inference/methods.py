@@ -56,6 +56,7 @@ class Method:
         reference's do, under its names.
       flags: dict of the method's own `Flag`s by name, saved with every result.
       presets: for each value of --preset, a dict of the defaults that it gives to flags.
+      image_flags: like `flags`, for how all methods see the images.
       coding_flags: like `flags`, for how files are written.
       stages: list of `Stage`s, in the order in which they run.
       latents: dict of tensors (N, …) that the coder rounds (`coder`) after the stages have run.
@@ -65,6 +66,13 @@ class Method:
     row = ""
     model_class = None
     sigma_min = None
+    image_flags = {
+        "pad": Flag(
+            "none",
+            "how g_a and h_a see the image continued to multiples of 64: {}",
+            choices=("none", "edge"),
+        )
+    }
     flags = {}
     presets = {}
     coding_flags = {}
@@ -94,13 +102,14 @@ class Method:
     @classmethod
     def settings(cls, args):
         """All settings on the command line that a result depends on, by name."""
-        names = ("lmbda", "seed", "pad", *cls.flags, *cls.coding_flags)
+        names = ("lmbda", "seed", *cls.image_flags, *cls.flags, *cls.coding_flags)
         return {name: getattr(args, name) for name in names}
 
     @classmethod
     def defaults(cls):
         """The values of the method's own `settings` where no flag changes them."""
-        return {name: flag.default for name, flag in {**cls.flags, **cls.coding_flags}.items()}
+        flags = {**cls.image_flags, **cls.flags, **cls.coding_flags}
+        return {name: flag.default for name, flag in flags.items()}
 
     @classmethod
     def provenance(cls, run, images, args):
@@ -142,16 +151,10 @@ class Method:
         multiples of 64. At a border inside of a latent's 16 × 16 pixels, they would meet zeros that
         they never saw in training.
         """
-        if self.args.pad == "none":
-            y = self.model.analysis(self.x)
-            return {"y": y, **self.model.hyper_analysis(y)}
-        height, width = self.x.shape.as_list()[1:3]
-        y = self.model.analysis(_continued(self.x))
-        predicted = {"y": y, **self.model.hyper_analysis(y)}
-        rows, columns = container.latent_sizes(height, width)[0]
+        y = self.model.analysis(self.x if self.args.pad == "none" else _continued(self.x))
+        rows, columns = container.latent_sizes(*self.x.shape.as_list()[1:3])[0]
         # z of the continued image has the size that z of the image has.
-        predicted["y"] = y[:, :rows, :columns]
-        return predicted
+        return {"y": y[:, :rows, :columns], **self.model.hyper_analysis(y)}
 
     def build(self):
         """Returns the stages and the latents that are coded."""

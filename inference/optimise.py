@@ -144,9 +144,9 @@ class Stage:
                 latents = state[1 : 1 + len(self.latents)]
                 bound = LARGEST_LATENT if stops or final else np.inf
                 # A loss at which it stops may be anything: it went back to good latents.
-                if not ((stops or np.isfinite(relaxed["rd_loss"])) and _within(latents, bound)):
+                if not ((stops or np.isfinite(relaxed["rd_loss"])) and within(latents, bound)):
                     raise InputError(self._first_bad(session, good, t))
-                if _within(latents, LARGEST_LATENT):
+                if within(latents, LARGEST_LATENT):
                     good = state
                 show(t, relaxed, rounded)
                 for key, value in _recorded(t, relaxed, rounded).items():
@@ -175,7 +175,7 @@ class Stage:
                     cause = "lambda" if key == "rd_loss" else "lr" if t else ""
                     return _bad(key, "is NaN or infinite", where, cause)
             for name, values in session.run(self.latents).items():
-                if not _within([values], LARGEST_LATENT):
+                if not within([values], LARGEST_LATENT):
                     what = "has NaN, infinity or values beyond {:.0e} after the update".format(
                         LARGEST_LATENT
                     )
@@ -183,8 +183,8 @@ class Stage:
         return _bad("the loss", "is NaN or infinite", "about iteration {}".format(last), "lr")
 
 
-def _within(arrays, bound):
-    """Whether all is finite and below `bound` in magnitude."""
+def within(arrays, bound):
+    """Whether all values of the arrays are finite and below `bound` in magnitude."""
     return all(np.all(np.abs(values) < bound) for values in arrays)
 
 

@@ -8,9 +8,11 @@ import glob
 import os
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-METHODS = ("sga", "map", "ste", "unoise", "danneal", "bb_sga", "bb_no_sga", "bb_plain")
-SCRIPTS = (*METHODS, "mbt2018", "mbt2018_bb")
+from inference import scripts
+from inference.scripts import ROOT
+
+METHODS = tuple(script for script in scripts.METHODS if script not in scripts.MODELS)
+SCRIPTS = (*METHODS, *scripts.MODELS)
 # From the top down. Packages of one floor do not import each other; scripts may.
 FLOORS = (
     {"study", "tools"},
