@@ -13,9 +13,9 @@ from inference import evaluation, scripts
 from model import checkpoints, device
 from model.hyperprior import Mbt2018BB
 from runtime import console, files, flags, signals
-from runtime.errors import InputError, exhausted, naming
+from runtime.errors import InputError, naming
 from runtime.flags import Flag
-from runtime.quiet_tf import tf
+from runtime.quiet_tf import enough_memory, tf
 from training import cores, data, horovod, run_folder, validation
 
 # --- Training --------------------------------------------------------------------------------
@@ -105,8 +105,11 @@ def train(script, training_graph, args):
             hooks.append(summary_hook(x, x_tilde, shown, logdir, args.save_summary_secs))
     figures = "loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.2f}"
     done, values = start, None
+    remedy = "a smaller --batchsize or --patchsize needs less"
     try:
-        with signals.stop_signals() as stop, tf.train.MonitoredTrainingSession(
+        with signals.stop_signals() as stop, enough_memory(
+            folder, remedy
+        ), tf.train.MonitoredTrainingSession(
             scaffold=tf.train.Scaffold(init_fn=init_fn),
             hooks=[*hooks, horovod.Together(saved, stop)],
             config=config,
@@ -148,9 +151,6 @@ def train(script, training_graph, args):
         if "no image can be read" in str(error):
             raise InputError("--train_glob: none of the images can be decoded")
         raise
-    except tf.errors.ResourceExhaustedError as error:
-        with naming(folder):
-            raise exhausted(str(error), "a smaller --batchsize or --patchsize needs less")
     last = ", " + figures.format(**values) if values else ""
     print("{}: saved at step {}{}".format(folder, done, last))
     if stop or done < args.last_step:
@@ -182,10 +182,10 @@ def summary_hook(x, x_tilde, metrics, logdir, secs):
 
 def compress(method_class, args):
     """Runs a method on the images named on the command line; writes and prints its results."""
-    run = checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
-    args.lmbda = checkpoints.lambda_of(run, args.lmbda)
     images = utils.Images(args.eval_imgs, console.note)
     batches = images.batches(args.eval_batch_size)
+    run = checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
+    args.lmbda = checkpoints.lambda_of(run, args.lmbda)
     with naming(images.path):
         container.check_size(*images.shape[:3])
     weights = checkpoints.load(method_class.model_class, run)
@@ -209,9 +209,14 @@ def compress(method_class, args):
     save = functools.partial(utils.write_reconstruction, path, images.shape[0])
     save = save if args.save_reconstruction else None
 
-    results, records, content = evaluation.evaluate(
-        method_class, weights, writer, images.path, batches, args, save
-    )
+    _, height, width, _ = images.shape
+    remedy = "smaller images than {} x {} pixels need less".format(width, height)
+    if args.eval_batch_size > 1:
+        remedy = "a smaller --eval_batch_size or " + remedy
+    with enough_memory(images.path, remedy):
+        results, records, content = evaluation.evaluate(
+            method_class, weights, writer, images.path, batches, args, save
+        )
     # The result comes first, which may have taken hours; what is printed comes last.
     written, failure = [], None
     if path:

@@ -1,7 +1,6 @@
 """Images, metrics and result files."""
 
 import contextlib
-import hashlib
 import os
 
 import numpy as np
@@ -123,19 +122,6 @@ def open_array(path):
     if not isinstance(array, np.ndarray):
         raise InputError("{}: not an .npy file but an .npz".format(path))
     return array
-
-
-def image_keys(pixels, seed):
-    """A random-number key, int64 (N,), for each of the images uint8 (N, H, W, 3).
-
-    A key depends only on the seed and the image, so that an image gets the same noise whatever its
-    position and whichever images share its batch.
-    """
-    digests = (
-        hashlib.sha256("{} {} ".format(seed, image.shape).encode() + image.tobytes()).digest()
-        for image in pixels
-    )
-    return np.array([int.from_bytes(d[:8], "little", signed=True) for d in digests], np.int64)
 
 
 # --- Metrics ---------------------------------------------------------------------------------

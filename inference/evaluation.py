@@ -1,18 +1,17 @@
 """Evaluation: runs images through a method, the coder and the metrics of the decoded result."""
 
 import collections
-import contextlib
 import time
 
 import numpy as np
 
 import utils
 from coding import container, digests
-from inference.noise import Noise
+from inference.noise import Noise, image_keys
 from inference.optimise import LARGEST_LATENT, merge_records, within
 from model import device, hyperprior
 from runtime import console
-from runtime.errors import InputError, exhausted, naming
+from runtime.errors import InputError, naming
 from runtime.quiet_tf import tf
 
 METRICS = (
@@ -58,10 +57,9 @@ def evaluate(method_class, weights, writer, path, batches, args, save):
     metrics, records, batch_sizes = [], [], []
     for pixels in batches:
         numbers = range(len(metrics), len(metrics) + len(pixels))
-        with _memory(path, pixels.shape):
-            if evaluation is None or evaluation.shape != pixels.shape:
-                evaluation = Evaluation(method_class, weights, pixels.shape, args)
-            figures, record = _evaluate_batch(evaluation, pixels, writer, path, numbers, save)
+        if evaluation is None or evaluation.shape != pixels.shape:
+            evaluation = Evaluation(method_class, weights, pixels.shape, args)
+        figures, record = _evaluate_batch(evaluation, pixels, writer, path, numbers, save)
         metrics += figures
         records.append(record)
         batch_sizes.append(len(pixels))
@@ -72,19 +70,6 @@ def evaluate(method_class, weights, writer, path, batches, args, save):
     if method_class.reports_batches:
         results.update(_batch_results(results["actual_bpp"], batch_sizes))
     return Evaluated(results, merge_records(records), content)
-
-
-@contextlib.contextmanager
-def _memory(path, shape):
-    """Within, an exhausted memory becomes an `InputError` about images of `shape`."""
-    number, height, width, _ = shape
-    what = "smaller images than {} x {} pixels need less".format(width, height)
-    what = what if number == 1 else "a smaller --eval_batch_size or " + what
-    try:
-        yield
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        with naming(path):
-            raise exhausted(str(error), what)
 
 
 def _batch_results(actual_bpp, batch_sizes):
@@ -162,11 +147,11 @@ class Evaluation:
                 keys = tf.get_variable(
                     "keys", shape[:1], tf.int64, trainable=False, use_resource=True
                 )
-                image_keys = keys.read_value()
+                keys_value = keys.read_value()
             self.feed = tf.group(
                 x.assign(tf.cast(self.pixels, tf.float32) / 255), keys.assign(self.keys)
             )
-            x, keys = x.read_value(), image_keys
+            x, keys = x.read_value(), keys_value
             model = hyperprior.build(
                 method_class.model_class, weights, sigma_min=method_class.sigma_min
             )
@@ -183,10 +168,10 @@ class Evaluation:
         self.index = tf.placeholder(tf.int32, ())
         x, keys = x[self.index, None], keys[self.index, None]
         self.coded = self._latent_placeholders()
-        self.x_tilde = model.synthesis(self.coded["y"], (height, width))
         self.decoded = tf.placeholder(tf.float32, (1, height, width, 3))
         self.reconstruction = utils.to_uint8(self.decoded)[0]
         metrics = utils.quality(x, self.decoded)
+        self.x_tilde = model.synthesis(self.coded["y"], (height, width))
         rates = self.method.rates(height * width, Noise(keys), self.coded)
         metrics.update({"est_" + key: value for key, value in rates.items()})
         metrics["est_rd_loss"] = self.args.lmbda * metrics["mse"] + metrics["est_bpp"]
@@ -205,7 +190,7 @@ class Evaluation:
 
     def begin(self, pixels):
         """Feeds a batch, uint8 (N, H, W, 3), to the graph."""
-        keys = utils.image_keys(pixels, self.args.seed)
+        keys = image_keys(pixels, self.args.seed)
         self.session.run(self.feed, {self.pixels: pixels, self.keys: keys})
 
     def optimise(self, pixels):

@@ -1,16 +1,32 @@
 """Random numbers for the optimisation."""
 
+import hashlib
 import zlib
+
+import numpy as np
 
 from model import device
 from runtime.quiet_tf import tf
+
+
+def image_keys(pixels, seed):
+    """A random-number key, int64 (N,), for each of the images uint8 (N, H, W, 3).
+
+    A key depends only on the seed and the image, so that an image gets the same noise whatever its
+    position and whichever images share its batch.
+    """
+    digests = (
+        hashlib.sha256("{} {} ".format(seed, image.shape).encode() + image.tobytes()).digest()
+        for image in pixels
+    )
+    return np.array([int.from_bytes(d[:8], "little", signed=True) for d in digests], np.int64)
 
 
 class Noise:
     """Random numbers that depend only on the seed, the image, the step and a name.
 
     Args:
-      image_keys: (N,) int64, a key per image that includes the seed (`utils.image_keys`).
+      image_keys: (N,) int64, a key per image that includes the seed (`image_keys`).
       t: step, int64 scalar.
       name: distinguishes latents and stages.
     """

@@ -15,17 +15,6 @@ class Unfinished(InputError):
     exit_code = 1
 
 
-def exhausted(reason, remedy):
-    """An `InputError` for the `reason` that TensorFlow or the system gives when it runs out.
-
-    Args:
-      remedy: what needs less memory; for a full disk there is none.
-    """
-    if "No space left" in reason or "quota exceeded" in reason:
-        return InputError("the disk is full; what was saved before is whole")
-    return InputError("the memory is exhausted; {}".format(remedy))
-
-
 @contextlib.contextmanager
 def naming(path):
     """Prefixes the text of any `InputError` raised within with a file's name."""

@@ -11,9 +11,12 @@ most of the project works without it, because NVIDIA's TensorFlow has no build
 of it (docs/gpu.md).
 """
 
+import contextlib
 import logging
 import os
 import warnings
+
+from runtime.errors import InputError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors still raise exceptions
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
@@ -24,7 +27,7 @@ with warnings.catch_warnings():
 
     tf.get_logger().setLevel(logging.ERROR)
 
-__all__ = ["tf", "tfc"]  # noqa: F822  `__getattr__` below provides tfc
+__all__ = ["enough_memory", "tf", "tfc"]  # noqa: F822  `__getattr__` below provides tfc
 
 
 def __getattr__(name):
@@ -40,10 +43,24 @@ def __getattr__(name):
             warnings.simplefilter("ignore")
             import tensorflow_compression as tfc
     except (ImportError, OSError, tf.errors.OpError) as error:
-        from runtime.errors import InputError
-
         raise InputError(
             "needs tensorflow-compression 1.3, as do training of the base model and the authors' "
             ".tfci, but not the rest ({})".format(str(error).strip().splitlines()[0])
         )
     return tfc
+
+
+@contextlib.contextmanager
+def enough_memory(name, remedy):
+    """Turns exhausted memory, or a full disk, into an `InputError`.
+
+    Args:
+      name: of the file or folder that the work within is about.
+      remedy: what needs less memory.
+    """
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        if "No space left" in str(error) or "quota exceeded" in str(error):
+            raise InputError("{}: the disk is full; what was saved before is whole".format(name))
+        raise InputError("{}: the memory is exhausted; {}".format(name, remedy))

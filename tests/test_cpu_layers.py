@@ -9,9 +9,8 @@ from conftest import DEMO, DEMO_DIR
 
 import sga
 import tf_boilerplate
-import utils
 from inference.evaluation import Evaluation
-from inference.noise import Noise
+from inference.noise import Noise, image_keys
 from model import checkpoints, cpu_layers, hyperprior, patch_products, tiling, winograd
 from runtime.quiet_tf import tf
 
@@ -225,7 +224,7 @@ def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
     starts = [value.copy() for value in theirs.values]
     for t in range(3):
         with tf.Graph().as_default(), tf.Session() as session:
-            noise = Noise(tf.constant(utils.image_keys(pixels[None], args.seed)))
+            noise = Noise(tf.constant(image_keys(pixels[None], args.seed)))
             pairs = zip("yz", theirs.values)
             uniform = [noise.at(t, name).uniform(tf.zeros(v.shape)) for name, v in pairs]
             uniform = session.run(uniform)
