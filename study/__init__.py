@@ -1,6 +1,7 @@
 """Studies of many images, models and methods, with figures of the results.
 
     python -m study.run            methods × models × images, on the cores of a machine or a cluster
+    python -m study.same_size      PSNR above classical codecs at the same file size
     python -m study.report         tables, BD-rate and rate-distortion curves of results
     python -m study.budgets        the gain of SGA with fewer iterations
     python -m study.traces         the course of the optimisation, method against method

@@ -1,0 +1,103 @@
+"""Classical codecs at the size of another file, and the table that compares with them."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from imaging import codecs
+from study import same_size
+
+CHELSEA = os.path.join(ROOT, "samples", "chelsea.png")
+PIXELS = np.asarray(Image.open(CHELSEA))[40:200, 100:300]
+
+
+def all_files(form, **options):
+    """(bytes, PSNR) of all files of a list of options, sorted; an implementation of its own."""
+    image = Image.fromarray(PIXELS)
+    lists = [dict(zip(options, values)) for values in zip(*options.values())]
+    for chosen in lists:
+        file = io.BytesIO()
+        image.save(file, form, **chosen)
+        error = np.asarray(Image.open(file).convert("RGB"), float) - np.asarray(image, float)
+        yield len(file.getvalue()), 20 * np.log10(255 / np.sqrt((error**2).mean()))
+
+
+def in_between(points, size):
+    """Linear interpolation in the logarithm of the size between the points around it."""
+    (low, a), (high, b) = (
+        max(p for p in points if p[0] <= size),
+        min(p for p in points if p[0] > size),
+    )
+    return a + (b - a) * np.log(size / low) / np.log(high / low)
+
+
+@pytest.mark.parametrize("size", [1500, 4000.5])
+def test_psnr_at_a_size_lies_between_the_files_around_it(size):
+    jpeg = [*all_files("JPEG", quality=range(1, 80), subsampling=[2] * 79, optimize=[True] * 79)]
+    webp = [*all_files("WEBP", quality=range(0, 80), method=[6] * 80)]
+    assert codecs.psnr_at_size("jpeg", PIXELS, size) == pytest.approx(in_between(jpeg, size))
+    assert codecs.psnr_at_size("webp", PIXELS, size) == pytest.approx(in_between(webp, size))
+    ratios = np.geomspace(PIXELS.size / size / 1.2, PIXELS.size / size * 1.2, 30)
+    several = {"mct": [1] * 30, "irreversible": [True] * 30, "quality_mode": ["rates"] * 30}
+    jpeg2000 = all_files("JPEG2000", quality_layers=[[ratio] for ratio in ratios], **several)
+    # Not the same ratios, so that the files differ by a few bytes.
+    value = codecs.psnr_at_size("jpeg2000", PIXELS, size)
+    assert value == pytest.approx(in_between([*jpeg2000], size), abs=0.1)
+
+
+@pytest.mark.parametrize("codec", codecs.CODECS)
+def test_files_around_a_size(codec):
+    below, above = codecs.around_size(codec, PIXELS, 3000)
+    assert len(below) <= 3000 < len(above)
+    assert np.isnan(codecs.psnr_at_size(codec, PIXELS, 10))
+    assert codecs.around_size(codec, PIXELS, 10)[0] is None
+    assert codecs.around_size(codec, PIXELS, 10**6)[1] is None
+
+
+def test_jpeg_2000_has_the_colour_transform():
+    """Without it, it is 2 dB worse: the comparison would flatter us."""
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(
+        file, "JPEG2000", irreversible=True, quality_mode="rates", quality_layers=[32]
+    )
+    without = codecs.psnr(PIXELS, codecs.decode(file.getvalue()))
+    assert codecs.psnr_at_size("jpeg2000", PIXELS, len(file.getvalue())) > without + 1
+
+
+TABLE = """image,method,model,lambda,est_bpp,actual_bpp,net_bpp,psnr
+chelsea,sga,m,0.01,0.5,0.6,,{}
+chelsea,bb_sga,m,0.01,0.5,0.7,0.6,{}
+chelsea,mbt2018,m,0.01,0.5,,,30
+"""
+
+
+def test_the_table_of_differences(tmp_path, capsys):
+    """By hand: files of 0.6 bits per pixel, 1 and 2 dB above JPEG; one row has no file."""
+    Image.fromarray(PIXELS).save(str(tmp_path / "chelsea.png"))
+    jpeg = codecs.psnr_at_size("jpeg", PIXELS, 0.6 * PIXELS.shape[0] * PIXELS.shape[1] / 8)
+    (tmp_path / "images.csv").write_text(TABLE.format(jpeg + 1, jpeg + 2))
+    (tmp_path / "m-psnr.csv").write_text("0.3, {}\n1.2, {}\n".format(jpeg, jpeg + 4))
+    paths = [str(tmp_path / name) for name in ("images.csv", "chelsea.png")]
+    same_size.main([*paths, "--published", str(tmp_path / "m-psnr.csv")])
+    header, sga, bits_back = capsys.readouterr().out.splitlines()
+    assert "to published" in header
+    assert sga.split()[:4] == ["sga", "m", "1", "0.6000"] and "+1.00 dB" in sga
+    assert bits_back.split()[0] == "bb_sga" and "+2.00 dB" in bits_back
+    assert sga.endswith("-1.00 dB") and bits_back.endswith("+0.00 dB")
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        (TABLE.format(30, 30).replace("chelsea", "other"), "other is not among the images chelsea"),
+        ("image,method,model,lambda,est_bpp,psnr\nchelsea,sga,m,0.01,0.5,30\n", "size of a file"),
+    ],
+)
+def test_tables_that_do_not_fit(table, message, tmp_path):
+    (tmp_path / "images.csv").write_text(table)
+    with pytest.raises(same_size.InputError, match=message):
+        same_size.main([str(tmp_path / "images.csv"), CHELSEA])
