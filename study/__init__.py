@@ -5,6 +5,7 @@
     python -m study.report         tables, BD-rate and rate-distortion curves of results
     python -m study.budgets        the gain of SGA with fewer iterations
     python -m study.traces         the course of the optimisation, method against method
+    python -m study.learning_curves  the validation loss of training runs, by step
     python -m study.look           one image coded by two methods, with maps of the bits
     python -m study.sga_landscape  the loss over two latents, and SGA's path through it
 

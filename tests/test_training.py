@@ -31,6 +31,7 @@ from inference import methods
 from runtime import machine
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
+from study import learning_curves
 from tools import recipe
 from training import cores, data, validation
 
@@ -468,3 +469,27 @@ def test_a_recipe_resumes_after_a_kill(photos, tmp_path):
     outputs = sorted(glob.glob(str(tmp_path / "out" / "*")))
     assert [os.path.basename(path) for path in outputs] == ["mbt2018_bb-num_filters=4-lmbda=0.001"]
     assert not any("Adam" in name for path in outputs for name in checkpoint_values(path))
+
+
+def test_learning_curves_count_the_steps_before(tmp_path, capsys):
+    """A stage that started from step 30 of a trunk goes on where that ended."""
+    rows = "step,images,rd_loss,bpp,mse,psnr\n{}"
+    for folder, settings, lines in (
+        ("trunk/mbt2018-n", {"lmbda": 0.01}, "0,old,9,1,1,1\n10,i,3,1,1,1\n30,i,2,1,1,1\n"),
+        ("last/mbt2018-n", {"lmbda": 0.01, "init_from_step": 30}, "0,i,2,1,1,1\n5,i,1.5,1,1,1\n"),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "validation.csv").write_text(rows.format(lines))
+        (tmp_path / folder / "args.json").write_text(json.dumps(settings))
+    folders = [str(tmp_path / name / "mbt2018-n") for name in ("trunk", "last")]
+    trunk, last = map(learning_curves.read, folders)
+    assert (trunk.steps, trunk.losses) == ((10, 30), (3, 2))  # of the newest images alone
+    assert (last.steps, last.losses) == ((30, 35), (2, 1.5))
+    figure = learning_curves.draw([trunk, last])
+    (panel,) = figure.axes
+    assert [line.get_label() for line in panel.lines] == ["mbt2018, trunk", "mbt2018, last"]
+    learning_curves.main([*folders, "--output", str(tmp_path / "curves")])
+    assert (tmp_path / "curves.png").exists() and (tmp_path / "curves.svg").exists()
+    os.remove(os.path.join(folders[0], "validation.csv"))
+    with pytest.raises(InputError, match="no validation.csv there"):
+        learning_curves.read(folders[0])
