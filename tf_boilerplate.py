@@ -209,9 +209,8 @@ def compress(method_class, args):
     save = functools.partial(utils.write_reconstruction, path, images.shape[0])
     save = save if args.save_reconstruction else None
 
-    results, records, content = evaluation.evaluate(
-        method_class, weights, writer, images.path, batches, args, save
-    )
+    evaluator = evaluation.Evaluator(method_class, weights, args)
+    results, records, content = evaluator.evaluate(writer, images.path, batches, save)
     # The result comes first, which may have taken hours; what is printed comes last.
     written, failure = [], None
     if path:
