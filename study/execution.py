@@ -27,7 +27,7 @@ from inference.scripts import ROOT
 from model import checkpoints, device
 from runtime import machine
 from runtime.errors import InputError
-from study import codecs, images, tables, tasks
+from study import codecs, inputs, tables, tasks
 from study.versions import version
 
 Outcome = collections.namedtuple("Outcome", "content refusal seconds")
@@ -69,8 +69,8 @@ def run_task(task, threads):
         method has refused what it was given; the text says why.
       RuntimeError: the method failed otherwise.
     """
-    pixels = images.read(task.image)
-    if images.digest(pixels) != task.image.sha256:
+    pixels = inputs.read(task.image)
+    if inputs.digest(pixels) != task.image.sha256:
         raise InputError("{}: is not as it was when the study began".format(task.image.path))
     run = _of_script if task.run else _of_codec
     values = run(task, pixels, threads)

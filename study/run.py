@@ -20,7 +20,7 @@ from inference import scripts
 from inference.methods import find_method
 from runtime import console, files
 from runtime.errors import InputError
-from study import cluster, codecs, command, images, tables, tasks
+from study import cluster, codecs, command, inputs, tables, tasks
 
 
 def main(argv=None):
@@ -85,7 +85,7 @@ def study(args):
 
 def find_tasks(args):
     """All tasks of a command line; codecs that are missing here are left out, with a note."""
-    found = images.find(args.images, args.crop)
+    found = inputs.find(args.images, args.crop)
     methods = list(dict.fromkeys(args.methods or ()))
     names = {method: tasks.split(method)[0] for method in methods}
     missing = {n: codecs.CODECS[n].missing() for n in names.values() if n in codecs.CODECS}

@@ -23,7 +23,7 @@ from study.versions import version
 class Task(collections.namedtuple("Task", "image method run settings version key")):
     """One image with one method, and one model or quality.
 
-    image: an `images.Image`; method: the name of a script or codec and its flags, as the user wrote
+    image: an `inputs.Image`; method: the name of a script or codec and its flags, as the user wrote
     them, less --lambda, --seed and --quality; run: a `Model`, None for a codec; settings: dict of
     all settings of the method, defaults, λ, seed and quality too; version: of the code of the
     script and all that it imports (`study.versions`), or of the encoder; key: digest of all that
@@ -121,7 +121,7 @@ def make_tasks(images, methods, models, seeds=None):
     """Makes all `Task`s, ordered by image.
 
     Args:
-      images: list of `images.Image`.
+      images: list of `inputs.Image`.
       methods: list of str, such as "sga --preset fast" or "jpeg --quality 5 10". Each script runs
         with the models that suit it.
       models: list of `Model`.
