@@ -155,18 +155,26 @@ class Table:
 def summary(wanted, missing):
     """How many tasks there are, and of what, in words."""
     number = len({task.image.name for task in wanted})
-    counts = (
-        ("methods", {task.method for task in wanted}),
-        ("models", {task.model for task in wanted if task.run}),
-        ("qualities", {task.kind for task in wanted if not task.run}),
-        ("seeds", {task.settings["seed"] for task in wanted if task.run}),
+    found = (
+        ("method", {task.method for task in wanted}),
+        ("model", {task.model for task in wanted if task.run}),
+        ("codec setting", {task.kind for task in wanted if not task.run}),
+        ("seed", {task.settings["seed"] for task in wanted if task.run}),
     )
-    parts = ["{} {}".format(len(found), what) for what, found in counts if found]
-    if parts[-1] == "1 seeds":
+    parts = [_number(len(values), what) for what, values in found if values]
+    if parts[-1] == "1 seed":
         parts.pop()
-    line = "{} tasks ({} images × {} settings: {}), of which {} are done already"
-    done = len(wanted) - len(missing)
-    return line.format(len(wanted), number, len(wanted) // number, ", ".join(parts), done)
+    return "{} ({} × {}: {}), of which {} are done already".format(
+        _number(len(wanted), "task"),
+        _number(number, "image"),
+        _number(len(wanted) // number, "setting"),
+        ", ".join(parts),
+        len(wanted) - len(missing),
+    )
+
+
+def _number(number, what):
+    return "{} {}{}".format(number, what, "" if number == 1 else "s")
 
 
 def listed(wanted, missing):
