@@ -103,14 +103,8 @@ def test_points_of_codecs_are_those_of_a_loop_over_pillow(study, tmp_path):
         assert row["script"] == row["method"] and float(row["encode_seconds"]) > 0
         assert row["height"] == str(len(pixels)) and row["version"].endswith("Pillow 9.5.0")
     # Means are over images, one for each quality; and nothing is computed twice.
-    means = tables.read_csv(str(study.output / "images.csv"), "")
-    assert [(m["method"], m["quality"], m["images"]) for m in tables.means(means)] == [
-        ("jpeg", 7, 2),
-        ("jpeg", 30, 2),
-        ("jpeg2000", 12.5, 2),
-        ("jpeg2000", 40, 2),
-        ("webp", 20, 2),
-    ]
+    means = [(m["method"], m["quality"], m["images"]) for m in tables.means(rows_of(study))]
+    assert sorted(means) == sorted((*setting, 2) for setting in LOOPS)
     assert study(tmp_path / "images", "--methods", "jpeg --quality 30 8")
     assert [(task.image.name, task.settings["quality"]) for task in study.ran] == [
         ("cat", 8),
