@@ -55,8 +55,8 @@ def compute(missing, args, number, keep):
                 try:
                     outcome = future.result()
                 except Exception as error:  # of the task; a dead worker; a cluster that is gone
-                    outcome = execution.Outcome(b"", _reason(error), None)
-                first = estimate.ended(task, outcome.seconds)
+                    outcome = execution.Outcome(b"", _reason(error), None, None)
+                first = estimate.ended(task, outcome.seconds, outcome.start)
                 if outcome.refusal:
                     failed += 1
                     line = "failed: {}: {}".format(task, outcome.refusal)
@@ -64,7 +64,7 @@ def compute(missing, args, number, keep):
                 else:
                     keep(task, outcome.content)
                     if first and done < len(missing):
-                        progress.write(_first(task, outcome.seconds, estimate.seconds()))
+                        progress.write(_first(task, outcome, estimate.seconds()))
                 future.release()
                 progress.update(done)
     return failed
@@ -83,13 +83,15 @@ def _submit(client, missing, threads, slots, retries):
     return futures
 
 
-def _first(task, seconds, left):
+def _first(task, outcome, left):
     """A line on the first task of a method that has ended."""
     end = time.time() + left
     soon = left < 12 * 3600
-    return "{}: the first took {:.1f} s; all tasks done in about {}, at {}".format(
+    start = ", {:.1f} of them to start".format(outcome.start) if outcome.start else ""
+    return "{}: the first took {:.1f} s{}; all tasks done in about {}, at {}".format(
         task,
-        seconds,
+        outcome.seconds,
+        start,
         datetime.timedelta(seconds=round(left)),
         time.strftime("%H:%M" if soon else "%a %d %b %H:%M", time.localtime(end)),
     )

@@ -30,11 +30,12 @@ from runtime.errors import InputError
 from study import codecs, inputs, tables, tasks
 from study.versions import version
 
-Outcome = collections.namedtuple("Outcome", "content refusal seconds")
+Outcome = collections.namedtuple("Outcome", "content refusal seconds start")
 Outcome.__doc__ = """The end of a task.
 
 content: of its result file, bytes; refusal: why it failed in a way that another attempt would
-repeat, or None; seconds: that it took, with the start of a process if it needed one.
+repeat, or None; seconds: that it took; start: those of them in which a process started and built
+its graph, 0 if the process was there.
 """
 
 
@@ -46,12 +47,10 @@ def attempt(task, threads):
     Returns:
       `Outcome`.
     """
-    begun = time.monotonic()
     try:
-        content, refusal = run_task(task, threads), None
+        return run_task(task, threads)
     except InputError as error:
-        content, refusal = b"", str(error)
-    return Outcome(content, refusal, time.monotonic() - begun)
+        return Outcome(b"", str(error), None, None)
 
 
 def run_task(task, threads):
@@ -62,18 +61,19 @@ def run_task(task, threads):
       threads: number of threads that it may use.
 
     Returns:
-      The content of the result file, as bytes.
+      `Outcome`.
 
     Raises:
       InputError: the checkpoint, the image, the code or the encoder is another than it was, or the
         method has refused what it was given; the text says why.
       RuntimeError: the method failed otherwise.
     """
+    begun = time.monotonic()
     pixels = inputs.read(task.image)
     if inputs.digest(pixels) != task.image.sha256:
         raise InputError("{}: is not as it was when the study began".format(task.image.path))
     run = _of_script if task.run else _of_codec
-    values = run(task, pixels, threads)
+    values, started = run(task, pixels, threads)
     values.update(
         input=tables.as_text(os.path.basename(task.image.path)),
         image=task.image.name,
@@ -87,18 +87,20 @@ def run_task(task, threads):
     )
     content = io.BytesIO()
     np.savez(content, **values)
-    return content.getvalue()
+    seconds = time.monotonic() - begun
+    start = max(0, seconds - float(np.sum(values["seconds"]))) if started else 0
+    return Outcome(content.getvalue(), None, seconds, start)
 
 
 def _of_codec(task, pixels, threads):
-    """The values of a result of a classical codec, by name."""
+    """The values of a result of a classical codec, by name; and False: no process was started."""
     codec = codecs.CODECS[task.script]
     here = codec.missing() or codec.version()
     if here != task.version:
         line = "{}: this worker has another encoder than the study began with: {}, not {}"
         raise InputError(line.format(task.script, here, task.version))
     values = codecs.evaluate(task.script, pixels, task.settings["quality"], threads)
-    return {"script": task.script, "device": "CPU", **task.settings, **values}
+    return {"script": task.script, "device": "CPU", **task.settings, **values}, False
 
 
 # --- Scripts ---------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ _kept = threading.local()  # .process: the last `Process` of this thread
 
 
 def _of_script(task, pixels, threads):
-    """The values of a result of a script, by name."""
+    """The values of a result of a script, by name; and whether a process was started for it."""
     environment = _environment(threads)
     identity = (task.method, task.run, task.settings, task.version, pixels.shape, environment)
     process, _kept.process = getattr(_kept, "process", None), None
@@ -119,7 +121,8 @@ def _of_script(task, pixels, threads):
         result = os.path.join(folder, "result.npz")
         np.save(image, pixels[None])
         try:
-            if not (process and process.ask(image, result)):
+            started = not (process and process.ask(image, result))
+            if started:
                 process = Process(identity, _command(task), environment)
                 if not process.ask(image, result):
                     raise RuntimeError("the process ended before its first image")
@@ -127,7 +130,7 @@ def _of_script(task, pixels, threads):
             path = tables.as_text(task.image.path)
             raise type(error)(str(error).replace(image, path))
         _kept.process = process
-        return {**tables.load(result), "checkpoint_sha256": task.run.sha256}
+        return {**tables.load(result), "checkpoint_sha256": task.run.sha256}, started
 
 
 def _command(task):

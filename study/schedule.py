@@ -57,7 +57,7 @@ class Estimate:
     """How long the rest of the tasks will take, from the seconds that others took.
 
     A method's seconds are proportional to `work`; those of a method of which no task has ended are
-    like the mean of the others'.
+    like the mean of the others'. The starts of processes are left out: they are few.
 
     Args:
       tasks: the tasks to come.
@@ -71,8 +71,8 @@ class Estimate:
         for task in tasks:
             self._left[task.method] += work(task)
 
-    def ended(self, task, seconds):
-        """Records that a task took some seconds; None: it failed, in unknown time.
+    def ended(self, task, seconds, start):
+        """Records that a task took some seconds, and some of them to start; None: it failed.
 
         Returns:
           Whether it is the first of its method whose seconds are known.
@@ -82,7 +82,7 @@ class Estimate:
             return False
         first = task.method not in self._done
         self._done[task.method] += work(task)
-        self._seconds[task.method] += seconds
+        self._seconds[task.method] += seconds - start
         return first
 
     def seconds(self):

@@ -37,7 +37,7 @@ def study(tmp_path, monkeypatch):
     def of_script(task, pixels, threads):
         values = {"script": task.script, "runname": task.run.name, **task.settings}
         numbers = ("est_bpp", "psnr", "mse", "est_rd_loss", "seconds")
-        return {**values, **{key: np.array([1.0]) for key in numbers}}
+        return {**values, **{key: np.array([1e-9]) for key in numbers}}, True
 
     def made(images, *flags):
         ran.clear()
@@ -295,7 +295,8 @@ def test_a_study_says_how_long_the_first_tasks_took(study, tmp_path, capsys):
     study(tmp_path / "images", "--methods", "mbt2018", "jpeg --quality 9")
     lines = capsys.readouterr().out.splitlines()
     first = "0, mbt2018, {}, λ = 0.01: the first took 0.".format(MODEL.name)
-    assert lines[1].startswith(first) and " s; all tasks done in about 0:00:0" in lines[1]
+    assert lines[1].startswith(first) and " of them to start; all tasks done in" in lines[1]
+    assert " in about 0:00:0" in lines[1] and "to start" not in lines[2]
     assert lines[2].startswith("0, jpeg, quality 9: the first took")
     assert len(lines) == 4  # with how many there are, and what was written
 
@@ -350,16 +351,16 @@ def test_the_time_left_is_that_of_tasks_like_those_before():
     takes = {t.key: seconds[t.method] * schedule.work(t) for t in made}
     estimate = schedule.Estimate(made, 2)
     assert estimate.seconds() is None
-    assert estimate.ended(made[0], takes["sga0"])
+    assert estimate.ended(made[0], takes["sga0"] + 7, 7)
     assert estimate.seconds() > 0  # map's is a guess
-    assert estimate.ended(made[1], takes["map0"])
-    assert not estimate.ended(made[2], takes["sga1"])
+    assert estimate.ended(made[1], takes["map0"], 0)
+    assert not estimate.ended(made[2], takes["sga1"], 0)
     left = sum(takes[key] for key in ("map1", "sga2", "map2"))
     assert estimate.seconds() == pytest.approx(left / 2)
-    assert not estimate.ended(made[3], None)
+    assert not estimate.ended(made[3], None, None)
     assert estimate.seconds() == pytest.approx((left - takes["map1"]) / 2)
     for task in made[4:]:
-        estimate.ended(task, takes[task.key])
+        estimate.ended(task, takes[task.key], 0)
     assert estimate.seconds() == 0
 
 
@@ -382,10 +383,11 @@ def test_images_in_one_process_have_the_results_of_the_script(
     process = execution.Process
     monkeypatch.setattr(execution, "_kept", types.SimpleNamespace())
     monkeypatch.setattr(execution, "Process", lambda *a: started.append(a) or process(*a))
-    contents = [execution.run_task(task, 1) for task in tasks.make_tasks(found, [method], models)]
+    outcomes = [execution.run_task(task, 1) for task in tasks.make_tasks(found, [method], models)]
     execution._kept.process.close()
     assert len(started) == 1
-    with np.load(io.BytesIO(contents[-1])) as result:
+    assert outcomes[0].seconds > outcomes[0].start > 0 == outcomes[1].start == outcomes[2].start
+    with np.load(io.BytesIO(outcomes[-1].content)) as result:
         ours = dict(result)
     assert ours["image"] == "2" and ours["script"] == script
     alone = compress(
@@ -415,7 +417,7 @@ def test_a_process_is_kept_for_what_differs_in_the_image_alone(tmp_path, monkeyp
             if isinstance(answer, Exception):
                 raise answer
             if answer:
-                np.savez(result, psnr=np.array([30.0]))
+                np.savez(result, psnr=np.array([30.0]), seconds=np.array([0.1]))
             return answer
 
         def close(self):

@@ -210,7 +210,7 @@ def study(tmp_path, monkeypatch):
         return Future(outcome)
 
     def of_script(task, pixels, threads):
-        return tables.load(made_result(tmp_path / "made.npz", script=task.script))
+        return tables.load(made_result(tmp_path / "made.npz", script=task.script)), True
 
     def made(*flags):
         computed.clear()
@@ -290,7 +290,7 @@ def test_failures_are_counted_image_by_image(study, capsys):
 
     def fails(task, threads):
         if task.image.name in ("0", "again"):
-            return execution.Outcome(b"", "of no use", 1.0)
+            return execution.Outcome(b"", "of no use", None, None)
         return RuntimeError("died") if task.image.name == "2" else attempt(task, threads)
 
     study.attempt = fails
