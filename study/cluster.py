@@ -57,7 +57,7 @@ def compute(missing, args, number, keep):
                 except Exception as error:  # of the task; a dead worker; a cluster that is gone
                     outcome = execution.Outcome(b"", _reason(error), None, None)
                 first = estimate.ended(task, outcome.seconds, outcome.start)
-                if outcome.refusal:
+                if outcome.refusal is not None:
                     failed += 1
                     line = "failed: {}: {}".format(task, outcome.refusal)
                     print(line, file=sys.stderr, flush=True)
@@ -102,7 +102,7 @@ def _reason(error):
         return "{} (workers must be started in this folder)".format(error)
     if isinstance(error, distributed.scheduler.KilledWorker):
         return "its worker died, several times"
-    return str(error)
+    return str(error) or type(error).__name__
 
 
 @contextlib.contextmanager

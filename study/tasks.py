@@ -44,7 +44,7 @@ class Task(collections.namedtuple("Task", "image method run settings version key
 
     @property
     def place(self):
-        """What tells apart a row of a table from the image's others, a tuple (`place_of`)."""
+        """What tells a row of a table apart from others of the image, as in `place_of`."""
         settings = (self.settings.get(name, "") for name in ("lmbda", "quality", "seed"))
         return _place(tables.as_text(self.method), tables.as_text(self.model), *settings)
 
@@ -63,12 +63,12 @@ class Task(collections.namedtuple("Task", "image method run settings version key
 
 
 def place_of(row):
-    """The `Task.place` of the task that a row of a table belongs to."""
+    """Method, model, λ, quality and seed of a row of a table, as in `Task.place`."""
     return _place(*(row.get(name, "") for name in ("method", "model", "lambda", "quality", "seed")))
 
 
 def _place(method, model, lmbda, quality, seed):
-    return method, model, lmbda, quality, str(seed)
+    return method, model, lmbda, quality, str(seed or 0)  # tables of others may lack seeds
 
 
 Model = collections.namedtuple("Model", "folder name step sha256 lmbda kind")
