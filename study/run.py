@@ -13,7 +13,9 @@ several qualities each ('jpeg --quality 5 10 20').
 """
 
 import collections
+import contextlib
 import os
+import threading
 import time
 
 from inference import scripts
@@ -74,10 +76,12 @@ def study(args):
     def keep(task, content):
         files.write_bytes(result_path(args.output, task), content)
         table.add(task)
-        if table.is_due():
-            table.write()
+        table.write_when_due()
 
-    failed = cluster.compute(missing, args, len(wanted), keep) if missing else 0
+    try:
+        failed = cluster.compute(missing, args, len(wanted), keep) if missing else 0
+    finally:
+        table.cancel()
     table.write(wanted)
     print("wrote {} and {}".format(*table.paths))
     return table.new(), failed
@@ -120,6 +124,7 @@ class Table:
         self.args, self.wanted, self.rows = args, wanted, {}
         self.paths = [os.path.join(args.output, name) for name in ("images.csv", "means.csv")]
         self.due = time.monotonic()
+        self.timer, self.lock = None, threading.RLock()
 
     def read(self):
         """The rows of `images.csv` as it is; none where there is no such file."""
@@ -128,19 +133,40 @@ class Table:
 
     def add(self, task, known=None):
         """Adds the row of a task that is done: `known`, or that of its result file."""
-        self.rows[identity(task)] = row_of(task, known, self.args)
+        row = row_of(task, known, self.args)
+        with self.lock:
+            self.rows[identity(task)] = row
 
     def new(self):
         """The rows that were added, in the order of the tasks."""
         rows = (self.rows.get(identity(task)) for task in self.wanted)
         return [row for row in rows if row]
 
-    def is_due(self):
-        """Whether it is time to write the tables, which takes long where they are long."""
-        return time.monotonic() >= self.due
+    def write_when_due(self):
+        """Writes both, now or, if they were written just before, after a pause."""
+        wait = self.due - time.monotonic()
+        if wait <= 0:
+            self.write()
+        elif not (self.timer and self.timer.is_alive()):
+            self.timer = threading.Timer(wait, self._write_late)
+            self.timer.start()
+
+    def _write_late(self):
+        with contextlib.suppress(InputError):  # which the next one will raise again
+            self.write()
+
+    def cancel(self):
+        """Forgets what is to be written after a pause."""
+        if self.timer:
+            self.timer.cancel()
+            self.timer.join()
 
     def write(self, ended=None):
         """Writes both, with the new rows in place of those of `ended` (None: tasks with rows)."""
+        with self.lock:
+            self._write(ended)
+
+    def _write(self, ended):
         begun = time.monotonic()
         if ended is None:
             ended = [task for task in self.wanted if identity(task) in self.rows]

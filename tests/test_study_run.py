@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import shutil
+import time
 import types
 
 import numpy as np
@@ -301,6 +302,27 @@ def test_a_study_says_how_long_the_first_tasks_took(study, tmp_path, capsys):
     assert len(lines) == 4  # with how many there are, and what was written
 
 
+def test_the_table_does_not_wait_for_the_next_task(study, tmp_path, monkeypatch):
+    """Which may take hours, after some that ended in a moment."""
+    (tmp_path / "images").mkdir()
+    write_images(tmp_path / "images", (24, 20))
+    monkeypatch.setattr(run.Table, "PAUSE", 50)
+    seen = []
+
+    def as_completed(futures):
+        *before, last = futures
+        yield from before
+        deadline = time.time() + 120
+        while len(seen) < 2 and time.time() < deadline:
+            time.sleep(0.02)
+            seen[:] = rows_of(study)
+        yield last
+
+    monkeypatch.setattr(cluster.distributed, "as_completed", as_completed)
+    assert len(study(tmp_path / "images", "--methods", "jpeg --quality 1 2 3")) == 3
+    assert len(seen) == 2
+
+
 def made_tasks(methods, sizes, its=()):
     """Tasks of made-up images and methods, image by image; `its` are iterations by method."""
     found = []
@@ -465,7 +487,7 @@ def test_a_process_that_nobody_asks_ends_without_an_error(tmp_path):
     """As on a cluster whose study has ended."""
     code = "from study import serve; serve.PATIENCE = 0.1; print(*serve.requests(), end='')"
     process = execution.Process(None, [execution.sys.executable, "-c", code], None)
-    process._popen.wait(60)
+    process._popen.wait(300)
     assert process.ask("image", "result") is False
 
 
