@@ -214,9 +214,8 @@ def compress(method_class, args):
     if args.eval_batch_size > 1:
         remedy = "a smaller --eval_batch_size or " + remedy
     with enough_memory(images.path, remedy):
-        results, records, content = evaluation.evaluate(
-            method_class, weights, writer, images.path, batches, args, save
-        )
+        evaluator = evaluation.Evaluator(method_class, weights, args)
+        results, records, content = evaluator.evaluate(writer, images.path, batches, save)
     # The result comes first, which may have taken hours; what is printed comes last.
     written, failure = [], None
     if path:

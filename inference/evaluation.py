@@ -38,38 +38,54 @@ optimisation (`optimise.merge_records`); content: the bytes of the compressed fi
 """
 
 
-def evaluate(method_class, weights, writer, path, batches, args, save):
-    """Optimises, codes and measures images, a batch at a time; returns `Evaluated`.
+class Evaluator:
+    """Evaluates a method on images; the graph is built again only if their shape changes.
 
     Args:
       method_class: a `methods.Method`.
       weights: as returned by `checkpoints.load`.
-      writer: the `writers.Writer` from the method's `coder`.
-      path: path of the images, for messages.
-      batches: iterable of uint8 (N, H, W, 3).
       args: the parsed command line.
-      save: `save(number, reconstruction)`, called with the uint8 (H, W, 3) of each image; or None.
-
-    Raises:
-      InputError: the latents of an image diverge or cannot be coded.
     """
-    evaluation = None
-    metrics, records, batch_sizes = [], [], []
-    for pixels in batches:
-        numbers = range(len(metrics), len(metrics) + len(pixels))
-        if evaluation is None or evaluation.shape != pixels.shape:
-            evaluation = Evaluation(method_class, weights, pixels.shape, args)
-        figures, record = _evaluate_batch(evaluation, pixels, writer, path, numbers, save)
-        metrics += figures
-        records.append(record)
-        batch_sizes.append(len(pixels))
-    results = {key: np.array([figures[key] for figures in metrics]) for key in metrics[0]}
-    content, bits = writer.finish()
-    for key, values in bits.items():
-        results[key + "_bpp"] = values / (pixels.shape[1] * pixels.shape[2])
-    if method_class.reports_batches:
-        results.update(_batch_results(results["actual_bpp"], batch_sizes))
-    return Evaluated(results, merge_records(records), content)
+
+    def __init__(self, method_class, weights, args):
+        self._method_class, self._weights, self._args = method_class, weights, args
+        self._evaluation = None
+
+    def evaluate(self, writer, path, batches, save=None):
+        """Optimises, codes and measures images, a batch at a time; returns `Evaluated`.
+
+        Args:
+          writer: the `writers.Writer` from the method's `coder`.
+          path: path of the images, for messages.
+          batches: iterable of uint8 (N, H, W, 3).
+          save: `save(number, reconstruction)`, called with the uint8 (H, W, 3) of each image; or
+            None.
+
+        Raises:
+          InputError: the latents of an image diverge or cannot be coded.
+        """
+        metrics, records, batch_sizes = [], [], []
+        for pixels in batches:
+            numbers = range(len(metrics), len(metrics) + len(pixels))
+            evaluation = self._built(pixels.shape)
+            figures, record = _evaluate_batch(evaluation, pixels, writer, path, numbers, save)
+            metrics += figures
+            records.append(record)
+            batch_sizes.append(len(pixels))
+        results = {key: np.array([figures[key] for figures in metrics]) for key in metrics[0]}
+        content, bits = writer.finish()
+        for key, values in bits.items():
+            results[key + "_bpp"] = values / (pixels.shape[1] * pixels.shape[2])
+        if self._method_class.reports_batches:
+            results.update(_batch_results(results["actual_bpp"], batch_sizes))
+        return Evaluated(results, merge_records(records), content)
+
+    def _built(self, shape):
+        """The `Evaluation` for batches of a shape."""
+        if self._evaluation is None or self._evaluation.shape != shape:
+            self._evaluation = None  # so that its memory is free
+            self._evaluation = Evaluation(self._method_class, self._weights, shape, self._args)
+        return self._evaluation
 
 
 def _batch_results(actual_bpp, batch_sizes):
@@ -93,7 +109,7 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
     Args:
       evaluation: `Evaluation` for batches of this shape.
       pixels: uint8 (N, H, W, 3).
-      writer, path, save: as in `evaluate`.
+      writer, path, save: as in `Evaluator.evaluate`.
       numbers: the numbers of the images, from 0.
     """
     begun = time.time()

@@ -13,11 +13,14 @@ class Progress:
     Args:
       total, initial: last step, and the step to start from.
       title: text in front of the bar or line.
+      left: function that returns the seconds left, or None; by default, they are as for the steps
+        so far.
     """
 
     LINE_SECS = 30
+    BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
-    def __init__(self, total, initial=0, title=""):
+    def __init__(self, total, initial=0, title="", left=None):
         self.bar = tqdm(
             total=total,
             initial=initial,
@@ -25,7 +28,9 @@ class Progress:
             dynamic_ncols=True,
             leave=False,
             disable=None,  # i.e. if stderr is not a terminal
+            bar_format=self.BAR if left else None,
         )
+        self.left = left
         self.total, self.initial, self.title = total, initial, title
         self.begun = self.shown = time.time()
 
@@ -44,15 +49,16 @@ class Progress:
     def show(self, step, figures=""):
         """Records that `step` steps are done and shows it, followed by the text `figures`."""
         self.shown = time.time()
+        rate = max(step - self.initial, 1e-9) / (self.shown - self.begun)
+        seconds = self.left() if self.left else (self.total - step) / rate
+        left = "" if seconds is None else ", {} left".format(tqdm.format_interval(seconds))
         if not self.bar.disable:
-            self.bar.set_postfix_str(figures, refresh=False)
+            self.bar.set_postfix_str(figures + left[2:] if self.left else figures, refresh=False)
             self.advance(step)
             return
-        rate = max(step - self.initial, 1e-9) / (self.shown - self.begun)
-        left = tqdm.format_interval((self.total - step) / rate)
         words = (self.title, "{}/{}".format(step, self.total), figures)
         line = " ".join(word for word in words if word)
-        print("{}, {:.2f}/s, {} left".format(line, rate, left), file=sys.stderr, flush=True)
+        print("{}, {:.2f}/s{}".format(line, rate, left), file=sys.stderr, flush=True)
 
     def write(self, line):
         """Prints a line to stdout, above the bar."""

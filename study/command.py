@@ -67,6 +67,13 @@ def positive(text):
     return int(text)
 
 
+def natural(text):
+    """Parses a whole number from 0, for `add_argument`."""
+    if not re.fullmatch("[0-9]+", text):
+        raise argparse.ArgumentTypeError("{!r} is not a whole number from 0".format(text))
+    return int(text)
+
+
 FLAGS = {  # shared by several commands
     "--checkpoint_dir": {
         "default": "./checkpoints",

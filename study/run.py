@@ -7,30 +7,22 @@ into the output folder, and the tables as tasks end. Tasks run side by side on t
 machine, or on the workers of a Dask cluster. What is done already, of the same pixels, settings,
 checkpoint and version of the code, is not done again: after an interruption, whatever its kind, the
 same command goes on. Rows that the table had of other images, methods and models stay in it.
+
+Besides scripts, the classical codecs jpeg, webp, jpeg2000, avif, jpegxl and heic are methods, at
+several qualities each ('jpeg --quality 5 10 20').
 """
 
+import collections
 import contextlib
-import io
-import logging
-import multiprocessing
 import os
-import signal
-import sys
-import tempfile
 import threading
 import time
 
-import dask
-import distributed
-
 from inference import scripts
 from inference.methods import find_method
-from model import device
-from runtime import console, files, machine
+from runtime import console, files
 from runtime.errors import InputError
-from study import command, tables, tasks
-
-CONNECT_TIMEOUT = 10  # seconds
+from study import cluster, codecs, command, inputs, tables, tasks
 
 
 def main(argv=None):
@@ -49,16 +41,14 @@ def study(args):
       args: namespace of the flags of `add_flags`, `images`, `methods` (None: all) and `models`.
 
     Returns:
-      rows: rows (`tables.COLUMNS`) of all tasks of `args` except those that failed.
+      rows: rows (`tables.COLUMNS`) of all tasks of `args` except those that failed; none with
+        --dry-run.
       failed: number of failed tasks.
 
     Raises:
       InputError: wrong input, before anything runs.
     """
-    images = tasks.find_images(args.images, args.crop)
-    models = tasks.find_models(args.checkpoint_dir, args.models)
-    methods = list(dict.fromkeys(args.methods or methods_for(models)))
-    wanted = tasks.make_tasks(images, methods, models)
+    wanted = find_tasks(args)
     table = Table(args, wanted)
     before = table.read()
     known = {row.get("task"): row for row in before}
@@ -67,6 +57,9 @@ def study(args):
         for task in wanted
         if args.recompute or task.key not in known and not is_done(args.output, task)
     ]
+    if args.dry_run:
+        print(summary(wanted, missing), *listed(wanted, missing), sep="\n")
+        return [], 0
     for path in (*table.paths, *(result_path(args.output, task) for task in missing)):
         files.check_writable(path)
     print(summary(wanted, missing), flush=True)
@@ -75,21 +68,46 @@ def study(args):
         why = "of other code, settings or pixels, or of another checkpoint"
         why = "--recompute" if args.recompute else why
         print("{}: {} rows are computed anew: {}".format(table.paths[0], old, why), flush=True)
-    started = {title(task) for task in missing}
+    started = {identity(task) for task in missing}
     for task in wanted:
-        if title(task) not in started:
+        if identity(task) not in started:
             table.add(task, known.get(task.key))
 
     def keep(task, content):
         files.write_bytes(result_path(args.output, task), content)
         table.add(task)
-        if table.is_due():
-            table.write()
+        table.write_when_due()
 
-    failed = compute(missing, args, len(wanted), keep) if missing else 0
+    try:
+        failed = cluster.compute(missing, args, len(wanted), keep) if missing else 0
+    finally:
+        table.cancel()
     table.write(wanted)
     print("wrote {} and {}".format(*table.paths))
     return table.new(), failed
+
+
+def find_tasks(args):
+    """All tasks of a command line; codecs that are missing here are left out, with a note."""
+    found = inputs.find(args.images, args.crop)
+    methods = list(dict.fromkeys(args.methods or ()))
+    names = {method: tasks.split(method)[0] for method in methods}
+    missing = {n: codecs.CODECS[n].missing() for n in names.values() if n in codecs.CODECS}
+    for name, why in missing.items():
+        if why:
+            console.note("{}: {}; the study leaves it out".format(name, why))
+    there = [method for method in methods if not missing.get(names[method])]
+    if methods and not there:
+        raise InputError("--methods: none of these codecs is there")
+    models = []
+    if not methods or any(name not in codecs.CODECS for name in names.values()):
+        models = tasks.find_models(args.checkpoint_dir, args.models)
+    return tasks.make_tasks(found, there or methods_for(models), models, args.seeds)
+
+
+def identity(task):
+    """What tells a row apart from the others of a data set."""
+    return (task.image.name, *task.place)
 
 
 class Table:
@@ -106,6 +124,7 @@ class Table:
         self.args, self.wanted, self.rows = args, wanted, {}
         self.paths = [os.path.join(args.output, name) for name in ("images.csv", "means.csv")]
         self.due = time.monotonic()
+        self.timer, self.lock = None, threading.RLock()
 
     def read(self):
         """The rows of `images.csv` as it is; none where there is no such file."""
@@ -114,21 +133,43 @@ class Table:
 
     def add(self, task, known=None):
         """Adds the row of a task that is done: `known`, or that of its result file."""
-        self.rows[title(task)] = row_of(task, known, self.args)
+        row = row_of(task, known, self.args)
+        with self.lock:
+            self.rows[identity(task)] = row
 
     def new(self):
         """The rows that were added, in the order of the tasks."""
-        return [self.rows[title(task)] for task in self.wanted if title(task) in self.rows]
+        rows = (self.rows.get(identity(task)) for task in self.wanted)
+        return [row for row in rows if row]
 
-    def is_due(self):
-        """Whether it is time to write the tables, which takes long where they are long."""
-        return time.monotonic() >= self.due
+    def write_when_due(self):
+        """Writes both, now or, if they were written just before, after a pause."""
+        wait = self.due - time.monotonic()
+        if wait <= 0:
+            self.write()
+        elif not (self.timer and self.timer.is_alive()):
+            self.timer = threading.Timer(wait, self._write_late)
+            self.timer.start()
+
+    def _write_late(self):
+        with contextlib.suppress(InputError):  # which the next one will raise again
+            self.write()
+
+    def cancel(self):
+        """Forgets what is to be written after a pause."""
+        if self.timer:
+            self.timer.cancel()
+            self.timer.join()
 
     def write(self, ended=None):
         """Writes both, with the new rows in place of those of `ended` (None: tasks with rows)."""
+        with self.lock:
+            self._write(ended)
+
+    def _write(self, ended):
         begun = time.monotonic()
         if ended is None:
-            ended = [task for task in self.wanted if title(task) in self.rows]
+            ended = [task for task in self.wanted if identity(task) in self.rows]
         # Read again: another study may have written to it since.
         rows = merged(self.read(), ended, self.new(), self.args.dataset)
         files.write_bytes(self.paths[0], tables.to_csv(rows, tables.COLUMNS))
@@ -139,13 +180,34 @@ class Table:
 
 def summary(wanted, missing):
     """How many tasks there are, and of what, in words."""
-    images = len({task.image.name for task in wanted})
-    methods = len({task.method for task in wanted})
-    models = len({task.run.name for task in wanted})
-    pairs = len(wanted) // images
-    line = "{} tasks ({} images × {} pairs of method and model, of {} methods and {} models)"
-    line = line.format(len(wanted), images, pairs, methods, models)
-    return "{}, of which {} are done already".format(line, len(wanted) - len(missing))
+    number = len({task.image.name for task in wanted})
+    found = (
+        ("method", {task.method for task in wanted}),
+        ("model", {task.model for task in wanted if task.run}),
+        ("codec setting", {task.kind for task in wanted if not task.run}),
+        ("seed", {task.settings["seed"] for task in wanted if task.run}),
+    )
+    parts = [_number(len(values), what) for what, values in found if values]
+    if parts[-1] == "1 seed":
+        parts.pop()
+    return "{} ({} × {}: {}), of which {} are done already".format(
+        _number(len(wanted), "task"),
+        _number(number, "image"),
+        _number(len(wanted) // number, "setting"),
+        ", ".join(parts),
+        len(wanted) - len(missing),
+    )
+
+
+def _number(number, what):
+    return "{} {}{}".format(number, what, "" if number == 1 else "s")
+
+
+def listed(wanted, missing):
+    """Yields lines: how many tasks of each kind there are, and what is to be done of them."""
+    waiting = collections.Counter(task.kind for task in missing)
+    for kind, number in collections.Counter(task.kind for task in wanted).items():
+        yield "{:6} to do of {}: {}".format(waiting[kind], number, kind)
 
 
 def methods_for(models):
@@ -176,14 +238,13 @@ def merged(old, wanted, new, dataset):
     """
     taken = set()
     for task in wanted:
-        names = map(tables.as_text, (task.method, task.run.name))
-        what = (dataset, *names, task.settings["lmbda"])
         # The same image under another name, and another image under the same.
-        taken |= {(*what, task.image.name), (*what, task.image.sha256)}
+        taken |= {(task.place, task.image.name), (task.place, task.image.sha256)}
     kept = []
     for row in old:
-        what = (row["dataset"], row["method"], row.get("model", ""), row["lambda"])
-        if not taken & {(*what, row["image"]), (*what, row.get("image_sha256", ""))}:
+        place = tasks.place_of(row)
+        names = {(place, row["image"]), (place, row.get("image_sha256", ""))}
+        if row["dataset"] != dataset or not taken & names:
             kept.append(row)
     blank = dict.fromkeys(tables.COLUMNS, "")
     return tables.in_order({**blank, **row} for row in [*kept, *new])
@@ -198,8 +259,9 @@ def parse(argv):
         "--methods",
         nargs="+",
         metavar="METHOD",
-        help="scripts, each with its flags in quotes: sga 'sga --preset fast' (those of the nine "
-        "that have a model in --models)",
+        help="scripts and classical codecs ({}), each with its flags in quotes: sga "
+        "'sga --preset fast' 'jpeg --quality 5 10' (those of the nine scripts that have a model in "
+        "--models)".format(" ".join(codecs.CODECS)),
     )
     add(
         "--models",
@@ -208,6 +270,14 @@ def parse(argv):
         metavar="RUNNAME",
         help="run folders in --checkpoint_dir, or patterns of them (all)",
     )
+    add(
+        "--seeds",
+        nargs="+",
+        type=command.natural,
+        metavar="N",
+        help="of the random numbers: one row for each, of scripts without --seed (0)",
+    )
+    add("--dry-run", action="store_true", help="print the tasks, and run nothing")
     add_flags(parser, "./results/study")
     return parsed(parser, argv)
 
@@ -215,6 +285,7 @@ def parse(argv):
 def add_flags(parser, output):
     """Adds the flags for the images, the output and the resources of a study."""
     add = parser.add_argument
+    parser.set_defaults(seeds=None, dry_run=False)
     add("images", nargs="+", help="folders, patterns, image files, or uint8 .npy (n, H, W, 3)")
     command.add_output(parser, output)
     add(
@@ -259,16 +330,11 @@ def parsed(parser, argv):
     return args
 
 
-def title(task):
-    """The name of a task in messages."""
-    words = (task.image.name, task.method, task.run.name, task.settings["lmbda"])
-    return tables.as_text("{}, {}, {}, λ = {}".format(*words))
-
-
 def result_path(output, task):
     """Path of a task's result file."""
     name = "{}-{}.npz".format(task.image.name, task.key)
-    return os.path.join(output, "tasks", task.method.split()[0], task.run.name, name)
+    place = task.model or "quality={:g}".format(task.settings["quality"])
+    return os.path.join(output, "tasks", task.script, place, name)
 
 
 def is_done(output, task):
@@ -278,148 +344,6 @@ def is_done(output, task):
         return str(tables.load(result_path(output, task))["task"]) == task.key
     except (InputError, KeyError):
         return False
-
-
-# --- Dask ------------------------------------------------------------------------------------
-
-# By default Dask monitors itself a hundred times a second, which costs a twelfth of two cores.
-SELDOM = {
-    "distributed.admin.tick.interval": "1s",
-    "distributed.admin.system-monitor.interval": "10s",
-    "distributed.worker.profile.interval": "1s",
-    "distributed.worker.profile.cycle": "10s",
-}
-
-
-def compute(missing, args, number, keep):
-    """Runs tasks, and says which fail.
-
-    Args:
-      missing: list of `tasks.Task`.
-      args: the command line.
-      number: of all tasks, those that are done already too: which of them are missing does not
-        change how many threads each gets, as their seconds are compared.
-      keep: called with each task that does not fail and the content of its result file, bytes.
-
-    Returns:
-      The number of tasks that failed.
-    """
-    failed = 0
-    with _client(args, number) as (client, threads), console.Progress(
-        len(missing), title="tasks"
-    ) as progress:
-        futures = {
-            client.submit(
-                tasks.attempt,
-                task,
-                threads,
-                key="{}, {}".format(title(task), task.key),
-                retries=args.retries,
-            ): task
-            for task in missing
-        }
-        for done, future in enumerate(distributed.as_completed(futures), 1):
-            task = futures[future]
-            try:
-                content = future.result()
-            except Exception as error:  # of the task; a worker that died; a cluster that is gone
-                content = tasks.Refusal(_reason(error))
-            if isinstance(content, tasks.Refusal):
-                failed += 1
-                line = "failed: {}: {}".format(title(task), content.reason)
-                print(line, file=sys.stderr, flush=True)
-            else:
-                keep(task, content)
-            future.release()
-            progress.update(done)
-    return failed
-
-
-def _reason(error):
-    if isinstance(error, ImportError):
-        return "{} (workers must be started in this folder)".format(error)
-    if isinstance(error, distributed.scheduler.KilledWorker):
-        return "its worker died, several times"
-    return str(error)
-
-
-@contextlib.contextmanager
-def _client(args, number):
-    """Yields a Dask client for `number` tasks, and the threads that each task may use."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if args.scheduler:
-        try:
-            client = distributed.Client(args.scheduler, timeout=CONNECT_TIMEOUT)
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError("--scheduler: {}: {}".format(args.scheduler, error))
-        with client:
-            if not client.scheduler_info()["workers"]:
-                print("waiting for workers at {}".format(args.scheduler), flush=True)
-            yield client, args.threads or 1
-        return
-    workers, threads = shared_out(args, number)
-    with _no_process_left(), tempfile.TemporaryDirectory() as folder, dask.config.set(
-        SELDOM
-    ), _deaf_to_interrupts(
-        distributed.LocalCluster,
-        n_workers=workers,
-        threads_per_worker=1,
-        memory_limit=0,  # Dask's limit, which does not see the memory of the tasks' processes
-        dashboard_address=":0",  # any free port: several studies may run
-        local_directory=folder,
-        silence_logs=logging.CRITICAL,
-    ) as cluster, distributed.Client(cluster) as client, _silent_once_interrupted():
-        yield client, threads
-
-
-def shared_out(args, number):
-    """How many of `number` tasks run at a time on this machine, and the threads of each.
-
-    One task per core, or with GPUs one per GPU: only the user knows whether more fit its memory.
-    """
-    cores = machine.cores()
-    most = len(device.cards()) or cores // (args.threads or 1)
-    workers = args.workers or max(1, min(number, most))
-    return workers, args.threads or max(1, cores // workers)
-
-
-@contextlib.contextmanager
-def _silent_once_interrupted():
-    """Discards what Dask writes to stderr while it closes after Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr = io.StringIO()
-        raise
-
-
-@contextlib.contextmanager
-def _no_process_left():
-    """Kills the workers that Dask leaves running when it closes after Ctrl-C.
-
-    A Dask thread waits for each of them. If the workers ended together with this process, such a
-    thread might find its worker gone and print a traceback.
-    """
-    stderr = sys.stderr
-    try:
-        yield
-    except KeyboardInterrupt:
-        for process in multiprocessing.active_children():
-            process.kill()
-        for thread in threading.enumerate():
-            if thread.name.endswith("watch process join"):
-                thread.join(10)
-        sys.stderr = stderr
-        raise
-
-
-def _deaf_to_interrupts(make, **kwargs):
-    """Calls `make(**kwargs)` so that its processes ignore Ctrl-C, which this one handles."""
-    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        return make(**kwargs)
-    finally:
-        signal.signal(signal.SIGINT, old)
 
 
 if __name__ == "__main__":

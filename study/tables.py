@@ -15,7 +15,7 @@ from inference.scripts import METHODS
 from runtime import files
 from runtime.errors import InputError
 
-IDENTITY = ("dataset", "image", "method", "model", "lambda")
+IDENTITY = ("dataset", "image", "method", "model", "lambda", "quality")
 SETTINGS = (
     "script",
     "table_row",
@@ -56,8 +56,9 @@ def rows_of_result(path, dataset, method=None):
         constant = {
             "dataset": dataset,
             "method": method or as_text(str(values.get("method", values["script"]))),
-            "model": as_text(str(values["runname"])),
-            "lambda": float(values["lmbda"]),
+            "model": as_text(str(values.get("runname", ""))),
+            "lambda": float(values["lmbda"]) if "quality" not in values else "",
+            "quality": float(values["quality"]) if "quality" in values else "",
             "iterations": int(values["sga_its"]) if "sga_its" in values else "",
         }
         name = image_name(values)
@@ -181,10 +182,12 @@ def read_csv(path, dataset):
         for column in ("image", "method"):
             if not row[column].strip():
                 raise InputError("{}: line {}: no {}".format(path, number, column))
-        for column in ("lambda", *METRICS, *SECONDS):
+        for column in ("lambda", "quality", *METRICS, *SECONDS):
             text = row.get(column, "")
+            # A classical codec has a quality in place of λ.
+            needed = column in NEEDED and not (column == "lambda" and row.get("quality"))
             try:
-                row[column] = float(text) if text or column in NEEDED else ""
+                row[column] = float(text) if text or needed else ""
             except ValueError:
                 raise InputError(
                     "{}: line {}: {} is {!r}, not a number".format(path, number, column, text)
@@ -216,7 +219,9 @@ def in_order(rows):
 
     def key(row):
         method = place(row["method"])
-        return (row["dataset"], row["image"], *method, row["lambda"], row.get("model", ""))
+        numbers = (row["lambda"] or 0, row.get("quality") or 0)
+        names = (row.get("model", ""), str(row.get("seed", "")))
+        return (row["dataset"], row["image"], *method, *numbers, *names)
 
     return sorted(rows, key=key)
 
@@ -265,11 +270,12 @@ def gains(rows, anchor, *same):
             yield row, 100 * (1 - row["est_rd_loss"] / losses[key(row)])
 
 
-MEANS = ("dataset", "method", "model", "checkpoint_sha256", "lambda", "images", *METRICS, *SECONDS)
+MEANS = ("dataset", "method", "model", "checkpoint_sha256", "lambda", "quality", "images")
+MEANS += METRICS + SECONDS
 
 
 def means(rows):
-    """Means over the images for each data set, method, checkpoint and λ, in order of appearance.
+    """Means over images and seeds for each data set, method, checkpoint, λ and quality, in order.
 
     Returns:
       list of dicts with the keys `MEANS`; '' for a value that some image lacks.
@@ -277,11 +283,11 @@ def means(rows):
     groups = collections.OrderedDict()
     for row in rows:
         model = row.get("model", ""), row.get("checkpoint_sha256", "")
-        key = (row["dataset"], row["method"], *model, row["lambda"])
+        key = (row["dataset"], row["method"], *model, row["lambda"], row.get("quality", ""))
         groups.setdefault(key, []).append(row)
     table = []
     for key, group in groups.items():
-        mean = dict(zip(MEANS, key), images=len(group))
+        mean = dict(zip(MEANS, key), images=len({row["image"] for row in group}))
         for column in METRICS + SECONDS:
             values = [row.get(column, "") for row in group]
             mean[column] = "" if "" in values else float(np.mean(values))

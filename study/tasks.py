@@ -1,146 +1,75 @@
-"""The tasks of a study, each of which is one image with one method and one model.
+"""The tasks of a study: an image with a method and, unless it is a classical codec, a model.
 
-A task runs in a separate process, through the command line of its script. A method that fails or
-runs out of memory therefore affects no other task, and a new script needs no registration.
+Methods are named as on a command line: a script, or one of `codecs.CODECS`, with its flags.
 """
 
 import argparse
 import collections
-import ctypes
-import glob
 import hashlib
-import io
 import json
 import os
 import re
 import shlex
-import signal
-import subprocess
-import sys
-import tempfile
-
-import distributed
-import numpy as np
 
 import tf_boilerplate
-import utils
 from inference.methods import find_method
-from inference.scripts import ROOT
-from model import checkpoints, device, hyperprior
-from runtime import console, errors, files, machine
+from model import checkpoints, hyperprior
+from runtime import console
 from runtime.errors import InputError
-from study import tables
+from study import codecs, tables
 from study.versions import version
 
-# --- Images ----------------------------------------------------------------------------------
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
+class Task(collections.namedtuple("Task", "image method run settings version key")):
+    """One image with one method, and one model or quality.
 
-Image = collections.namedtuple("Image", "name path index crop sha256 height width")
-Image.__doc__ = """An image of a study.
-
-name: by which results call it, as `tables.as_text` makes it; path: absolute, of its file; index: in
-an `.npy`, else None; crop: (width, height) of the part in the middle that is taken, or None;
-sha256: of the pixels; height, width: of what is taken.
-"""
-
-
-def find_images(patterns, crop=None):
-    """Finds the images of folders (not of their subfolders), of patterns, and of files.
-
-    Args:
-      patterns: list of str.
-      crop: (width, height) of the centre crops to take, swapped for portrait images; or None.
-
-    Returns:
-      list of `Image`, sorted by name.
-
-    Raises:
-      InputError: nothing matches, or a file is not an image or is smaller than `crop`.
+    image: an `inputs.Image`; method: the name of a script or codec and its flags, as the user wrote
+    them, less --lambda, --seed and --quality; run: a `Model`, None for a codec; settings: dict of
+    all settings of the method, defaults, λ, seed and quality too; version: of the code of the
+    script and all that it imports (`study.versions`), or of the encoder; key: digest of all that
+    the result depends on.
     """
-    paths = []
-    for pattern in patterns:
-        pattern = os.path.expanduser(pattern)
-        if os.path.isdir(pattern):
-            pattern = os.path.join(glob.escape(pattern), "*")
-        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
-        found = [path for path in found if utils.is_array(path) or _is_image(path)]
-        if not found:
-            endings = " ".join((*SUFFIXES, ".npy"))
-            hint = "" if os.path.isfile(pattern) else files.pattern_hint(pattern)
-            line = "{}: no image there, whose name ends in {}{}"
-            raise InputError(line.format(pattern, endings, hint))
-        paths += found
-    places = []
-    for path in sorted({os.path.abspath(path) for path in paths}):
-        if utils.is_array(path):
-            number = utils.Images(path).shape[0]
-            digits = len(str(number - 1))
-            places += [(path, i, "-{:0{}}".format(i, digits)) for i in range(number)]
-        else:
-            places.append((path, None, ""))
-    names = _names(places)
-    return sorted(_image(name, *place[:2], crop) for name, place in zip(names, places))
+
+    __slots__ = ()
+
+    @property
+    def script(self):
+        """Name of the script or codec."""
+        return self.method.split()[0]
+
+    @property
+    def model(self):
+        """Name of the run folder; '' for a codec."""
+        return self.run.name if self.run else ""
+
+    @property
+    def place(self):
+        """What tells a row of a table apart from others of the image, as in `place_of`."""
+        settings = (self.settings.get(name, "") for name in ("lmbda", "quality", "seed"))
+        return _place(tables.as_text(self.method), tables.as_text(self.model), *settings)
+
+    def __str__(self):
+        """What messages call the task."""
+        return ", ".join((self.image.name, self.kind))
+
+    @property
+    def kind(self):
+        """What messages call the tasks that differ in their image alone."""
+        words = [self.method, self.model] if self.run else [self.method]
+        for name, text in (("lmbda", "λ = {}"), ("quality", "quality {:g}"), ("seed", "seed {}")):
+            if name in self.settings and (name, self.settings[name]) != ("seed", 0):
+                words.append(text.format(self.settings[name]))
+        return tables.as_text(", ".join(words))
 
 
-def _is_image(path):
-    return path.lower().endswith(SUFFIXES)
+def place_of(row):
+    """Method, model, λ, quality and seed of a row of a table, as in `Task.place`."""
+    return _place(*(row.get(name, "") for name in ("method", "model", "lambda", "quality", "seed")))
 
 
-def _names(places):
-    """Short names of (path, index, ending for the name), all different."""
-    paths = [path for path, _, _ in places]
-    common = os.path.commonpath([os.path.dirname(path) for path in paths])
-    places = [(tables.as_text(path), index, ending) for path, index, ending in places]
-    common = tables.as_text(common)
+def _place(method, model, lmbda, quality, seed):
+    return method, model, lmbda, quality, str(seed or 0)  # tables of others may lack seeds
 
-    def relative(path):
-        return os.path.relpath(path, common).replace(os.sep, "_")
-
-    for short in (
-        lambda path: os.path.basename(os.path.splitext(path)[0]),
-        lambda path: os.path.splitext(relative(path))[0],
-        relative,
-    ):
-        names = [short(path) + ending for path, _, ending in places]
-        if len(set(names)) == len(names):
-            return names
-    raise InputError("two images are both called {}".format(max(names, key=names.count)))
-
-
-def _image(name, path, index, crop):
-    image = Image(name, path, index, crop, "", 0, 0)
-    pixels = read(image, console.note)
-    return image._replace(sha256=_digest(pixels), height=pixels.shape[0], width=pixels.shape[1])
-
-
-def _digest(pixels):
-    return hashlib.sha256("{} ".format(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-
-
-def read(image, note=lambda text: None):
-    """The pixels of an `Image`, uint8 (H, W, 3); `note` as for `utils.read_image`."""
-    if image.index is None:
-        pixels = utils.read_image(image.path, note)
-    else:
-        pixels = np.array(utils.open_array(image.path)[image.index])
-    if image.crop is None:
-        return pixels
-    size = image.crop if pixels.shape[1] >= pixels.shape[0] else image.crop[::-1]
-    with errors.naming(image.path):
-        return utils.centre_crop(pixels, size)
-
-
-# --- Tasks -----------------------------------------------------------------------------------
-
-Task = collections.namedtuple("Task", "image method run settings version key")
-Task.__doc__ = """One image with one method and one model.
-
-image: an `Image`; method: the script's name and flags, as the user wrote them, less --lambda; run:
-`Model`; settings: dict of all settings of the method, defaults and λ too; version: of the code of
-the script and all that it imports (`study.versions`); key: digest of all that the result depends
-on.
-"""
 
 Model = collections.namedtuple("Model", "folder name step sha256 lmbda kind")
 Model.__doc__ = """A trained model.
@@ -188,43 +117,67 @@ def _find_model(folder, name):
     return Model(folder, run.name, run.step, digest, run.lmbda, kinds[0])
 
 
-def make_tasks(images, methods, models):
-    """Makes all `Task`s, ordered by image, so that finished tasks predict the remaining time.
+def make_tasks(images, methods, models, seeds=None):
+    """Makes all `Task`s, ordered by image.
 
     Args:
-      images: list of `Image`.
-      methods: list of str, names of scripts with any flags, such as "sga --preset fast". Each runs
+      images: list of `inputs.Image`.
+      methods: list of str, such as "sga --preset fast" or "jpeg --quality 5 10". Each script runs
         with the models that suit it.
       models: list of `Model`.
+      seeds: of the scripts that have no --seed among their flags; None: only the default.
 
     Raises:
-      InputError: a script does not exist, or no model suits it.
+      InputError: a script does not exist, no model suits it, or a codec's flags are wrong.
       SystemExit: a script does not know a flag (argparse has reported it).
     """
-    pairs = {}
+    kinds = {}
     for method in methods:
-        script, flags = split(method)
-        method_class = find_method(script)
-        code = version(script)
-        fitting = [model for model in models if model.kind == method_class.model_class.name]
-        if not fitting:
-            raise InputError(
-                "{}: none of the models is one of {}.py, which this script needs".format(
-                    script, method_class.model_class.name
-                )
+        name, flags = split(method)
+        if name in codecs.CODECS:
+            found = _of_codec(name, flags)
+        else:
+            found = _of_script(name, flags, models, seeds)
+        for kind in found:
+            kinds[repr(kind)] = kind
+    return [Task(image, *kind, _key(image, *kind)) for image in images for kind in kinds.values()]
+
+
+def _of_codec(name, flags):
+    """Yields method, None, settings and version, of `Task`s of a codec."""
+    for quality in codecs.parse(name, flags):
+        codec = codecs.CODECS[name]
+        yield name, None, codec.settings(quality), codec.version()
+
+
+def _of_script(script, flags, models, seeds):
+    """Yields method, run, settings and version, of `Task`s of a script."""
+    method_class = find_method(script)
+    code = version(script)
+    fitting = [model for model in models if model.kind == method_class.model_class.name]
+    if not fitting:
+        raise InputError(
+            "{}: none of the models is one of {}.py, which this script needs".format(
+                script, method_class.model_class.name
             )
-        for model in fitting:
-            args = parse(script, flags, model.name)
-            args.lmbda = checkpoints.lambda_of(model, args.lmbda)
-            # λ has a column of its own: a method at several λ is one method.
-            label = " ".join(map(shlex.quote, [script, *_without_lambda(flags)]))
-            settings = method_class.settings(args)
-            pairs[label, model.name, args.lmbda] = (label, model, settings, code)
-    return [
-        Task(image, label, model, settings, code, _key(image, label, model, settings, code))
-        for image in images
-        for label, model, settings, code in pairs.values()
-    ]
+        )
+    # λ and seed have columns of their own: a method at several of them is one method.
+    given, others = _numbers(flags)
+    label = " ".join(map(shlex.quote, [script, *others]))
+    for model in fitting:
+        args = parse(script, flags, model.name)
+        args.lmbda = checkpoints.lambda_of(model, args.lmbda)
+        for seed in [args.seed] if given.seed or not seeds else seeds:
+            args.seed = seed
+            yield label, model, method_class.settings(args), code
+
+
+def _numbers(flags):
+    """Values of --lambda and --seed among flags, None for those not given, and the other flags."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--lambda")
+    parser.add_argument("--seed")
+    return parser.parse_known_args(flags)
 
 
 def split(method):
@@ -253,130 +206,7 @@ def parse(script, flags, runname):
     return args
 
 
-def _without_lambda(flags):
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--lambda")
-    return parser.parse_known_args(flags)[1]
-
-
-def _key(image, method, model, settings, code):
-    identity = [method.split()[0], code, model.name, model.sha256, image.sha256, settings]
+def _key(image, method, run, settings, code):
+    model = (run.name, run.sha256) if run else ("", "")
+    identity = [method.split()[0], code, *model, image.sha256, settings]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-Refusal = collections.namedtuple("Refusal", "reason")
-Refusal.__doc__ = "Why a task failed that would fail in the same way if it were tried again."
-
-
-def attempt(task, threads):
-    """`run_task`, but a failure that another attempt would repeat is returned, as a `Refusal`.
-
-    Dask tries again what raises.
-    """
-    try:
-        return run_task(task, threads)
-    except InputError as error:
-        return Refusal(str(error))
-
-
-def run_task(task, threads):
-    """Runs a task, on any machine that can see its files.
-
-    Args:
-      task: `Task`.
-      threads: number of threads that its process may use.
-
-    Returns:
-      The content of the result file, as bytes.
-
-    Raises:
-      InputError: the checkpoint, the image or the code is another than it was, or the script has
-        refused what it was given (exit code 2); the text says why.
-      RuntimeError: the script failed otherwise.
-    """
-    run = checkpoints.find_run(task.run.folder, task.run.name)
-    if checkpoints.checkpoint_sha256(run.checkpoint) != task.run.sha256:
-        raise InputError("{}: is not as it was when the study began".format(run.checkpoint))
-    pixels = read(task.image)
-    if _digest(pixels) != task.image.sha256:
-        raise InputError("{}: is not as it was when the study began".format(task.image.path))
-    script, flags = split(task.method)
-    if version(script) != task.version:
-        line = "{}.py, or what it imports, is not as it was when the study began"
-        raise InputError(line.format(script))
-    flags += ["--lambda", repr(task.settings["lmbda"])]
-    number = str(threads)
-    environment = {
-        **device.environment_of(_worker_number()),
-        "TF_NUM_INTRAOP_THREADS": number,
-        "TF_NUM_INTEROP_THREADS": number,
-        "OMP_NUM_THREADS": number,
-        "OPENBLAS_NUM_THREADS": number,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        image = os.path.join(folder, task.image.name + ".npy")
-        np.save(image, pixels[None])
-        command = [sys.executable, os.path.join(ROOT, script + ".py")]
-        command += ["--checkpoint_dir", task.run.folder, "compress", task.run.name, image]
-        process = subprocess.run(
-            [*command, "--results_dir", folder, *flags],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=environment,
-            preexec_fn=_die_with_parent,
-        )
-        if process.returncode:
-            kind = InputError if process.returncode == 2 else RuntimeError
-            raise kind(_reason(process).replace(image, tables.as_text(task.image.path)))
-        (path,) = glob.glob(os.path.join(glob.escape(folder), "rd-*.npz"))
-        return _with_provenance(path, task)
-
-
-def _worker_number():
-    """The number at the end of the name of the Dask worker that calls this; 0 outside of Dask.
-
-    Workers of `study.run` are named 0, 1, …; others are named by `dask_worker --name`.
-    """
-    try:
-        name = str(distributed.get_worker().name)
-    except ValueError:
-        return 0
-    return int((re.findall("[0-9]+", name) or ["0"])[-1])
-
-
-def _reason(process):
-    """Why a script failed."""
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        return "ended by {}{}".format(name, " (memory?)" if name == "SIGKILL" else "")
-    lines = process.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "ended with exit code {}".format(process.returncode)
-
-
-_LIBC = ctypes.CDLL(None)
-
-
-def _die_with_parent():
-    """Has the process killed when its worker is killed (on Linux only)."""
-    if sys.platform == "linux":
-        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def _with_provenance(path, task):
-    """The content of a result file, with the values that only the study knows added."""
-    values = tables.load(path)
-    values.update(
-        input=tables.as_text(os.path.basename(task.image.path)),
-        image=task.image.name,
-        image_sha256=task.image.sha256,
-        height=task.image.height,
-        width=task.image.width,
-        method=task.method,
-        checkpoint_sha256=task.run.sha256,
-        task=task.key,
-        version=task.version,
-        cpu=machine.cpu_model(),
-    )
-    content = io.BytesIO()
-    np.savez(content, **values)
-    return content.getvalue()

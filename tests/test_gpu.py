@@ -23,8 +23,9 @@ from inference.methods import find_method
 from model import checkpoints, cpu_layers, device, hyperprior, layers, tiling
 from runtime import machine
 from runtime.quiet_tf import tf
+from study import cluster as study_cluster
+from study import execution, inputs, tasks
 from study import run as study_run
-from study import tasks
 from training import cores, horovod
 
 OPTIMISED = ["sga", "map", "ste", "unoise", "danneal", "bb_sga"]
@@ -287,29 +288,29 @@ def test_workers_of_horovod_take_the_cards_in_turn(monkeypatch):
 def test_tasks_of_a_study_take_the_cards_in_turn(name, card, monkeypatch, tmp_path):
     image = tmp_path / "0.png"
     Image.new("RGB", (32, 32)).save(str(image))
-    images = tasks.find_images([str(image)])
+    images = inputs.find([str(image)])
     models = tasks.find_models(DEMO_DIR, [DEMO["sga"]])
     (task,) = tasks.make_tasks(images, ["sga"], models)
     environments = []
 
-    def observed(command, env, **_):
-        environments.append(env)
-        return subprocess.CompletedProcess(command, 1, stderr=b"stopped here")
+    def observed(identity, command, environment):
+        environments.append(environment)
+        raise RuntimeError("stopped here")
 
     class Worker:
         pass
 
     Worker.name = name
-    monkeypatch.setattr(tasks.distributed, "get_worker", Worker)
+    monkeypatch.setattr(execution.distributed, "get_worker", Worker)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    monkeypatch.setattr(subprocess, "run", observed)
+    monkeypatch.setattr(execution, "Process", observed)
     with pytest.raises(RuntimeError, match="stopped here"):
-        tasks.run_task(task, 1)
+        execution.run_task(task, 1)
     assert environments[0]["CUDA_VISIBLE_DEVICES"] == card
 
 
 def test_outside_of_dask_a_task_takes_the_first_card():
-    assert tasks._worker_number() == 0
+    assert execution._worker_number() == 0
 
 
 def test_cores_are_counted_beside_gpus_and_tasks_follow_the_cards(gpu, monkeypatch):
@@ -318,12 +319,12 @@ def test_cores_are_counted_beside_gpus_and_tasks_follow_the_cards(gpu, monkeypat
     assert cores.parts(8) == 1
     args = study_run.parse(["image.png"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert study_run.shared_out(args, 10) == (2, 8)
+    assert study_cluster.shared_out(args, 10) == (2, 8)
     args.workers = 4
-    assert study_run.shared_out(args, 10) == (4, 4)
+    assert study_cluster.shared_out(args, 10) == (4, 4)
     args.workers = None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert study_run.shared_out(args, 10) == (10, 1)
+    assert study_cluster.shared_out(args, 10) == (10, 1)
 
 
 def test_a_gpu_is_shared_unless_the_user_says_otherwise():

@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 import utils
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
-from study import tasks
+from study import inputs
 from training import data
 
 
@@ -152,9 +152,9 @@ def test_training_validation_and_studies_turn_images_too(tmp_path, capsys):
     path, stored = save_turned(tmp_path, "jpg", 6)
     upright = np.rot90(stored, -1)
     np.testing.assert_array_equal(data.read_whole(str(path)), upright / np.float32(255))
-    (image,) = tasks.find_images([str(path)])
+    (image,) = inputs.find([str(path)])
     assert (image.height, image.width) == upright.shape[:2] == (70, 53)
-    np.testing.assert_array_equal(tasks.read(image), upright)
+    np.testing.assert_array_equal(inputs.read(image), upright)
     patch = batch([path], 53)[0]
     places = [upright[top : top + 53] for top in range(18)]
     assert any(np.array_equal(patch, place / np.float32(255)) for place in places)
@@ -539,10 +539,10 @@ def test_notes_are_printed_once(untrained, tmp_path, capsys):
     )
     (line,) = noted()
     assert line.startswith("note: ") and paths[0] in line
-    images = tasks.find_images([str(tmp_path / "images")])
+    images = inputs.find([str(tmp_path / "images")])
     lines = noted()
     assert len(lines) == 2 and all(path in line for path, line in zip(paths, lines))
-    tasks.read(images[0])  # as each task does
+    inputs.read(images[0])  # as each task does
     data.read_whole(paths[1])
     (line,) = noted()
     assert paths[1] in line
@@ -558,9 +558,9 @@ def test_arrays_by_an_upper_case_name(untrained, tmp_path, capsys):
     images = utils.Images(str(tmp_path / "A.NPY"))
     assert images.shape == (2, 64, 64, 3)
     np.testing.assert_array_equal(next(images.batches(1))[0], pixels)
-    found = tasks.find_images([str(tmp_path)])
+    found = inputs.find([str(tmp_path)])
     assert [image.name for image in found] == ["A-0", "A-1"]
-    np.testing.assert_array_equal(tasks.read(found[1]), pixels[::-1])
+    np.testing.assert_array_equal(inputs.read(found[1]), pixels[::-1])
     np.save(str(tmp_path / "b.npy"), pixels / np.float32(255))
     (tmp_path / "b.npy").rename(tmp_path / "b.NPY")
     assert data.find_images(str(tmp_path / "b.*"), 64) == [str(tmp_path / "b.NPY")]
@@ -599,7 +599,7 @@ def test_brackets_in_a_pattern_get_a_hint(flag, tmp_path):
     find = {
         "--train_glob": lambda pattern: data.find_images(pattern, 64),
         "--val_glob": lambda pattern: validation.Validation(None, pattern, 0, "", [], 0, "", None),
-        "study": lambda pattern: tasks.find_images([pattern]),
+        "study": lambda pattern: inputs.find([pattern]),
     }[flag]
     with pytest.raises(InputError) as error:
         find(str(folder / "*.png"))

@@ -21,7 +21,19 @@ from inference import scripts
 from model import checkpoints
 from runtime import files
 from runtime.errors import InputError
-from study import budgets, curves, figures, report, run, tables, tasks, traces
+from study import (
+    budgets,
+    cluster,
+    curves,
+    execution,
+    figures,
+    inputs,
+    report,
+    run,
+    tables,
+    tasks,
+    traces,
+)
 
 PUBLISHED = os.path.join(ROOT, "results")
 
@@ -43,29 +55,29 @@ def test_images_of_folders_patterns_and_arrays(tmp_path):
     (tmp_path / "notes.txt").write_text("not an image")
     more = np.random.RandomState(1).randint(0, 256, (12, 16, 24, 3))
     np.save(str(tmp_path / "more.npy"), more.astype(np.uint8))
-    images = tasks.find_images([str(tmp_path), str(tmp_path / "*.png")])
+    images = inputs.find([str(tmp_path), str(tmp_path / "*.png")])
     assert [image.name for image in images[:3]] == ["0", "1", "more-00"] and len(images) == 14
-    assert images[-1].name == "more-11" and tasks.read(images[-1]).shape == (16, 24, 3)
+    assert images[-1].name == "more-11" and inputs.read(images[-1]).shape == (16, 24, 3)
     assert [(image.width, image.height) for image in images[:2]] == [(40, 30), (30, 40)]
     assert len({image.sha256 for image in images}) == 14
 
 
 def test_crops_are_the_middle_and_turn_with_the_image(tmp_path):
     write_images(tmp_path, (41, 30), (30, 40))
-    wide, high = tasks.find_images([str(tmp_path)], (20, 10))
+    wide, high = inputs.find([str(tmp_path)], (20, 10))
     whole = utils.read_image(wide.path)
-    np.testing.assert_array_equal(tasks.read(wide), whole[10:20, 10:30])
-    assert tasks.read(high).shape == (20, 10, 3)
+    np.testing.assert_array_equal(inputs.read(wide), whole[10:20, 10:30])
+    assert inputs.read(high).shape == (20, 10, 3)
 
 
 def test_images_of_one_name_get_longer_ones(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         write_images(tmp_path / folder, (20, 20))
-    images = tasks.find_images([str(tmp_path / "*" / "*.png")])
+    images = inputs.find([str(tmp_path / "*" / "*.png")])
     assert [image.name for image in images] == ["a_0", "b_0"]
     Image.open(images[0].path).save(str(tmp_path / "a" / "0.bmp"))
-    names = [image.name for image in tasks.find_images([str(tmp_path / "*" / "*")])]
+    names = [image.name for image in inputs.find([str(tmp_path / "*" / "*")])]
     assert names == ["a_0.bmp", "a_0.png", "b_0.png"]
 
 
@@ -73,13 +85,13 @@ def test_names_of_arrays_and_files_differ(tmp_path):
     write_images(tmp_path, (20, 20))
     (tmp_path / "0.png").rename(tmp_path / "a-0.png")
     np.save(str(tmp_path / "a.npy"), np.zeros((1, 20, 20, 3), np.uint8))
-    names = [image.name for image in tasks.find_images([str(tmp_path)])]
+    names = [image.name for image in inputs.find([str(tmp_path)])]
     assert names == ["a-0.png", "a.npy-0"]
 
 
 def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained, monkeypatch):
     (tmp_path / "images").mkdir()
-    images = tasks.find_images([write_images(tmp_path / "images", (20, 20), (20, 20))])
+    images = inputs.find([write_images(tmp_path / "images", (20, 20), (20, 20))])
     shutil.copytree(str(untrained), str(tmp_path / "models"))
 
     def keys(*methods):
@@ -145,7 +157,7 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained, monk
     ],
 )
 def test_wrong_input_of_a_study(argv, message, untrained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run, "CONNECT_TIMEOUT", 1)
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 1)
     (tmp_path / "images").mkdir()
     (tmp_path / "empty").mkdir()
     write_images(tmp_path / "images", (40, 30))
@@ -215,7 +227,8 @@ def uninterrupted(untrained, tmp_path_factory):
     write_images(folder / "images", (36, 30), (20, 50))
     process = start("study.run", *study_argv(untrained, folder / "images", folder / "out"))
     stdout, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and "6 tasks (2 images × 3 pairs of method" in stdout
+    assert process.returncode == 0
+    assert "6 tasks (2 images × 3 settings: 3 methods, 2 models)" in stdout
     return folder / "images", folder / "out"
 
 
@@ -311,7 +324,7 @@ def test_an_interrupted_study_leaves_no_process(uninterrupted, untrained, tmp_pa
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     process = start("study.run", *argv, stderr=subprocess.PIPE, preexec_fn=handled)
-    wait_for(lambda: b"sga.py" in commands_of(process.pid), process)
+    wait_for(lambda: b"study.serve sga" in commands_of(process.pid), process)
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130 and stderr == "study.run: interrupted\n"
@@ -328,23 +341,27 @@ def commands_of(group):
 
 
 def test_an_image_that_changes_meanwhile_is_not_taken(untrained, tmp_path):
-    images = tasks.find_images([write_images(tmp_path, (24, 20))])
+    images = inputs.find([write_images(tmp_path, (24, 20))])
     models = tasks.find_models(str(untrained), [UNTRAINED["mbt2018"]])
     (task,) = tasks.make_tasks(images, ["mbt2018"], models)
     write_images(tmp_path, (20, 24))
     with pytest.raises(InputError, match="0.png: is not as it was"):
-        tasks.run_task(task, 1)
-    assert "0.png: is not as it was" in tasks.attempt(task, 1).reason  # and is not tried again
+        execution.run_task(task, 1)
+    assert "0.png: is not as it was" in execution.attempt(task, 1).refusal  # not tried again
 
 
 def test_a_task_says_why_it_ended():
     def reason(code):
-        command = [sys.executable, "-c", code]
-        return tasks._reason(subprocess.run(command, stderr=subprocess.PIPE))
+        process = execution.Process(None, [sys.executable, "-c", code], None)
+        with pytest.raises((InputError, RuntimeError)) as error:
+            process.ask("image.npy", "result.npz")
+        return error.type, str(error.value)
 
-    assert reason("import os; os.kill(os.getpid(), 9)") == "ended by SIGKILL (memory?)"
-    assert reason("import sys; sys.stderr.write('one\\ntwo\\n'); sys.exit(2)") == "two"
-    assert reason("import sys; sys.exit(3)") == "ended with exit code 3"
+    killed = reason("import os; os.kill(os.getpid(), 9)")
+    assert killed == (RuntimeError, "ended by SIGKILL (memory?)")
+    refused = reason("import sys; sys.stderr.write('one\\ntwo\\n'); sys.exit(2)")
+    assert refused == (InputError, "two")
+    assert reason("import sys; sys.exit(3)") == (RuntimeError, "ended with exit code 3")
 
 
 def test_a_study_on_a_cluster_of_which_a_worker_dies(uninterrupted, untrained, tmp_path):

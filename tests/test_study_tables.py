@@ -17,7 +17,20 @@ from test_study import made_rows, write_images, write_rows
 
 from runtime import files
 from runtime.errors import InputError
-from study import curves, figures, look, report, run, tables, tasks, traces, versions
+from study import (
+    cluster,
+    curves,
+    execution,
+    figures,
+    inputs,
+    look,
+    report,
+    run,
+    tables,
+    tasks,
+    traces,
+    versions,
+)
 
 MODEL = tasks.Model("/models", "mbt2018-num_filters=4-lmbda=0.01", 0, "c" * 64, 0.01, "mbt2018")
 
@@ -84,11 +97,11 @@ def test_imports_are_found_wherever_they_stand(monkeypatch, tmp_path):
 def test_names_that_are_not_utf_8_are_named_in_another_way(tmp_path):
     folder = write_images(tmp_path, (20, 20), (20, 21))
     os.rename(os.path.join(folder, "0.png"), os.fsencode(folder) + b"/caf\xe9.png")
-    images = tasks.find_images([folder])
+    images = inputs.find([folder])
     assert [image.name for image in images] == ["1", "caf%E9"]
-    assert tasks.read(images[1]).shape == (20, 20, 3)
+    assert inputs.read(images[1]).shape == (20, 20, 3)
     for task in tasks.make_tasks(images, ["mbt2018"], [MODEL]):
-        run.title(task).encode()
+        str(task).encode()
         run.result_path(folder, task).encode(sys.getfilesystemencoding(), "strict")
     odd = os.fsdecode(b"caf\xe9.png")
     path = made_result(tmp_path / "odd.npz", input=odd, runname=os.fsdecode(b"mod\xe8le"))
@@ -111,26 +124,35 @@ def test_an_invalid_run_does_not_stop_those_of_a_pattern(untrained, tmp_path, ca
             tasks.find_models(str(folder), patterns)
 
 
-def ended(returncode, stderr=b""):
-    """A stand-in for `subprocess.run`, which writes a result file if all goes well."""
+class MadeUp:
+    """A stand-in for `execution.Process`, which writes made-up results, or raises `error`."""
 
-    def started(command, stdout, stderr, env, preexec_fn):
-        started.commands.append((command, env))
-        folder = command[command.index("--results_dir") + 1]
-        if not returncode:
-            made_result(os.path.join(folder, "rd-made.npz"))
-        return types.SimpleNamespace(returncode=returncode, stderr=message)
+    error, commands = None, []
 
-    message, started.commands = stderr, []
-    return started
+    def __init__(self, identity, command, environment):
+        self.identity = identity
+        self.commands.append((command, environment))
+
+    def ask(self, image, result):
+        assert os.path.isfile(image)
+        if self.error:
+            raise self.error
+        made_result(result)
+        return True
+
+    def close(self):
+        pass
 
 
 @pytest.fixture
 def task(tmp_path, monkeypatch):
     """A task whose model need not be there."""
-    images = tasks.find_images([write_images(tmp_path, (24, 20))])
+    images = inputs.find([write_images(tmp_path, (24, 20))])
     monkeypatch.setattr(tasks.checkpoints, "find_run", lambda *_: MODEL_RUN)
     monkeypatch.setattr(tasks.checkpoints, "checkpoint_sha256", lambda _: MODEL.sha256)
+    monkeypatch.setattr(execution, "Process", MadeUp)
+    monkeypatch.setattr(execution, "_kept", types.SimpleNamespace())
+    monkeypatch.setattr(MadeUp, "commands", [])
     (made,) = tasks.make_tasks(images, ["sga --sga_its 3"], [MODEL])
     return made
 
@@ -138,14 +160,13 @@ def task(tmp_path, monkeypatch):
 MODEL_RUN = tasks.checkpoints.Run(MODEL.name, "/models/model.ckpt-0", 0, 4, 0.01)
 
 
-def test_a_task_has_its_threads_and_says_where_it_ran(task, monkeypatch, tmp_path):
-    monkeypatch.setattr(subprocess, "run", ended(0))
-    (tmp_path / "result.npz").write_bytes(tasks.attempt(task, 3))
-    ((command, environment),) = subprocess.run.commands
+def test_a_task_has_its_threads_and_says_where_it_ran(task, tmp_path):
+    (tmp_path / "result.npz").write_bytes(execution.attempt(task, 3).content)
+    ((command, environment),) = MadeUp.commands
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         assert environment[name] == "3"
     assert environment["OPENBLAS_NUM_THREADS"] == "3"
-    assert command[-4:] == ["--sga_its", "3", "--lambda", "0.01"]
+    assert command[-6:] == ["--sga_its", "3", "--lambda", "0.01", "--seed", "0"]
     (row,) = tables.rows_of_result(str(tmp_path / "result.npz"), "made")
     assert row["task"] == task.key and row["version"] == versions.version("sga")
     assert row["device"] == "CPU" and row["cpu"].strip()
@@ -153,16 +174,16 @@ def test_a_task_has_its_threads_and_says_where_it_ran(task, monkeypatch, tmp_pat
 
 def test_what_a_script_refuses_is_not_tried_again(task, monkeypatch):
     """Dask tries again what raises."""
-    monkeypatch.setattr(subprocess, "run", ended(2, b"sga.py: error: of no use\n"))
-    assert tasks.attempt(task, 1).reason == "sga.py: error: of no use"
-    for code in (1, -9):
-        monkeypatch.setattr(subprocess, "run", ended(code, b"killed\n"))
-        with pytest.raises(RuntimeError):
-            tasks.attempt(task, 1)
+    monkeypatch.setattr(MadeUp, "error", InputError("sga.py: error: of no use"))
+    outcome = execution.attempt(task, 1)
+    assert outcome.refusal == "sga.py: error: of no use" and not outcome.content
+    monkeypatch.setattr(MadeUp, "error", RuntimeError("killed"))
+    with pytest.raises(RuntimeError, match="killed"):
+        execution.attempt(task, 1)
 
 
 def test_code_that_changes_meanwhile_is_not_taken(task):
-    reason = tasks.attempt(task._replace(version="other"), 1).reason
+    reason = execution.attempt(task._replace(version="other"), 1).refusal
     assert reason == "sga.py, or what it imports, is not as it was when the study began"
 
 
@@ -178,17 +199,18 @@ def study(tmp_path, monkeypatch):
     computed = []
 
     def client(args, number):
-        return contextlib.nullcontext((types.SimpleNamespace(submit=submit), 1))
+        info = {"workers": {}}
+        made_up = types.SimpleNamespace(submit=submit, scheduler_info=lambda: info)
+        return contextlib.nullcontext((made_up, 1))
 
-    def submit(function, task, threads, key, retries):
+    def submit(function, task, threads, key, retries, priority):
         key.encode()
         outcome = made.attempt(task, threads)
         computed.append(task.image.name)
         return Future(outcome)
 
-    def attempt(task, threads):
-        path = made_result(tmp_path / "made.npz", script=task.method.split()[0])
-        return tasks._with_provenance(path, task)
+    def of_script(task, pixels, threads):
+        return tables.load(made_result(tmp_path / "made.npz", script=task.script)), True
 
     def made(*flags):
         computed.clear()
@@ -200,9 +222,11 @@ def study(tmp_path, monkeypatch):
             return list(csv.DictReader(file))
 
     monkeypatch.setattr(tasks, "find_models", lambda *_: [MODEL])
-    monkeypatch.setattr(run, "_client", client)
-    monkeypatch.setattr(run.distributed, "as_completed", lambda futures: list(futures))
-    made.attempt, made.computed, made.table, made.output = attempt, computed, table, output
+    monkeypatch.setattr(execution, "_of_script", of_script)
+    monkeypatch.setattr(cluster, "_client", client)
+    monkeypatch.setattr(cluster.distributed, "as_completed", lambda futures: list(futures))
+    made.attempt, made.computed = execution.attempt, computed
+    made.table, made.output = table, output
     made.images = tmp_path / "images"
     return made
 
@@ -266,7 +290,7 @@ def test_failures_are_counted_image_by_image(study, capsys):
 
     def fails(task, threads):
         if task.image.name in ("0", "again"):
-            return tasks.Refusal("of no use")
+            return execution.Outcome(b"", "of no use", None, None)
         return RuntimeError("died") if task.image.name == "2" else attempt(task, threads)
 
     study.attempt = fails
@@ -277,7 +301,7 @@ def test_failures_are_counted_image_by_image(study, capsys):
     study.attempt = attempt
     assert study() == 0
     assert [row["image"] for row in study.table()] == ["0", "1", "2", "again"]
-    assert study.computed == ["0", "2", "again"]
+    assert sorted(study.computed) == ["0", "2", "again"]
 
 
 def test_the_count_of_tasks_is_honest(study, capsys, monkeypatch):
@@ -285,7 +309,7 @@ def test_the_count_of_tasks_is_honest(study, capsys, monkeypatch):
     more = MODEL._replace(name="mbt2018-num_filters=4-lmbda=0.02", lmbda=0.02)
     monkeypatch.setattr(tasks, "find_models", lambda *_: [MODEL, more, other])
     assert study("--methods", "mbt2018", "bb_plain") == 0
-    line = "9 tasks (3 images × 3 pairs of method and model, of 2 methods and 3 models), of which 0"
+    line = "9 tasks (3 images × 3 settings: 2 methods, 3 models), of which 0 are done already"
     assert line in capsys.readouterr().out
 
 
