@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 
-for _name in ("bjontegaard", "distributed", "matplotlib"):
+for _name in ("bjontegaard", "distributed", "jinja2", "matplotlib", "pandas", "tabulate"):
     if importlib.util.find_spec(_name) is None:
         _line = "study: the package {} is missing; `make study-setup` installs it, or {}"
         print(_line.format(_name, "pip install -r requirements-study.txt"), file=sys.stderr)

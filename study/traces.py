@@ -7,7 +7,6 @@ fractions of y and z whose transmitted value differs from the network's predicti
 in result files: dotted for the relaxed latents, as the gradient sees them, solid after rounding.
 """
 
-from inference import scripts
 from runtime.errors import InputError
 from study import command, figures, tables
 
@@ -92,7 +91,7 @@ def read(path, index):
 def draw(traces, title):
     """Draws the figure of `traces`, a dict from label to trace (see `read`)."""
     figure, axes = figures.subplots(len(PANELS), 1, figsize=(8, 14), sharex=True)
-    looks = figures.looks(traces, scripts.METHODS)
+    looks = figures.looks(traces)
     for panel, (key, text) in zip(axes, PANELS.items()):
         scale = 100 if text.endswith("%") else 1
         for label, trace in traces.items():
