@@ -105,70 +105,6 @@ def read_published(path):
     return Curve(dataset, method, sorted(points, key=lambda point: point["rate"]), {}, False)
 
 
-# --- Rows that can be compared ---------------------------------------------------------------
-
-
-def comparable(table):
-    """Keeps the images that all methods and settings of a data set have, as studies may be running.
-
-    Where there is none, the settings with the fewest images are left out, one by one, until there
-    is one.
-
-    Args:
-      table: a `tables.frame`.
-
-    Returns:
-      table: the rows kept; and a list of notes, str, on those that were not.
-
-    Raises:
-      InputError: an image is there twice under one setting and seed, or with other pixels.
-    """
-    _check_same_images(table)
-    keep, notes = np.zeros(len(table), bool), []
-    for dataset, rows in table.groupby("dataset", sort=False):
-        sets = {key: set(group["image"]) for key, group in rows.groupby([*tables.POINT])}
-        everything = set.union(*sets.values())
-        while not set.intersection(*sets.values()):
-            fewest = min(sets, key=lambda key: len(sets[key]))
-            images = sets.pop(fewest)
-            line = "{}: left out, as it has only {} of {} images and they share none"
-            notes.append(line.format(_where(dataset, *fewest[1:]), len(images), len(everything)))
-        common = set.intersection(*sets.values())
-        if common != everything:
-            lacking = [key for key, images in sets.items() if images != everything]
-            line = "{}: means over the {} of {} images that all have; {} settings lack some: {} …"
-            first = _where("", *lacking[0][1:])
-            counts = (len(common), len(everything), len(lacking), first)
-            notes.append(line.format(dataset, *counts))
-        points = [tuple(point) for point in rows[[*tables.POINT]].values]
-        kept = rows["image"].isin(common) & np.array([point in sets for point in points])
-        keep |= table.index.isin(rows.index[kept])
-    return table[keep], notes
-
-
-def _where(dataset, method, model, sha256, lmbda, quality):
-    """A point in words; `model` and `sha256` say nothing that users ask for."""
-    setting = "quality {:g}".format(quality) if lmbda == "" else "λ = {:g}".format(lmbda)
-    return ", ".join(filter(None, (dataset, method, setting)))
-
-
-def _check_same_images(table):
-    """Raises `InputError` if an image is there twice, or is two images."""
-    seen, pixels = set(), {}
-    for row in table.to_dict("records"):
-        point = [row[key] for key in tables.POINT]
-        key = (*point, row["seed"], row["image"])
-        if key in seen:
-            raise InputError("{}: {} twice".format(_where(*point), row["image"]))
-        seen.add(key)
-        for name in ("image_sha256", "height", "width"):
-            value = str(row[name])
-            known = pixels.setdefault((row["dataset"], row["image"], name), value)
-            if value != known and "" not in (value, known):
-                line = "{}: {} is another image, or another part of it, than for other methods"
-                raise InputError(line.format(_where(*point), row["image"]))
-
-
 # --- Curves ----------------------------------------------------------------------------------
 
 
@@ -189,7 +125,7 @@ def of_rows(table, rate, hull=False):
     """
     for key in (rate, "psnr"):
         for row in table[~np.isfinite(table[key])].to_dict("records"):
-            where = _where(*(row[name] for name in tables.POINT))
+            where = tables.where(*(row[name] for name in tables.POINT))
             raise InputError("{}: image {} has no finite {}".format(where, row["image"], key))
     images = tables.per_image(table).assign(rate=lambda found: found[rate])
     groups = images.groupby([*tables.POINT], sort=False)
@@ -226,7 +162,7 @@ def _curve(dataset, method, points, groups, hull):
         for one, other in itertools.combinations(points, 2):
             if all(one[key] == other[key] for key in tables.SETTING):
                 names = [" ".join((p["model"], p["checkpoint_sha256"][:8])) for p in (one, other)]
-                where = _where(*(one[key] for key in tables.POINT))
+                where = tables.where(*(one[key] for key in tables.POINT))
                 line = (
                     "{}: of two checkpoints, {} and {}; --models picks a run by its name, and "
                     "--hull takes the best of all"

@@ -43,6 +43,11 @@ def cells(table):
     return [[_cell(row, key, form) for _, key, form in _columns(table)] for row in table.rows]
 
 
+def lefts(table):
+    """Whether each column is text, which stands at the left."""
+    return [form == "{}" for _, _, form in _columns(table)]
+
+
 def _columns(table):
     return [c for c in table.columns if any(is_known(row.get(c[1], "")) for row in table.rows)]
 
@@ -56,7 +61,7 @@ def _cell(row, key, form):
 
 def _tabulated(table, form, escape=lambda text: text):
     lines = [[escape(cell) for cell in line] for line in cells(table)]
-    align = ["left" if form == "{}" else "right" for _, _, form in _columns(table)]
+    align = ["left" if left else "right" for left in lefts(table)]
     names = [escape(name) for name in headers(table)]
     options = {"tablefmt": form, "disable_numparse": True, "colalign": align}
     return tabulate.tabulate(lines, names, **options)

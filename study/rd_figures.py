@@ -1,11 +1,14 @@
 """Figures of a report: rate-distortion curves, and the gain on each image."""
 
+import os
+import re
+
 import numpy as np
 
-from study import curves, figures, tables
+from study import curves, figures, statistics, tables
 
 QUALITIES = {"psnr": "PSNR, dB", "msssim_db": "MS-SSIM, dB (−10 log₁₀(1 − MS-SSIM))"}
-MOST_TALL = 2.5  # times the height of the learned methods' curves that others may stretch an axis
+MOST_TALL = 2  # times the height of the learned methods' curves that others may stretch an axis
 MOST_NAMES = 40  # image names that fit below an axis
 
 
@@ -33,6 +36,9 @@ def draw_curves(found, beside, quality, rate, looks):
         rates = np.concatenate([curves.line(curve, quality)[0] for curve in learned])
         axes.set_xlim(0.8 * rates.min(), 1.2 * rates.max())
         axes.set_ylim(*_heights(axes, learned, quality))
+        for line in axes.get_lines():
+            if not line.get_path().intersects_bbox(axes.viewLim, filled=False):
+                line.set_label(line.get_label() + ", outside")
     axes.set_xlabel("rate, bits per pixel ({})".format(rate))
     axes.set_ylabel(QUALITIES[quality])
     axes.set_title(figures.plain(found[0].dataset))
@@ -51,10 +57,9 @@ def _heights(axes, learned, quality):
             ends = np.clip((low, high), x.min(), x.max())
             seen += [*np.interp(ends, x, y), *y[(x >= low) & (x <= high)]]
     spare = MOST_TALL * max(np.ptp(values), 0.5)
-    bottom = max(min(seen), values.min() - spare)
-    top = min(max(seen), values.max() + spare)
-    margin = 0.05 * (top - bottom)
-    return bottom - margin, top + margin
+    seen = [y for y in seen if values.min() - spare <= y <= values.max() + spare]
+    margin = 0.05 * np.ptp(seen)
+    return min(seen) - margin, max(seen) + margin
 
 
 def draw_gains(gains, anchor, looks):
@@ -91,3 +96,50 @@ def draw_gains(gains, anchor, looks):
         axes.set_xlabel("{} images, by the gain of {}".format(len(images), by))
     axes.legend(**figures.BESIDE)
     return figure
+
+
+def draw_all(table, found, beside, args):
+    """Draws the figures of all data sets; returns their paths, and notes on what is not in them."""
+    looks = figures.looks([curve.method for curve in found + beside])
+    paths, notes, stems = [], [], set()
+    for dataset in dict.fromkeys(curve.dataset for curve in found):
+        of_set = [curve for curve in found if curve.dataset == dataset]
+        drawn = {}
+        for quality in QUALITIES:
+            having = [curve for curve in of_set if curves.has(curve, quality)]
+            others = [curve for curve in beside if curves.has(curve, quality)]
+            name = quality.replace("_db", "")
+            if having:
+                drawn[name] = draw_curves(having, others, quality, args.rate, looks)
+            if 0 < len(having) < len(of_set):
+                names = ", ".join(curve.method for curve in of_set if curve not in having)
+                notes.append("note: {}: not in the figure of {}: {}".format(dataset, name, names))
+        gains = gains_by_image(table[table["dataset"] == dataset], args.anchor[0])
+        if gains:
+            drawn["gain"] = draw_gains(gains, args.anchor[0], figures.looks(gains))
+        stem = file_stem(dataset, stems)
+        for name, figure in drawn.items():
+            path = os.path.join(args.output, "{}-{}".format(stem, name))
+            paths += figures.save_all(figure, path)
+    return paths, notes
+
+
+def gains_by_image(table, anchor):
+    """Gains over the anchor, means over λ and seeds, a dict from method to a dict by image."""
+    found = statistics.gains(table, anchor).groupby(["method", "image"], sort=False)["gain"].mean()
+    methods = found.index.get_level_values(0).unique()
+    return {method: found[method].to_dict() for method in methods}
+
+
+def file_stem(dataset, taken):
+    """What the names of a data set's figures begin with, none of `taken`, to which it is added.
+
+    A data set's name may be a path; its figures are in the output folder all the same.
+    """
+    plain = stem = re.sub(r"[/\\]", "-", dataset.replace(", ", "-"))
+    number = 1
+    while stem in taken:
+        number += 1
+        stem = "{}-{}".format(plain, number)
+    taken.add(stem)
+    return stem

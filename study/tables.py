@@ -268,6 +268,12 @@ VALUES = [*METRICS, *SECONDS]
 MEANS = (*POINT, "images", "seeds", *VALUES)
 
 
+def where(dataset, method, model, sha256, lmbda, quality):
+    """A point in words; `model` and `sha256` say nothing that users ask for."""
+    setting = "quality {:g}".format(quality) if lmbda == "" else "λ = {:g}".format(lmbda)
+    return ", ".join(filter(None, (dataset, method, setting)))
+
+
 def frame(rows):
     """Rows as a `DataFrame` with `COLUMNS`; missing: NaN in `VALUES`, '' elsewhere."""
     table = pd.DataFrame(rows, columns=COLUMNS).fillna("")

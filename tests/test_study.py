@@ -511,7 +511,7 @@ def test_report_writes_what_it_prints(tmp_path, capsys):
         with Image.open(str(output / (name + ".png"))) as figure:
             assert np.asarray(figure).std() > 10
         assert "<svg" in (output / (name + ".svg")).read_text()
-    gains = report.gains_by_image(tables.frame(rows), "mbt2018")
+    gains = rd_figures.gains_by_image(tables.frame(rows), "mbt2018")
     assert gains == {"sga": {image: pytest.approx(10) for image in "ab"}}
 
 
@@ -591,7 +591,11 @@ def test_report_of_result_files(uninterrupted, tmp_path):
         (made_rows(psnr="high"), (), "line 2: psnr is 'high', not a number"),
         ([{k: v for k, v in r.items() if k != "psnr"} for r in made_rows()], (), "column psnr"),
         (made_rows() + made_rows(), (), "made, mbt2018, λ = 0.003: a twice"),
-        (made_rows() + made_rows(model="other"), (), "of two checkpoints, m-0.003  and other"),
+        (
+            made_rows() + made_rows(model="other", lambdas=(0.01,)),
+            (),
+            "λ = 0.01: of two checkpoints, m-0.01  and other",
+        ),
         (made_rows("sga"), (), "--anchor: made has no mbt2018, but sga"),
         (made_rows(), ("--methods", "sga"), "--methods: no results of sga, but of mbt2018"),
         (made_rows(), ("--models", "n*"), "--models: no results of n*, but of m-0.003, "),

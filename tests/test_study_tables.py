@@ -24,6 +24,7 @@ from study import (
     rd_figures,
     report,
     run,
+    selection,
     statistics,
     tables,
     tasks,
@@ -315,12 +316,12 @@ def test_means_are_means(tmp_path):
     for row in several:
         if row["method"] == "sga" and row["lambda"] == 0.03:
             row["est_rd_loss"] *= 0.1
-    gains = report.gains_by_image(tables.frame(several), "mbt2018")["sga"]
+    gains = rd_figures.gains_by_image(tables.frame(several), "mbt2018")["sga"]
     assert gains == {
         image: pytest.approx(100 * (1 - part * (1 + 1 + 0.1) / 3))
         for image, part in zip("abc", (0.9, 0.8, 0.1))
     }
-    gains = report.gains_by_image(tables.frame(rows + better), "mbt2018")
+    gains = rd_figures.gains_by_image(tables.frame(rows + better), "mbt2018")
     figure = rd_figures.draw_gains(gains, "mbt2018", LOOKS)
     (label,) = (text.get_text() for text in figure.axes[0].get_legend().get_texts())
     assert label == "sga (mean 40.00%)"  # of 10, 20 and 90
@@ -430,7 +431,7 @@ def test_models_pick_rows(tmp_path):
         (["oth?r", "m-0.003"], [0.003, 0.01, 0.02]),
     ):
         args = report.parse(["x", "--models", *flags])
-        kept, _ = report.select(tables.frame(rows), [], args)
+        kept, _ = selection.select(tables.frame(rows), [], args)
         assert sorted(kept["lambda"]) == lambdas
     assert "0.01 " in report_of(rows, tmp_path, "--models", "other")
 
@@ -612,7 +613,7 @@ def test_figures_stay_in_the_output_folder(tmp_path):
     names = sorted(os.listdir(str(tmp_path / "report")))
     assert [n for n in names if "psnr" in n] == ["..-..-up-a-psnr.png", "..-..-up-a-psnr.svg"]
     taken = set()
-    stems = [report.file_stem(name, taken) for name in ("a/b", "a-b", "a\\b", "x, published")]
+    stems = [rd_figures.file_stem(name, taken) for name in ("a/b", "a-b", "a\\b", "x, published")]
     assert stems == ["a-b", "a-b-2", "a-b-3", "x-published"]
 
 
