@@ -8,15 +8,15 @@ import numpy as np
 from study import curves, figures, statistics, tables
 
 QUALITIES = {"psnr": "PSNR, dB", "msssim_db": "MS-SSIM, dB (−10 log₁₀(1 − MS-SSIM))"}
-MOST_TALL = 2  # times the height of the learned methods' curves that others may stretch an axis
+MOST_TALL = 1  # times the height of the learned curves that classical codecs may add on a side
 MOST_NAMES = 40  # image names that fit below an axis
 
 
 def draw_curves(found, beside, quality, rate, looks):
     """Plots the `curves.Curve`s of a data set, and nearby parts of those `beside`, in pale.
 
-    The axes show the range of the learned methods, and as much of classical codecs and of `beside`
-    as fits without making it small.
+    The axes show the rates of the learned methods, and there all of `beside`, which were asked for,
+    and as much of classical codecs as leaves the learned methods large.
 
     Args:
       quality: one of `QUALITIES`.
@@ -35,7 +35,7 @@ def draw_curves(found, beside, quality, rate, looks):
     if len(learned) < len(found) + len(beside):
         rates = np.concatenate([curves.line(curve, quality)[0] for curve in learned])
         axes.set_xlim(0.8 * rates.min(), 1.2 * rates.max())
-        axes.set_ylim(*_heights(axes, learned, quality))
+        axes.set_ylim(*_heights(axes, learned, beside, quality))
         for line in axes.get_lines():
             if not line.get_path().intersects_bbox(axes.viewLim, filled=False):
                 line.set_label(line.get_label() + ", outside")
@@ -46,20 +46,26 @@ def draw_curves(found, beside, quality, rate, looks):
     return figure
 
 
-def _heights(axes, learned, quality):
-    """Limits of the y axis: all lines between the limits of the x axis, if that is not too much."""
-    values = np.concatenate([curves.line(curve, quality)[1] for curve in learned])
-    low, high = axes.get_xlim()
-    seen = [values.min(), values.max()]
+def _heights(axes, learned, beside, quality):
+    """Limits of the y axis, between the limits of the x axis."""
+    wanted = [curves.line(curve, quality) for curve in [*learned, *beside]]
+    seen = np.concatenate([_within(*axes.get_xlim(), *line) for line in wanted])
+    spare = MOST_TALL * max(np.ptp(seen), 0.5)
+    low, high = seen.min() - spare, seen.max() + spare
     for line in axes.get_lines():
-        x, y = (np.asarray(data) for data in line.get_data())
-        if len(x) and x.min() <= high and x.max() >= low:
-            ends = np.clip((low, high), x.min(), x.max())
-            seen += [*np.interp(ends, x, y), *y[(x >= low) & (x <= high)]]
-    spare = MOST_TALL * max(np.ptp(values), 0.5)
-    seen = [y for y in seen if values.min() - spare <= y <= values.max() + spare]
+        values = _within(*axes.get_xlim(), *line.get_data())
+        seen = np.append(seen, values[(values >= low) & (values <= high)])
     margin = 0.05 * np.ptp(seen)
-    return min(seen) - margin, max(seen) + margin
+    return seen.min() - margin, seen.max() + margin
+
+
+def _within(low, high, x, y):
+    """Values of a line from x = low to x = high, the ends included."""
+    x, y = np.asarray(x), np.asarray(y)
+    if x.min() > high or x.max() < low:
+        return np.zeros(0)
+    ends = np.interp(np.clip((low, high), x.min(), x.max()), x, y)
+    return np.concatenate([ends, y[(x >= low) & (x <= high)]])
 
 
 def draw_gains(gains, anchor, looks):

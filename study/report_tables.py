@@ -2,26 +2,17 @@
 
 from study import documents, statistics, tables
 
-
-def _with_error(row, form, key, error):
-    text = form.format(row[key])
-    return "{} ± {:.2f}".format(text, row[error]) if documents.is_known(row[error]) else text
-
-
-def _interval(row, name):
-    return "{:+.2f} to {:+.2f}".format(row[name + "_low"], row[name + "_high"])
-
-
-def _delta(name, form):
-    def text(row):
-        value = form.format(row[name])
-        return "({})".format(value) if statistics.partial(row, name) else value
-
-    return text
+NAMES = [("data set", "dataset", "{}"), ("method", "method", "{}")]
 
 
 def make(table, content):
-    """The `documents.Table`s of a report."""
+    """The `documents.Table`s of a report.
+
+    Args:
+      table: a `tables.frame` of comparable rows.
+      content: dict with `rate`, `hull`, `anchors`, and the lists of dicts `points`, `deltas` and
+        `gains`.
+    """
     several = len(content["anchors"]) > 1
     anchor = content["anchors"][0]
     bits_back = [p for p in content["points"] if documents.is_known(p.get("est_bpp_back", ""))]
@@ -116,3 +107,20 @@ def _wins(table):
         title = "{}: in how many (image, λ) the loss of the row's method is below the column's"
         columns = [("", "method", "{}"), *((name, name, "{:s}") for name in methods)]
         yield documents.Table("wins", title.format(dataset), columns, lines, [])
+
+
+def _with_error(row, form, key, error):
+    text = form.format(row[key])
+    return "{} ± {:.2f}".format(text, row[error]) if documents.is_known(row[error]) else text
+
+
+def _interval(row, name):
+    return "{:+.2f} to {:+.2f}".format(row[name + "_low"], row[name + "_high"])
+
+
+def _delta(name, form):
+    def text(row):
+        value = form.format(row[name])
+        return "({})".format(value) if statistics.partial(row, name) else value
+
+    return text

@@ -35,6 +35,10 @@ def select(table, found, args):
     wanted = {first, *(args.methods or there)}
     models = set(table["model"][table["method"].isin(wanted)]) - {""}
     of_models = set(table["method"][table["model"].isin(models)])
+    for name in (args.anchor or [])[1:]:
+        if name not in of_models:
+            line = "--anchor: {} shares no model with another method; it can only come first"
+            raise InputError(line.format(name))
     args.anchor = [first, *(name for name in others if name in of_models and name != first)]
     wanted.update(args.anchor)
     if args.rate == "net_bpp":  # files without bits-back give nothing back
