@@ -1,6 +1,7 @@
 """Tables as plain text, Markdown and LaTeX: to read, and to paste into a README or a paper."""
 
 import collections
+import re
 
 import numpy as np
 import tabulate
@@ -18,8 +19,8 @@ tabulate.MIN_PADDING = 0  # of headers, besides the two spaces between columns
 
 MISSING = "–"
 LATEX = {  # characters that pdfLaTeX does not know
-    **{"λ": r"$\lambda$", "·": r"$\cdot$", "±": r"$\pm$", "–": "--", "−": "$-$", "…": r"\dots{}"},
-    "×": r"$\times$",
+    **{"λ": r"\ensuremath{\lambda}", "·": r"\ensuremath{\cdot}", "±": r"\ensuremath{\pm}"},
+    **{"−": r"\ensuremath{-}", "×": r"\ensuremath{\times}", "–": "--", "…": r"\dots{}"},
 }
 LATEX_TABLE = r"""\begin{{table}}
 \centering
@@ -80,7 +81,7 @@ def as_markdown(table):
 
 def as_latex(table):
     """A `table` environment, which needs the package booktabs."""
-    body = _tabulated(table, "latex_booktabs")
+    body = re.sub(r"(?<=[ (])-(?=[0-9])", "−", _tabulated(table, "latex_booktabs"))
     notes = "".join("\n\\par\\small " + _escaped(note) for note in table.notes)
     environment = LATEX_TABLE.format(_escaped(table.title), table.name, body, notes)
     return "".join(LATEX.get(character, character) for character in environment)

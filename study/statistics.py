@@ -187,7 +187,7 @@ def delta(anchor, curve):
         for interpolation, value in zip(INTERPOLATIONS, values):
             found["{}_{}".format(name, interpolation)] = value
         if overlap < LEAST_OVERLAP:
-            reasons.append("{:.0%} of {}'s {}".format(overlap, anchor.method, label))
+            reasons.append("{:.0%} of {}'s {} range".format(overlap, anchor.method, label))
         if not abs(values[0] - values[1]) <= measure.apart:
             shown = ["{:+.2f}{}".format(value, measure.unit) for value in values]
             doubts.append("{} {} by cubic, {} by pchip".format(measure.name, *shown))
