@@ -52,9 +52,10 @@ def read(paths, dataset):
                 curves.append(read_published(name))
             else:
                 rows += tables.read_csv(name, dataset)
-    labels = tables.labels([tables.load(name) for name in results])
-    for name, label in zip(results, labels):
-        rows += tables.rows_of_result(name, dataset, label)
+    values = [tables.load(name) for name in results]
+    for name, one, label in zip(results, values, tables.labels(values)):
+        # A study has named the method; several seeds of it go by one name.
+        rows += tables.rows_of_result(name, dataset, None if "task" in one else label)
     once = {}
     for index, row in enumerate(rows):
         task = row.get("task") or index

@@ -5,6 +5,8 @@
 plots, against the iteration, the loss λ·MSE + bpp, the rate, the PSNR, the temperature, and the
 fractions of y and z whose transmitted value differs from the network's prediction, from the records
 in result files: dotted for the relaxed latents, as the gradient sees them, solid after rounding.
+Records have a point every `--record_every` iterations (100), a flag of the scripts: results of
+`'sga --preset fast --record_every 5'` show more.
 """
 
 from runtime.errors import InputError

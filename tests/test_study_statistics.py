@@ -252,6 +252,23 @@ def test_folders_that_share_tasks_give_one_row(tmp_path):
         selection.comparable(table_of(rows + rows[:1]))
 
 
+def test_results_of_a_study_without_its_table_are_read(tmp_path):
+    """As after a kill; several seeds are one method."""
+    folder = tmp_path / "tasks" / "sga" / "m"
+    folder.mkdir(parents=True)
+    for seed in (0, 1):
+        values = {"script": "sga", "method": "sga --lr 1", "runname": "m", "lmbda": 0.01}
+        values.update(image="a", input="a.png", seed=seed, task=str(seed), psnr=np.ones(1))
+        np.savez(str(folder / "a-{}.npz".format(seed)), est_bpp=np.ones(1) + seed, **values)
+    rows, _ = curves.read([str(tmp_path)], "made")
+    assert [(row["method"], row["seed"]) for row in rows] == [("sga --lr 1", 0), ("sga --lr 1", 1)]
+    (mean,) = tables.means(rows)
+    assert (mean["est_bpp"], mean["images"], mean["seeds"]) == (1.5, 1, 2)
+    # Once the table is there, it says which results count.
+    write_rows(tmp_path / "images.csv", made_rows())
+    assert {row["method"] for row in curves.read([str(tmp_path)], "")[0]} == {"mbt2018"}
+
+
 def test_classical_codecs_have_a_quality_in_place_of_lambda(tmp_path):
     rows = [{**row, "quality": ""} for row in made_rows()]
     for index, row in enumerate(made_rows("jpeg", rate=1.3)):
