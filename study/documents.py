@@ -92,14 +92,14 @@ def _escaped(text):
     return "".join(tabulate.LATEX_ESCAPE_RULES.get(character, character) for character in text)
 
 
-def markdown(title, tables):
+def markdown(title, tables, notes):
     """A document in Markdown."""
     parts = ["# " + title]
     for table in tables:
         parts += ["## " + table.title, as_markdown(table), *("* " + note for note in table.notes)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *notes])
 
 
 def latex(tables):
     """LaTeX to include in a paper."""
-    return "\n\n".join(["% needs \\usepackage{booktabs}", *map(as_latex, tables)]) + "\n"
+    return "\n\n".join(["% needs \\usepackage{booktabs}", *map(as_latex, tables)])

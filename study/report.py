@@ -67,7 +67,6 @@ def main(argv=None):
     names = [(curve.dataset, curve.method) for curve in found]
     if len(set(names)) < len(names):
         raise InputError("{}: {} twice".format(*max(names, key=names.count)))
-    pictures = page.pictures(table, args)
     names = [*TEXTS, page.NAME, *(name for name, _ in CSVS.values())]
     paths = {name: os.path.join(args.output, name) for name in names}
     for path in paths.values():
@@ -78,6 +77,7 @@ def main(argv=None):
     content.update(points=points_of(found, content["gains"], args.anchor[0]))
     content.update(notes=[*notes, *selection.provenance_notes(table)])
     made = report_tables.make(table, content)
+    pictures = page.pictures(table, args)
     for key, (name, columns) in CSVS.items():
         content[key] = [known(row) for row in content[key]]
         lines = [{**dict.fromkeys(columns, ""), **row} for row in content[key]]
@@ -85,9 +85,10 @@ def main(argv=None):
     parts = ["{}\n\n{}".format(one.title, documents.as_text(one)) for one in made]
     text = "\n\n".join([*parts, *content["notes"]])
     record = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    texts = (text + "\n", documents.markdown("Results", made), documents.latex(made), record + "\n")
+    markdown = documents.markdown("Results", made, content["notes"])
+    texts = (text, markdown, documents.latex(made), record)
     for name, one in zip(TEXTS, texts):
-        files.write_bytes(paths[name], one.encode())
+        files.write_bytes(paths[name], one.encode() + b"\n")
     drawn, notes = rd_figures.draw_all(table, found, beside, args)
     files.write_bytes(paths[page.NAME], page.render(made, content["notes"], drawn, pictures))
     # Last, so that nothing is lost if stdout cannot show it.
