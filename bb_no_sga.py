@@ -15,7 +15,7 @@ class BBNoSGA(methods.BitsBackMethod):
     """Optimises only q(z|y)."""
 
     row = "A5"
-    flags = methods.adam_flags(sga_its=1000, lr=5e-3)
+    flags = methods.adam_flags(sga_its=1000, lr=5e-3, record_every=0)
     name_has_lambda = False
     rate_flags = ("sga_its", "lr")
 

@@ -33,12 +33,14 @@ ATANH_FLAG = {
 }
 
 
-def adam_flags(sga_its, lr):
-    """The flags of an Adam run, with a method's defaults for iterations and learning rate."""
+def adam_flags(sga_its, lr, record_every=100):
+    """The flags of an Adam run, with a method's defaults; without --record_every if that is 0."""
+    text = "iterations between figures of the optimisation, shown by --verbose and saved"
     return {
         "sga_its": Flag(sga_its, "iterations"),
         "lr": Flag(lr, "learning rate of Adam"),
         **ADAM_FLAGS,
+        **({"record_every": Flag(record_every, text)} if record_every else {}),
     }
 
 

@@ -8,7 +8,6 @@ from model import device
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 
-RECORD_EVERY = 100  # iterations between lines of progress, whose figures are saved with the result
 LARGEST_LATENT = 1e6  # float32 resolves fractions of mu up to here; the coder's integers go further
 
 
@@ -39,7 +38,8 @@ class Stage:
       rounded: `rounded(**latents)` returns the latents as they are transmitted.
       its: iterations.
       learning_rate: function of t that returns a tensor or a number.
-      adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`.
+      adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`, and `record_every`, the iterations
+        between figures that are shown and saved with the result.
       temperature: function of t that returns a tensor, to be shown and recorded; or None.
       early_stop: an `EarlyStop`, or None.
 
@@ -62,7 +62,7 @@ class Stage:
         temperature=None,
         early_stop=None,
     ):
-        self.its, self.early_stop = its, early_stop
+        self.its, self.early_stop, self.record_every = its, early_stop, adam.record_every
         with device.on_host():
             step = _variable(tf.zeros((), tf.int64))
             t = step.read_value()
@@ -107,14 +107,14 @@ class Stage:
         Args:
           session: `tf.Session` in which all variables have been initialised.
           step: `step(n)` is called when n iterations are done.
-          show: `show(t, relaxed, rounded)` is called every `RECORD_EVERY` iterations and at the
+          show: `show(t, relaxed, rounded)` is called every `record_every` iterations and at the
             last, with dicts of the relaxed figures before update t and the rounded ones after it.
 
         Raises:
           InputError: the loss or a latent is NaN, infinite or, in the end, beyond `LARGEST_LATENT`.
 
         Returns:
-          dict of lists, one value for every `RECORD_EVERY` iterations and the last: `its`, `T`
+          dict of lists, one value for every `record_every` iterations and the last: `its`, `T`
           if there is a temperature, `rd_loss`, `its_bpp` and `its_psnr`, the same three with
           `_after_rounding`, and `its_y_changed_after_rounding`, the fraction of y whose rounded
           value differs from that at the start; likewise for z, if it is rounded.
@@ -126,7 +126,7 @@ class Stage:
         for t in range(self.its):
             final = t == self.its - 1
             checks = self.early_stop and (t % self.early_stop.every == 0 or final)
-            if not (checks or final or t % RECORD_EVERY == 0):
+            if not (checks or final or t % self.record_every == 0):
                 update()
                 step(t + 1)
                 continue
@@ -139,7 +139,7 @@ class Stage:
                 session.run(self._go_back if stops else self._remember)
                 last = loss
             step(t + 1)
-            if stops or final or t % RECORD_EVERY == 0:
+            if stops or final or t % self.record_every == 0:
                 state = session.run(self._state)
                 latents = state[1 : 1 + len(self.latents)]
                 bound = LARGEST_LATENT if stops or final else np.inf

@@ -67,10 +67,10 @@ def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
         raise InputError(
             "{}: the model has --num_filters {}, not {}".format(checkpoint, found, num_filters)
         )
-    return Run(name, checkpoint, step, found, _lambda_in(name))
+    return Run(name, checkpoint, step, found, lambda_in(name))
 
 
-def _lambda_in(name):
+def lambda_in(name):
     """λ in a run name, in any notation of Python; None where there is none or something else."""
     number = r"lmbda=((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)(?!\.?[0-9]|[A-Za-z,])"
     match = re.search(number, name)

@@ -9,7 +9,13 @@
     python -m study.look           one image coded by two methods, with maps of the bits
     python -m study.sga_landscape  the loss over two latents, and SGA's path through it
 
-These need the packages of `requirements-study.txt`; each has a `--help`.
+These need the packages of `requirements-study.txt`; each has a `--help`. What reports are made of:
+
+    tables.py         rows of results, CSV, means      curves.py         rate-distortion curves
+    selection.py      rows that can be compared        statistics.py     gains, intervals, deltas
+    report_tables.py  the tables of a report           documents.py      text, Markdown, LaTeX
+    rd_figures.py     the figures of a report          figures.py        style of all figures
+    page.py           report.html, its template        command.py        command lines
 """
 
 import atexit
@@ -19,7 +25,7 @@ import shutil
 import sys
 import tempfile
 
-for _name in ("bjontegaard", "distributed", "matplotlib"):
+for _name in ("bjontegaard", "distributed", "jinja2", "matplotlib", "pandas", "tabulate"):
     if importlib.util.find_spec(_name) is None:
         _line = "study: the package {} is missing; `make study-setup` installs it, or {}"
         print(_line.format(_name, "pip install -r requirements-study.txt"), file=sys.stderr)

@@ -3,10 +3,11 @@
     python -m study.budgets kodak/kodim01.png kodak/kodim05.png --crop 384x256
 
 runs sga.py with several settings for several numbers of iterations, through `study.run` (whose
-`images.csv` holds the results), and prints by how much the mean loss λ·MSE + bpp falls below that
-of the network's prediction. The output folder receives these numbers as `budgets.csv`, with the
-seconds per image (without starting the process and building the graph), and as a figure
-(`budgets.png`, `budgets.svg`).
+`images.csv` holds the results), and prints the gain over the network's prediction: by how much the
+loss λ·MSE + bpp lies below, mean over the images. The output folder receives these numbers as
+`budgets.csv`, with the seconds per image (without starting the process and building the graph), as
+a table in Markdown (`budgets.md`), and as a figure (`budgets.png`, `budgets.svg`). With `--redraw`
+nothing runs: table and figure are made of the results that are there.
 """
 
 import os
@@ -15,7 +16,8 @@ import matplotlib.ticker
 
 from model import checkpoints
 from runtime import files
-from study import command, figures, run, tables
+from runtime.errors import InputError
+from study import command, documents, figures, run, statistics, tables
 
 BUDGETS = (100, 250, 500, 1000, 2000)  # iterations
 RATES = {100: 0.05, 250: 0.05, 500: 0.02, 1000: 0.02, 2000: 0.02}  # learning rates of Adam
@@ -31,25 +33,32 @@ SETTINGS = {  # name to flags; {lr} is filled in from `RATES`
 }
 PREDICTION = "mbt2018"
 
-COLUMNS = ("setting", "method", "iterations", "images", "seconds", "est_rd_loss", "fall_percent")
+COLUMNS = ("setting", "method", "iterations", "seconds", "est_rd_loss", *statistics.GAINS)
 
 
 def main(argv=None):
     args = parse(argv)
-    csv_path, stem = (os.path.join(args.output, name) for name in ("budgets.csv", "budgets"))
-    for path in (csv_path, stem + ".png", stem + ".svg"):
+    csv_path, text_path, stem = (
+        os.path.join(args.output, name) for name in ("budgets.csv", "budgets.md", "budgets")
+    )
+    for path in (csv_path, text_path, stem + ".png", stem + ".svg"):
         files.check_writable(path)
     methods = {(setting, its): method_of(setting, its) for setting in SETTINGS for its in BUDGETS}
-    args.methods = [PREDICTION, *methods.values()]
-    args.models = [checkpoints.find_run(args.checkpoint_dir, args.runname).name]
-    found, failed = run.study(args)
+    if args.redraw:
+        found, failed = tables.read_csv(os.path.join(args.output, "images.csv"), args.dataset), 0
+    else:
+        args.methods = [PREDICTION, *methods.values()]
+        args.models = [checkpoints.find_run(args.checkpoint_dir, args.runname).name]
+        found, failed = run.study(args)
     if failed:
         print("{} tasks failed: no table of budgets, and no figure".format(failed))
         return 1
-    rows = falls(tables.means(found), methods)
-    print(as_text(rows))
+    rows = gains(found, methods)
+    text = as_text(rows)
+    print(text)
     files.write_bytes(csv_path, tables.to_csv(rows, COLUMNS))
-    written = [csv_path, *figures.save_all(draw(rows, args.dataset), stem)]
+    files.write_bytes(text_path, text.encode() + b"\n")
+    written = [csv_path, text_path, *figures.save_all(draw(rows, args.dataset), stem)]
     print("wrote {}".format(", ".join(written)))
     return 0
 
@@ -59,6 +68,9 @@ def parse(argv):
         "study.budgets", __doc__, "--runname", "--checkpoint_dir", positional="images [images ...]"
     )
     run.add_flags(parser, "./results/budgets")
+    parser.add_argument(
+        "--redraw", action="store_true", help="run nothing: of the results in --output"
+    )
     return run.parsed(parser, argv)
 
 
@@ -68,38 +80,44 @@ def method_of(setting, its):
     return " ".join("sga {} --sga_its {}".format(flags, its).split())
 
 
-def falls(means, methods):
-    """The fall of the mean loss below that of the prediction.
+def gains(rows, methods):
+    """The gain of each setting over the prediction.
 
     Args:
-      means: `tables.means` of one data set and model.
+      rows: rows of a table, of one data set and model.
       methods: dict from (setting, iterations) to the method's name.
 
     Returns:
       list of dicts with the keys `COLUMNS`.
+
+    Raises:
+      InputError: a method has no rows.
     """
-    by_method = {mean["method"]: (mean, fall) for mean, fall in tables.gains(means, PREDICTION)}
-    rows = []
+    found = statistics.gains(tables.frame(rows), PREDICTION)
+    made = []
     for (setting, its), method in methods.items():
-        mean, fall = by_method[method]
-        values = (mean["images"], mean["seconds"], mean["est_rd_loss"])
-        rows.append(dict(zip(COLUMNS, (setting, method, its, *values, fall))))
-    return rows
+        of_method = found[found["method"] == method]
+        if not len(of_method):
+            raise InputError("{}: no results, or none of {}".format(method, PREDICTION))
+        means = (float(of_method[key].mean()) for key in ("seconds", "est_rd_loss"))
+        names = (setting, method, its, *means)
+        made.append({**dict(zip(COLUMNS, names)), **statistics.summary(of_method)})
+    return made
 
 
 def as_text(rows):
-    """The falls as a Markdown table, settings by iterations, the largest of each column in bold."""
+    """The gains as a Markdown table, settings by iterations, the largest of each column in bold."""
 
-    def cell(row):
-        rivals = [r["fall_percent"] for r in rows if r["iterations"] == row["iterations"]]
-        text = "{:.2f}%".format(row["fall_percent"])
-        return "**{}**".format(text) if row["fall_percent"] == max(rivals) else text
+    def cell(its):
+        best = max(row["gain"] for row in rows if row["iterations"] == its)
+        return lambda line: ("**{:.2f}%**" if line[its] == best else "{:.2f}%").format(line[its])
 
-    lines = ["| | {} |".format(" | ".join(map(str, BUDGETS))), "|---" * (1 + len(BUDGETS)) + "|"]
+    lines = []
     for setting in SETTINGS:
-        cells = [cell(row) for row in rows if row["setting"] == setting]
-        lines.append("| {} | {} |".format(setting, " | ".join(cells)))
-    return "\n".join(lines)
+        of_setting = {row["iterations"]: row["gain"] for row in rows if row["setting"] == setting}
+        lines.append({"setting": setting, **of_setting})
+    columns = [("", "setting", "{}"), *((str(its), its, cell(its)) for its in BUDGETS)]
+    return documents.as_markdown(documents.Table("budgets", "", columns, lines, []))
 
 
 def draw(rows, title):
@@ -108,7 +126,7 @@ def draw(rows, title):
     looks = figures.looks(SETTINGS)
     for axis, key in zip(axes, ("iterations", "seconds")):
         for setting in SETTINGS:
-            points = [(r[key], r["fall_percent"]) for r in rows if r["setting"] == setting]
+            points = [(r[key], r["gain"]) for r in rows if r["setting"] == setting]
             axis.plot(*zip(*points), **looks[setting], label=setting)
         axis.set_xscale("log")
     axes[0].set_xlabel("iterations")
@@ -119,7 +137,7 @@ def draw(rows, title):
     axes[1].xaxis.set_major_formatter("{x:g}")
     for axis in axes:
         axis.minorticks_off()
-    axes[0].set_ylabel("fall of λ·MSE + bpp below the prediction's, %")
+    axes[0].set_ylabel("gain over the prediction, %")
     axes[0].legend(loc="lower right", fontsize="small")
     figure.suptitle(figures.plain("{}, mean of {} images".format(title, rows[0]["images"])))
     return figure

@@ -1,24 +1,25 @@
-"""Rate-distortion curves, and Bjøntegaard deltas between them."""
+"""Rate-distortion curves: reading results, and making curves of their means over the images."""
 
 import collections
 import glob
+import itertools
 import os
-import warnings
 
-import bjontegaard
 import numpy as np
 
+from model import checkpoints
 from runtime.errors import InputError
 from study import tables
 
-BD_POINTS = 4  # needed per curve: a polynomial of degree 3 has 4 coefficients
-INTERPOLATIONS = ("cubic", "pchip", "akima")
+QUALITIES = ("psnr", "msssim_db")
 PUBLISHED = "-psnr.csv"  # suffix of files of published points
 
-Curve = collections.namedtuple("Curve", "dataset method points")
+Curve = collections.namedtuple("Curve", "dataset method points images hull")
 Curve.__doc__ = """A method's means on a data set, in order of increasing rate.
 
-points: list of dicts with `rate` (bits per pixel), `psnr` (dB), and any other known values.
+points: list of dicts with `rate` (bits per pixel), `psnr` (dB), and any other known values; images:
+dict from `rate` and qualities to an array (points, images) that the points are means of, empty for
+published points; hull: whether only points on the upper convex hull count.
 """
 
 
@@ -28,9 +29,11 @@ points: list of dicts with `rate` (bits per pixel), `psnr` (dB), and any other k
 def read(paths, dataset):
     """Reads rows and published curves from files and folders.
 
+    A task that several of them have gives one row.
+
     Args:
       paths: per-image tables (`tables.read_csv`), result files, files of published points, or
-        folders of these.
+        folders of these. The result files of a study count where there is no `images.csv` yet.
       dataset: name of the data set for files that do not name theirs.
 
     Returns:
@@ -42,30 +45,38 @@ def read(paths, dataset):
     """
     rows, curves, results = [], [], []
     for path in paths:
-        if os.path.isdir(path):
-            inside = sorted(
-                name
-                for pattern in ("images.csv", "*.npz", "*" + PUBLISHED)
-                for name in glob.glob(os.path.join(glob.escape(path), pattern))
-            )
-            if not inside:
-                raise InputError(
-                    "{}: no images.csv (which study.run writes), .npz or …{} in this "
-                    "folder".format(path, PUBLISHED)
-                )
-        else:
-            inside = [path]
-        for name in inside:
+        for name in _inside(path) if os.path.isdir(path) else [path]:
             if name.endswith(".npz"):
                 results.append(name)
             elif name.endswith(PUBLISHED):
                 curves.append(read_published(name))
             else:
                 rows += tables.read_csv(name, dataset)
-    labels = tables.labels([tables.load(name) for name in results])
-    for name, label in zip(results, labels):
-        rows += tables.rows_of_result(name, dataset, label)
-    return rows, sorted(curves, key=lambda curve: (curve.dataset, *tables.place(curve.method)))
+    values = [tables.load(name) for name in results]
+    for name, one, label in zip(results, values, tables.labels(values)):
+        # A study has named the method; several seeds of it go by one name.
+        rows += tables.rows_of_result(name, dataset, None if "task" in one else label)
+    once = {}
+    for index, row in enumerate(rows):
+        task = row.get("task") or index
+        once.setdefault((row["dataset"], row["image"], row["method"], task), row)
+    curves.sort(key=lambda curve: (curve.dataset, *tables.place(curve.method)))
+    return list(once.values()), curves
+
+
+def _inside(folder):
+    """The files of a folder that can be read."""
+
+    def found(*patterns):
+        paths = [os.path.join(glob.escape(folder), pattern) for pattern in patterns]
+        return sorted(name for path in paths for name in glob.glob(path))
+
+    study = found("images.csv") or found(os.path.join("tasks", "*", "*", "*.npz"))
+    inside = [*study, *found("*.npz", "*" + PUBLISHED)]
+    if not inside:
+        line = "{}: no images.csv (which study.run writes), .npz or …{} in this folder"
+        raise InputError(line.format(folder, PUBLISHED))
+    return inside
 
 
 def read_published(path):
@@ -91,152 +102,84 @@ def read_published(path):
     if not method.strip():
         raise InputError("{}: has to be called <method>{}".format(path, PUBLISHED))
     dataset = "{}, published".format(os.path.basename(folder))
-    return _curve(dataset, method, points, path)
+    _check_points(points, path)
+    return Curve(dataset, method, sorted(points, key=lambda point: point["rate"]), {}, False)
 
 
-def of_rows(rows, rate):
-    """Makes the `Curve`s of means over the images, in the order of `rows`.
+# --- Curves ----------------------------------------------------------------------------------
+
+
+def of_rows(table, rate, hull=False):
+    """Makes the `Curve`s of means over the images, in the order of `table`.
+
+    A curve is of a method, with a model for each λ. Where one model was used at several λ, these
+    are a curve of their own, "<method> of <model>", and the method's own curve has the λ that the
+    model's name says.
 
     Args:
-      rows: as `read` returns them.
+      table: a `tables.frame`, all points with the same images (`comparable`).
       rate: column to use as the rate.
+      hull: make one curve of all points of a method, of which the upper convex hull counts.
 
     Raises:
-      InputError: a value is missing or not finite, a λ has several points, or the means are over
-        different images.
+      InputError: a value is missing or not finite, or a λ has several points.
     """
-    for row in rows:
-        for key in ("lambda", rate, "psnr"):
-            value = row.get(key, "")
-            if value == "" or not np.isfinite(value):
-                raise InputError(
-                    "{}, {}, λ = {:g}: image {} has {} for {}".format(
-                        row["dataset"],
-                        row["method"],
-                        row["lambda"],
-                        row["image"],
-                        "nothing" if value == "" else value,
-                        key,
-                    )
+    for key in (rate, "psnr"):
+        for row in table[~np.isfinite(table[key])].to_dict("records"):
+            where = tables.where(*(row[name] for name in tables.POINT))
+            raise InputError("{}: image {} has no finite {}".format(where, row["image"], key))
+    images = tables.per_image(table).assign(rate=lambda found: found[rate])
+    groups = images.groupby([*tables.POINT], sort=False)
+    groups = {key: group.sort_values("image") for key, group in groups}
+    points = [{**mean, "rate": mean[rate]} for mean in tables.over_images(images)]
+    curves = collections.OrderedDict()
+    for point in points:
+        for label in _labels(point, points, hull):
+            curves.setdefault((point["dataset"], label), []).append(point)
+    return [_curve(*key, curve, groups, hull) for key, curve in curves.items()]
+
+
+def _labels(point, points, hull):
+    """The names of the curves that a point is on."""
+    alike = [p for p in points if all(p[key] == point[key] for key in ("dataset", "method"))]
+    settings = {p["lambda"] for p in alike if p["model"] == point["model"]}
+    models = {p["model"] for p in alike}
+    if hull or len(settings) == 1 or not point["model"]:
+        return [point["method"]]
+    own = len(models) > 1 and checkpoints.lambda_in(point["model"]) == point["lambda"]
+    return [point["method"]] * own + ["{} of {}".format(point["method"], point["model"])]
+
+
+def _curve(dataset, method, points, groups, hull):
+    """The `Curve` of some points, with its images from `groups`, a dict by `tables.POINT`."""
+    points.sort(key=lambda point: point["rate"])
+    if not hull:
+        # A method that does not optimise has the same point at each λ of a model.
+        points = [
+            point
+            for before, point in zip([{}, *points], points)
+            if any(before.get(key) != point[key] for key in ("model", "rate", "psnr"))
+        ]
+        for one, other in itertools.combinations(points, 2):
+            if all(one[key] == other[key] for key in tables.SETTING):
+                names = [" ".join((p["model"], p["checkpoint_sha256"][:8])) for p in (one, other)]
+                where = tables.where(*(one[key] for key in tables.POINT))
+                line = (
+                    "{}: of two checkpoints, {} and {}; --models picks a run by its name, and "
+                    "--hull takes the best of all"
                 )
-    points = collections.OrderedDict()
-    for mean in tables.means(rows):
-        where = "{}, {}, λ = {:g}".format(mean["dataset"], mean["method"], mean["lambda"])
-        curve = points.setdefault((mean["dataset"], mean["method"]), [])
-        for other in curve:
-            if other["lambda"] == mean["lambda"]:
-                names = [" ".join((m["model"], m["checkpoint_sha256"][:8])) for m in (other, mean)]
-                raise InputError(
-                    "{}: of two checkpoints, {} and {}; --models picks a run by its name".format(
-                        where, *names
-                    )
-                )
-        curve.append({**mean, "rate": mean[rate]})
-    _check_same_images(rows)
-    return [_curve(*key, curve, "{}, {}".format(*key)) for key, curve in points.items()]
+                raise InputError(line.format(where, *names))
+    _check_points(points, "{}, {}".format(dataset, method))
+    keys = [tuple(point[key] for key in tables.POINT) for point in points]
+    images = {name: np.stack([groups[key][name] for key in keys]) for name in ("rate", *QUALITIES)}
+    return Curve(dataset, method, points, images, hull)
 
 
-def _check_same_images(rows):
-    """Raises `InputError` unless all points of a data set are means over the same images."""
-    sets, pixels = collections.OrderedDict(), {}
-    for row in rows:
-        key = (row["dataset"], row["method"], row["lambda"])
-        images = sets.setdefault(key, set())
-        if row["image"] in images:
-            raise InputError("{}, {}, λ = {:g}: {} twice".format(*key, row["image"]))
-        images.add(row["image"])
-        for name in ("image_sha256", "height", "width"):
-            value = str(row.get(name, ""))
-            known = pixels.setdefault((row["dataset"], row["image"], name), value)
-            if value != known and "" not in (value, known):
-                raise InputError(
-                    "{}, {}, λ = {:g}: {} is another image, or another part of it, than for other "
-                    "methods".format(*key, row["image"])
-                )
-    first = {}
-    for key, images in sets.items():
-        reference, expected = first.setdefault(key[0], (key, images))
-        if images != expected:
-            raise InputError(
-                "{}, {}, λ = {:g}: not the images of {}, λ = {:g} (one of them has no {}); means "
-                "over different images cannot be compared: --common takes those that all "
-                "have".format(*key, *reference[1:], min(images ^ expected))
-            )
-
-
-def in_common(rows):
-    """Keeps the rows of images that every method and λ of the data set has."""
-    sets = collections.defaultdict(lambda: collections.defaultdict(set))
-    for row in rows:
-        sets[row["dataset"]][row["method"], row["lambda"]].add(row["image"])
-    common = {name: set.intersection(*groups.values()) for name, groups in sets.items()}
-    for name, images in common.items():
-        if not images:
-            raise InputError("{}: no image that all methods and λ have".format(name))
-    return [row for row in rows if row["image"] in common[row["dataset"]]]
-
-
-def _curve(dataset, method, points, where):
+def _check_points(points, where):
     for point in points:
         if not (np.isfinite(point["psnr"]) and np.isfinite(point["rate"]) and point["rate"] > 0):
-            raise InputError(
-                "{}: a point of {} bits per pixel and {} dB".format(
-                    where, point["rate"], point["psnr"]
-                )
-            )
-    return Curve(dataset, method, sorted(points, key=lambda point: point["rate"]))
-
-
-# --- Bjøntegaard delta -----------------------------------------------------------------------
-
-Delta = collections.namedtuple("Delta", "bd_rate bd_psnr bd_rate_msssim overlap reason")
-Delta.__doc__ = """A curve compared with an anchor.
-
-bd_rate: percent of the rate, at equal PSNR; bd_psnr: dB, at equal rate; bd_rate_msssim: percent of
-the rate, at equal MS-SSIM in dB; overlap: length of the PSNR range that both curves cover, as a
-fraction of the range from the lowest to the highest PSNR. A value that cannot be computed is None,
-and `reason` says why.
-"""
-
-
-def delta(anchor, curve, interpolation):
-    """The `Delta` of a `Curve` from an anchor, with one of `INTERPOLATIONS`."""
-    for one in (curve, anchor):
-        reason = _unfit(one, "psnr")
-        if reason:
-            return Delta(None, None, None, None, "no delta: {} has {}".format(one.method, reason))
-    low, high = zip(*(_range(one, "psnr") for one in (anchor, curve)))
-    overlap = max(min(high) - max(low), 0) / (max(high) - min(low))
-    if not overlap:
-        reason = "no delta: the curves share no PSNR: {:.2f} to {:.2f} dB, and {:.2f} to {:.2f} dB"
-        ranges = (*_range(anchor, "psnr"), *_range(curve, "psnr"))
-        return Delta(None, None, None, 0.0, reason.format(*ranges))
-    bd_rate = _bd(bjontegaard.bd_rate, anchor, curve, "psnr", interpolation)
-    bd_psnr = _bd(bjontegaard.bd_psnr, anchor, curve, "psnr", interpolation)
-    bd_rate_msssim = None
-    if not any(_unfit(one, "msssim_db") for one in (anchor, curve)):
-        bd_rate_msssim = _bd(bjontegaard.bd_rate, anchor, curve, "msssim_db", interpolation)
-    reason = "" if bd_psnr is not None else "no BD-PSNR: the curves share no rate"
-    return Delta(bd_rate, bd_psnr, bd_rate_msssim, overlap, reason)
-
-
-MOST_APART = 2  # percentage points of BD-rate that polynomials and pchip may differ by
-
-
-def doubt(cubic, pchip):
-    """Why the polynomials of `Delta` cubic are not to be trusted, or ''.
-
-    Those of curves that saturate do not rise throughout, and their BD-rate may be anything; pchip,
-    which rises between rising points, shows it.
-    """
-    for name, text in (("bd_rate", "BD-rate"), ("bd_rate_msssim", "BD-rate (MS-SSIM)")):
-        values = [getattr(delta, name) for delta in (cubic, pchip)]
-        if values == [None, None]:
-            continue
-        if None in values or abs(values[0] - values[1]) > MOST_APART:
-            shown = ["nothing" if v is None else "{:+.2f}%".format(v) for v in values]
-            return "{} is {} by cubic and {} by pchip".format(text, *shown)
-    return ""
+            line = "{}: a point of {} bits per pixel and {} dB"
+            raise InputError(line.format(where, point["rate"], point["psnr"]))
 
 
 def has(curve, quality):
@@ -245,32 +188,35 @@ def has(curve, quality):
     return "" not in values and np.isfinite(values).all()
 
 
-def _unfit(curve, quality):
-    """Why a curve has no Bjøntegaard delta; None if it has one."""
-    if len(curve.points) < BD_POINTS:
-        return "{} of the {} points that it takes".format(len(curve.points), BD_POINTS)
-    if not has(curve, quality):
-        return "points without {}".format(quality)
-    values = [point[quality] for point in curve.points]
-    rates = [point["rate"] for point in curve.points]
-    if not (np.diff(values) > 0).all() or not (np.diff(rates) > 0).all():
-        return "a {} that does not rise with the rate".format(quality)
-    return None
+def line(curve, quality, weights=None):
+    """The rates and the values of a quality of a `Curve`, in order of increasing rate.
+
+    Args:
+      weights: (images,), of each image in the means; None: those of `points`.
+
+    Returns:
+      Two arrays (points,); of a curve with `hull` only the points on it.
+    """
+    if weights is None:
+        rates, values = (
+            np.array([point[key] for point in curve.points]) for key in ("rate", quality)
+        )
+    else:
+        rates, values = (curve.images[key] @ weights for key in ("rate", quality))
+    order = np.lexsort((-values, rates))
+    rates, values = rates[order], values[order]
+    return _upper_hull(rates, values) if curve.hull else (rates, values)
 
 
-def _range(curve, quality):
-    values = [point[quality] for point in curve.points]
-    return min(values), max(values)
-
-
-def _bd(function, anchor, curve, quality, interpolation):
-    """A Bjøntegaard delta of the given function; None if the curves do not overlap."""
-    columns = [
-        np.array([point[key] for point in one.points])
-        for one in (anchor, curve)
-        for key in ("rate", quality)
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about overlap, which we report ourselves
-        value = function(*columns, method=interpolation, require_matching_points=False)
-    return float(value) if np.isfinite(value) else None
+def _upper_hull(rates, values):
+    """The rising part of the upper convex hull of points in order of their rates."""
+    best = np.r_[True, values[1:] > np.maximum.accumulate(values)[:-1]]
+    kept = []
+    for point in zip(rates[best], values[best]):
+        while (
+            len(kept) > 1
+            and np.cross(np.subtract(kept[-1], kept[-2]), np.subtract(point, kept[-1])) >= 0
+        ):
+            kept.pop()
+        kept.append(point)
+    return tuple(np.array(kept).T)

@@ -1,6 +1,8 @@
 """Style, colours and saving of all figures."""
 
+import collections
 import functools
+import itertools
 import logging
 import os
 
@@ -12,8 +14,10 @@ import matplotlib.text
 import numpy as np
 from matplotlib import font_manager, ft2font
 
+from inference.scripts import METHODS
 from runtime import console, files
 from runtime.errors import InputError
+from study.tables import CODECS
 
 plt.switch_backend("Agg")
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # "building the font cache"
@@ -24,6 +28,8 @@ COLOURS = (
     *("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F"),
     "#882255",
 )
+OTHERS = ("#332288", "#999933", "#44AA99", "#AA4499", "#661100", "#6699CC")  # a user's methods
+MUTED = ("#B5A68F", "#93A8B5", "#A595B8", "#9DB595", "#B89596", "#8FB3AE")  # classical codecs
 MARKERS = "osD^vP*Xp"
 LINES = ("-", "--", "-.", (0, (3, 1, 1, 1, 1, 1)))
 FORMATS = ("png", "svg")
@@ -44,29 +50,36 @@ def subplots(*args, **kwargs):
         return plt.subplots(*args, **kwargs)
 
 
-def looks(names, known=()):
+def looks(names):
     """Keyword arguments of `plot` that make lines distinguishable.
 
-    Args:
-      names: names of the lines. Those with the same first word, a script, share a colour.
-      known: first words whose colours are fixed, whatever else is drawn.
+    Each of the nine methods and each classical codec has a colour of its own, whatever else is
+    drawn; other names get further colours in their order. Names with the same first word, a script,
+    share a colour.
 
     Returns:
       dict from name to keyword arguments.
     """
-    scripts = list(dict.fromkeys([*known, *(name.split()[0] for name in names)]))
-    found = {}
-    for name in dict.fromkeys([*known, *names]):
-        index = scripts.index(name.split()[0])
-        # Earlier lines of this colour: the same script with other flags, or colours used up.
-        same = sum(look["color"] == COLOURS[index % len(COLOURS)] for look in found.values())
+    fixed = {**dict(zip(METHODS, COLOURS)), **dict(zip(CODECS, MUTED))}
+    scripts = dict.fromkeys(name.split()[0] for name in names)
+    others = [script for script in scripts if script not in fixed]
+    fixed.update(zip(others, itertools.cycle(OTHERS)))
+    places = [*METHODS, *CODECS, *others]
+    used, found = collections.Counter(), {}
+    for name in dict.fromkeys(names):
+        script = name.split()[0]
+        colour = fixed[script]
+        same = used[colour]  # lines of the same script with other flags, or colours used up
+        used[colour] += 1
         found[name] = {
-            "color": COLOURS[index % len(COLOURS)],
-            "marker": MARKERS[(index + same) % len(MARKERS)],
+            "color": colour,
+            "marker": MARKERS[(places.index(script) + same) % len(MARKERS)],
             "linestyle": LINES[same % len(LINES)],
             "markersize": 5,
         }
-    return {name: found[name] for name in names}
+        if script in CODECS:
+            found[name].update(linewidth=1.2, markersize=4, zorder=1.8)
+    return found
 
 
 # --- Text of users ---------------------------------------------------------------------------

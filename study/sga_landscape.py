@@ -313,7 +313,7 @@ def parse(argv):
     )
     add("--sga_its", default="2000", metavar="ITS", help="iterations of SGA (%(default)s)")
     add("--seed", default="0", help="seed of SGA (%(default)s)")
-    command.add_output(parser, "results/sga_landscape.png", "FILE", "figure, .png or .svg ")
+    command.add_output(parser, "./sga_landscape.png", "FILE", "figure, .png or .svg ")
     return parser.parse_args(argv)
 
 

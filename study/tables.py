@@ -1,4 +1,4 @@
-"""Tables of study results: from result files to one row per image, and to means."""
+"""Rows of study results: from result files and CSV tables to one row per image, and to means."""
 
 import collections
 import contextlib
@@ -8,6 +8,7 @@ import os
 import re
 
 import numpy as np
+import pandas as pd
 
 from inference.evaluation import METRICS
 from inference.methods import find_method
@@ -33,7 +34,11 @@ SETTINGS = (
 )
 SECONDS = ("seconds", "encode_seconds", "decode_seconds")
 COLUMNS = IDENTITY + SETTINGS + METRICS + SECONDS
-NEEDED = ("image", "method", "lambda", "est_bpp", "psnr")  # columns that any table must have
+NEEDED = ("image", "method", "est_bpp", "psnr")  # columns that any table must have
+SETTING = ("lambda", "quality")  # every row has one of these
+CODECS = ("jpeg", "webp", "jpeg2000", "avif", "jpegxl", "heic")  # classical, in order of tables
+
+# --- Result files ----------------------------------------------------------------------------
 
 
 def rows_of_result(path, dataset, method=None):
@@ -57,10 +62,12 @@ def rows_of_result(path, dataset, method=None):
             "dataset": dataset,
             "method": method or as_text(str(values.get("method", values["script"]))),
             "model": as_text(str(values.get("runname", ""))),
-            "lambda": float(values["lmbda"]) if "quality" not in values else "",
-            "quality": float(values["quality"]) if "quality" in values else "",
             "iterations": int(values["sga_its"]) if "sga_its" in values else "",
         }
+        learned = "quality" not in values
+        constant["lambda" if learned else "quality"] = float(
+            values["lmbda" if learned else "quality"]
+        )
         name = image_name(values)
         rows = []
         for index in range(number):
@@ -156,25 +163,29 @@ def as_text(name):
     return re.sub("[\udc80-\udcff]", lambda odd: "%{:02X}".format(ord(odd.group()) - 0xDC00), name)
 
 
+# --- CSV tables ------------------------------------------------------------------------------
+
+
 def read_csv(path, dataset):
     """Reads the rows of a per-image table, as `to_csv` writes it.
 
     Args:
-      path: of the file. It may have any columns besides those of `NEEDED`.
+      path: of the file. Besides `NEEDED` and one of `SETTING` it may have any columns.
       dataset: name of the data set, if the table has no such column.
 
+    Returns:
+      list of dicts: float for `SETTING`, `METRICS` and `SECONDS`, or '' if missing; else str.
+
     Raises:
-      InputError: the file is unreadable, a column of `NEEDED` is missing, or a value that should be
-        a number is not.
+      InputError: the file is unreadable, a column is missing, or a value that should be a number
+        is not.
     """
     columns, lines = _csv_lines(path)
-    for column in NEEDED:
+    for column in (*NEEDED, *([] if "quality" in columns else ["lambda"])):
         if column not in columns:
-            raise InputError(
-                "{}: the column {} is missing; there have to be {}".format(
-                    path, column, ", ".join(NEEDED)
-                )
-            )
+            names = "{}, and lambda or quality".format(", ".join(NEEDED))
+            line = "{}: the column {} is missing; there have to be {}"
+            raise InputError(line.format(path, column, names))
     rows = []
     for number, line in enumerate(lines, 2):
         row = {key: value or "" for key, value in line.items() if key is not None}
@@ -182,16 +193,14 @@ def read_csv(path, dataset):
         for column in ("image", "method"):
             if not row[column].strip():
                 raise InputError("{}: line {}: no {}".format(path, number, column))
-        for column in ("lambda", "quality", *METRICS, *SECONDS):
+        for column in (*SETTING, *METRICS, *SECONDS):
             text = row.get(column, "")
-            # A classical codec has a quality in place of λ.
-            needed = column in NEEDED and not (column == "lambda" and row.get("quality"))
+            needed = column in NEEDED or column == "lambda" and not row.get("quality")
             try:
                 row[column] = float(text) if text or needed else ""
             except ValueError:
-                raise InputError(
-                    "{}: line {}: {} is {!r}, not a number".format(path, number, column, text)
-                )
+                line = "{}: line {}: {} is {!r}, not a number"
+                raise InputError(line.format(path, number, column, text))
         rows.append(row)
     return rows
 
@@ -214,24 +223,6 @@ def read_text(path):
         raise InputError("{}: not a text file".format(path))
 
 
-def in_order(rows):
-    """Rows sorted by data set, image, and method, in the order of `METHODS` with others last."""
-
-    def key(row):
-        method = place(row["method"])
-        numbers = (row["lambda"] or 0, row.get("quality") or 0)
-        names = (row.get("model", ""), str(row.get("seed", "")))
-        return (row["dataset"], row["image"], *method, *numbers, *names)
-
-    return sorted(rows, key=key)
-
-
-def place(method):
-    """Sort key of a method: the order of `METHODS`, others last."""
-    script = method.split()[0]
-    return METHODS.index(script) if script in METHODS else len(METHODS), method
-
-
 def to_csv(rows, columns):
     """Dicts as a CSV table, in bytes: numbers with nine digits, enough for float32, λ in full."""
     text = io.StringIO(newline="")
@@ -248,48 +239,77 @@ def _cell(column, value):
     return repr(value) if column == "lambda" else "{:.9g}".format(value)
 
 
-def gains(rows, anchor, *same):
-    """Percentages by which the loss λ·MSE + bpp lies below the anchor's.
+# --- Order and means -------------------------------------------------------------------------
 
-    Args:
-      rows: list of dicts, of images or means.
-      anchor: a method.
-      *same: keys in which a row agrees with the anchor's row that it is compared with.
 
-    Yields:
-      (row, percentage), for each row of another method that has a loss and such a row.
-    """
-    rows = [row for row in rows if row.get("est_rd_loss", "") != ""]
+def in_order(rows):
+    """Rows sorted by data set, image, method (`place`), and then by λ, quality, model and seed."""
 
     def key(row):
-        return tuple(row[name] for name in same)
+        numbers = [float(row.get(name, "") or 0) for name in SETTING]
+        names = (row.get("model", ""), row.get("seed", ""))
+        seed = float(names[1] or 0)
+        return (row["dataset"], row["image"], *place(row["method"]), *numbers, names[0], seed)
 
-    losses = {key(row): row["est_rd_loss"] for row in rows if row["method"] == anchor}
-    for row in rows:
-        if row["method"] != anchor and key(row) in losses:
-            yield row, 100 * (1 - row["est_rd_loss"] / losses[key(row)])
+    return sorted(rows, key=key)
 
 
-MEANS = ("dataset", "method", "model", "checkpoint_sha256", "lambda", "quality", "images")
-MEANS += METRICS + SECONDS
+def place(method):
+    """Sort key of a method: the nine in the order of `METHODS`, then others, then `CODECS`."""
+    script = method.split()[0]
+    others = len(METHODS)
+    if script in CODECS:
+        return others + 1 + CODECS.index(script), method
+    return METHODS.index(script) if script in METHODS else others, method
+
+
+POINT = ("dataset", "method", "model", "checkpoint_sha256", *SETTING)  # of a rate-distortion plane
+VALUES = [*METRICS, *SECONDS]
+MEANS = (*POINT, "images", "seeds", *VALUES)
+
+
+def where(dataset, method, model, sha256, lmbda, quality):
+    """A point in words; `model` and `sha256` say nothing that users ask for."""
+    setting = "quality {:g}".format(quality) if lmbda == "" else "λ = {:g}".format(lmbda)
+    return ", ".join(filter(None, (dataset, method, setting)))
+
+
+def frame(rows):
+    """Rows as a `DataFrame` with `COLUMNS`; missing: NaN in `VALUES`, '' elsewhere."""
+    table = pd.DataFrame(rows, columns=COLUMNS).fillna("")
+    table[VALUES] = table[VALUES].apply(pd.to_numeric, errors="coerce").astype(float)
+    return table
+
+
+def per_image(table):
+    """Means over the seeds, of each image at each `POINT`, as a `DataFrame`.
+
+    A mean is NaN if some seed lacks the value; `seeds` is how many there are.
+    """
+    groups = table.groupby([*POINT, "image"], sort=False)
+    found = _mean(groups)
+    found.insert(0, "seeds", groups.size())
+    return found.reset_index()
 
 
 def means(rows):
-    """Means over images and seeds for each data set, method, checkpoint, λ and quality, in order.
+    """Means over the images at each `POINT`, each image's over its seeds, in order of appearance.
 
     Returns:
       list of dicts with the keys `MEANS`; '' for a value that some image lacks.
     """
-    groups = collections.OrderedDict()
-    for row in rows:
-        model = row.get("model", ""), row.get("checkpoint_sha256", "")
-        key = (row["dataset"], row["method"], *model, row["lambda"], row.get("quality", ""))
-        groups.setdefault(key, []).append(row)
-    table = []
-    for key, group in groups.items():
-        mean = dict(zip(MEANS, key), images=len({row["image"] for row in group}))
-        for column in METRICS + SECONDS:
-            values = [row.get(column, "") for row in group]
-            mean[column] = "" if "" in values else float(np.mean(values))
-        table.append(mean)
-    return table
+    return over_images(per_image(frame(rows)))
+
+
+def over_images(images):
+    """`means` of a table of `per_image`."""
+    groups = images.groupby([*POINT], sort=False)
+    found = _mean(groups)
+    found.insert(0, "images", groups.size())
+    found.insert(1, "seeds", groups["seeds"].max())
+    return found.reset_index().astype(object).fillna("").to_dict("records")
+
+
+def _mean(groups):
+    counts = groups[VALUES].count()
+    return groups[VALUES].mean().where(counts.eq(groups.size(), axis=0))

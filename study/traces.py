@@ -5,9 +5,10 @@
 plots, against the iteration, the loss λ·MSE + bpp, the rate, the PSNR, the temperature, and the
 fractions of y and z whose transmitted value differs from the network's prediction, from the records
 in result files: dotted for the relaxed latents, as the gradient sees them, solid after rounding.
+Records have a point every `--record_every` iterations (100), a flag of the scripts: results of
+`'sga --preset fast --record_every 5'` show more.
 """
 
-from inference import scripts
 from runtime.errors import InputError
 from study import command, figures, tables
 
@@ -92,7 +93,7 @@ def read(path, index):
 def draw(traces, title):
     """Draws the figure of `traces`, a dict from label to trace (see `read`)."""
     figure, axes = figures.subplots(len(PANELS), 1, figsize=(8, 14), sharex=True)
-    looks = figures.looks(traces, scripts.METHODS)
+    looks = figures.looks(traces)
     for panel, (key, text) in zip(axes, PANELS.items()):
         scale = 100 if text.endswith("%") else 1
         for label, trace in traces.items():

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import zlib
-from unittest import mock
 
 import conftest
 import numpy as np
@@ -486,9 +485,8 @@ def test_the_first_value_that_is_not_finite_is_named(bad, capsys, untrained, pho
             return v + tf.where(tf.equal(t, bad), nan, 0.0)
 
     Breaks.script = classmethod(lambda cls: "sga")
-    with mock.patch.object(optimise, "RECORD_EVERY", 10):
-        argv = (untrained, photo[0], tmp_path / "r", "--sga_its", 30, "--t0", 5)
-        line = refused(capsys, Breaks, *argv, "--annealing_rate", 0.1, run=UNTRAINED["sga"])
+    argv = (untrained, photo[0], tmp_path / "r", "--sga_its", 30, "--t0", 5, "--record_every", 10)
+    line = refused(capsys, Breaks, *argv, "--annealing_rate", 0.1, run=UNTRAINED["sga"])
     temperature = min(0.5, 0.5 * np.exp(-0.1 * (bad - 5)))
     assert "photo.png: image 0: mse is NaN" in line
     assert "first at iteration {}, temperature {:.3g};".format(bad, temperature) in line

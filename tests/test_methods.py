@@ -61,7 +61,7 @@ def test_defaults_are_those_of_the_paper(script):
     off = {"probability": "atanh", "classes": 2, "centred": False}
     off.update(lr_final=1.0, fit_schedule=False)
     beyond = {name: value for name, value in flags.items() if name not in DEFAULTS[script]}
-    assert set(beyond) <= set(sga_plus.FLAGS)
+    assert set(beyond) <= {*sga_plus.FLAGS, "record_every"}
     assert all(value == off[name] for name, value in beyond.items() if name in off)
 
 
@@ -144,10 +144,9 @@ def test_peak_memory_does_not_grow_with_the_number_of_images(tmp_path):
     assert peaks[1] - peaks[0] < 30 * 160 * 1600 * 3 / 1024
 
 
-def test_records_of_batches_that_stop_at_different_iterations(tmp_path, monkeypatch):
+def test_records_of_batches_that_stop_at_different_iterations(tmp_path):
     """Each value is recorded at its iteration."""
-    monkeypatch.setattr(optimise, "RECORD_EVERY", 10)
-    flags = ("--lr", 0.05, "--check_every", 5, "--sga_its", 100)
+    flags = ("--record_every", 10, "--lr", 0.05, "--check_every", 5, "--sga_its", 100)
     both = results("map", PIXELS[:2], tmp_path, *flags)
     for index in range(2):
         alone = results("map", PIXELS[index : index + 1], tmp_path, *flags)
@@ -159,9 +158,8 @@ def test_records_of_batches_that_stop_at_different_iterations(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("script", ["sga", "map", "bb_sga"])
-def test_record_agrees_with_itself_and_with_the_result(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(optimise, "RECORD_EVERY", 10)
-    flags = ("--lambda", 0.02, "--sga_its", 31, "--save_reconstruction")
+def test_record_agrees_with_itself_and_with_the_result(script, tmp_path):
+    flags = ("--lambda", 0.02, "--sga_its", 31, "--save_reconstruction", "--record_every", 10)
     flags += ("--r_its", 2) if script == "bb_sga" else ()
     result = results(script, PIXELS[:1], tmp_path, *flags)
     for suffix in ("", "_after_rounding"):
@@ -175,10 +173,20 @@ def test_record_agrees_with_itself_and_with_the_result(script, tmp_path, monkeyp
     assert start["its_bpp"][0] == result["its_bpp"][0]
 
 
-def test_map_goes_back_to_the_best_check(tmp_path, monkeypatch):
+def test_map_goes_back_to_the_best_check(tmp_path):
     """With a learning rate so high that the loss soon rises."""
-    monkeypatch.setattr(optimise, "RECORD_EVERY", 5)
-    flags = ("--lr", 0.1, "--check_every", 5, "--sga_its", 200, "--lambda", 0.001)
+    flags = (
+        "--record_every",
+        5,
+        "--lr",
+        0.1,
+        "--check_every",
+        5,
+        "--sga_its",
+        200,
+        "--lambda",
+        0.001,
+    )
     result = results("map", PIXELS[:1], tmp_path, *flags)
     *good, bad = result["rd_loss_after_rounding"]
     assert result["its"][-1] < 199 and bad > good[-1] == min(good)
@@ -206,7 +214,7 @@ class Course:
             lambda v: {"v": tf.math.round(v)},
             slopes.shape.as_list()[0],
             lambda t: 0.5,
-            argparse.Namespace(adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8),
+            argparse.Namespace(**ADAM, record_every=100),
             early_stop=early_stop,
         )
 
@@ -285,10 +293,9 @@ def test_temperatures(script, flags):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_the_temperature_reaches_the_relaxation(tmp_path, monkeypatch):
+def test_the_temperature_reaches_the_relaxation(tmp_path):
     """The record shows the one of t0, and another t0 gives other latents."""
-    monkeypatch.setattr(optimise, "RECORD_EVERY", 10)
-    flags = ("--annealing_rate", 0.1)
+    flags = ("--record_every", 10, "--annealing_rate", 0.1)
     late, early = (results("sga", PIXELS[:1], tmp_path, *flags, "--t0", t0) for t0 in (20, 5))
     np.testing.assert_allclose(late["T"], 0.5 * np.exp(-0.1 * np.maximum(late["its"] - 20, 0)))
     np.testing.assert_allclose(early["T"], 0.5 * np.exp(-0.1 * np.maximum(early["its"] - 5, 0)))

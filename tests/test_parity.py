@@ -16,7 +16,7 @@ from conftest import GOLDEN, compress, runs
 import tf_boilerplate
 import utils
 from coding import writers
-from inference import methods, optimise
+from inference import methods
 from inference.evaluation import Evaluation
 from model import checkpoints, hyperprior
 from runtime.quiet_tf import tf, tfc
@@ -124,9 +124,8 @@ def check_log(result, script, image, sharp):
 
 
 @pytest.mark.parametrize("image, sharp", [(i, False) for i in INPUTS] + [(PARROT, True)])
-def test_ste_stops_where_the_reference_does(image, sharp, tmp_path, monkeypatch):
-    monkeypatch.setattr(optimise, "RECORD_EVERY", 10)
-    result = run("ste", image, tmp_path, sharp=sharp)
+def test_ste_stops_where_the_reference_does(image, sharp, tmp_path):
+    result = run("ste", image, tmp_path, sharp=sharp, flags=("--record_every", 10))
     log = logged("ste", image, sharp)
     stop = max(log)
     later = [loss for t, loss in zip(result["its"], result["rd_loss"]) if t >= stop]
@@ -177,10 +176,10 @@ class ReferenceUNoise(RoundedAsTheReference, methods.find_method("unoise")):
 
 
 @pytest.mark.parametrize("image, sharp", [(i, False) for i in INPUTS] + [(PARROT, True)])
-def test_map(image, sharp, tmp_path, monkeypatch):
-    monkeypatch.setattr(optimise, "RECORD_EVERY", 10)
+def test_map(image, sharp, tmp_path):
     reference, _ = expected("map", image, sharp)
-    result = run("map", image, tmp_path, sharp=sharp, method=ReferenceMAP)
+    often = ("--record_every", 10)
+    result = run("map", image, tmp_path, sharp=sharp, method=ReferenceMAP, flags=often)
     check(result, reference, 2e-3, 0.01, 1e-3)
     assert check_log(result, "map", image, sharp) >= 5
     check(run("map", image, tmp_path, sharp=sharp), reference, *CENTRED)

@@ -24,8 +24,11 @@ from study import (
     figures,
     inputs,
     look,
+    rd_figures,
     report,
     run,
+    selection,
+    statistics,
     tables,
     tasks,
     traces,
@@ -256,7 +259,7 @@ def test_rows_of_other_code_are_computed_anew_and_a_line_says_so(study, monkeypa
         del row["version"], row["device"], row["cpu"]
     write_rows(study.output / "images.csv", rows)
     shutil.rmtree(str(study.output / "tasks"))
-    curves.of_rows(curves.read([str(study.output)], "")[0], "est_bpp")  # a report reads them
+    curves.of_rows(tables.frame(curves.read([str(study.output)], "")[0]), "est_bpp")
     assert study() == 0 and len(study.computed) == 3
     assert "images.csv: 3 rows are computed anew: of other code" in capsys.readouterr().out
     assert {row["version"] for row in study.table()} == {versions.version("mbt2018")}
@@ -327,12 +330,13 @@ def test_means_are_means(tmp_path):
     for row in several:
         if row["method"] == "sga" and row["lambda"] == 0.03:
             row["est_rd_loss"] *= 0.1
-    gains = report.gains_by_image(several, "mbt2018")["sga"]
+    gains = rd_figures.gains_by_image(tables.frame(several), "mbt2018")["sga"]
     assert gains == {
         image: pytest.approx(100 * (1 - part * (1 + 1 + 0.1) / 3))
         for image, part in zip("abc", (0.9, 0.8, 0.1))
     }
-    figure = report.draw_gains(report.gains_by_image(rows + better, "mbt2018"), "mbt2018", LOOKS)
+    gains = rd_figures.gains_by_image(tables.frame(rows + better), "mbt2018")
+    figure = rd_figures.draw_gains(gains, "mbt2018", LOOKS)
     (label,) = (text.get_text() for text in figure.axes[0].get_legend().get_texts())
     assert label == "sga (mean 40.00%)"  # of 10, 20 and 90
     figures.plt.close(figure)
@@ -360,11 +364,10 @@ def test_deltas_of_msssim_are_those_of_msssim(tmp_path):
     rows = with_msssim(made_rows(images="a"), 1) + with_msssim(
         made_rows("sga", rate=0.9, images="a"), 0.7
     )
-    anchor, sga = curves.of_rows(rows, "est_bpp")
-    for interpolation in curves.INTERPOLATIONS:
-        delta = curves.delta(anchor, sga, interpolation)
-        assert delta.bd_rate == pytest.approx(-10, abs=1e-6)
-        assert delta.bd_rate_msssim == pytest.approx(-30, abs=1e-6)
+    delta = statistics.delta(*curves.of_rows(tables.frame(rows), "est_bpp"))
+    for interpolation in statistics.INTERPOLATIONS:
+        assert delta["bd_rate_" + interpolation] == pytest.approx(-10, abs=1e-6)
+        assert delta["bd_rate_msssim_" + interpolation] == pytest.approx(-30, abs=1e-6)
     assert "  -30.00%" in report_of(rows, tmp_path)
 
 
@@ -385,7 +388,7 @@ def test_figures_show_what_they_are_named_after(monkeypatch, tmp_path):
     for name, key in (("made-psnr", "psnr"), ("made-msssim", "msssim_db")):
         (axes,) = found[name].axes
         lines = {line.get_label(): line.get_data() for line in axes.get_lines()}
-        for curve in curves.of_rows(rows, "est_bpp"):
+        for curve in curves.of_rows(tables.frame(rows), "est_bpp"):
             rates, values = lines[curve.method]
             np.testing.assert_allclose(rates, [point["rate"] for point in curve.points])
             np.testing.assert_allclose(values, [point[key] for point in curve.points])
@@ -415,24 +418,36 @@ def test_the_gain_figure_has_each_image_above_its_name(monkeypatch, tmp_path):
     figures.plt.close("all")
 
 
-def test_a_note_says_that_curves_overlap_in_part_only(tmp_path):
+def test_deltas_of_curves_that_overlap_little_are_in_brackets(tmp_path):
+    """And not in the main column of the CSV. Overlaps are shares of the anchor's range."""
     rows = made_rows(images="a") + made_rows("sga", rate=0.9, images="a", more=0.2)
-    far = made_rows("map", rate=0.9, images="a", more=3)
-    text = report_of(rows + far, tmp_path)
-    (line,) = (line for line in text.splitlines() if "compared over" in line)
-    assert line == "made, map: compared over 33% of the PSNR that the two curves cover"
+    far = made_rows("map", rate=0.9, images="a", more=4)
+    line = next(n for n in report_of(rows + far, tmp_path).splitlines() if "of mbt2018's" in n)
+    words = line.split()
+    assert words[0] == "map" and words[1].startswith("(-") and words[2] == "33%"
+    assert line.endswith("33% of mbt2018's PSNR range")
+    with open(str(tmp_path / "report" / "bd.csv"), newline="") as file:
+        found = {row["method"]: row for row in csv.DictReader(file)}
+    assert found["map"]["bd_rate"] == "" and float(found["map"]["bd_rate_cubic"]) < -50
+    assert float(found["map"]["bd_rate_overlap"]) == pytest.approx(2 / 6)
+    assert float(found["sga"]["bd_rate_overlap"]) == pytest.approx(5.8 / 6)
+    # At equal rate, of the logarithm: 0.2 to 3.2 bits per pixel, and 0.18 to 2.88.
+    overlap = np.log(2.88 / 0.2) / np.log(3.2 / 0.2)
+    assert float(found["map"]["bd_psnr_overlap"]) == pytest.approx(overlap)
 
 
 def test_models_pick_rows(tmp_path):
     rows = made_rows(images="a", lambdas=(0.003, 0.01)) + made_rows(
         images="a", lambdas=(0.01, 0.02), model="other"
     )
-    args = report.parse(["x", "--models", "m-*"])
-    kept, _ = report.select(rows, [], args)
-    assert [row["model"] for row in kept] == ["m-0.003", "m-0.01"]
-    args = report.parse(["x", "--models", "oth?r", "m-0.003"])
-    assert [row["lambda"] for row in report.select(rows, [], args)[0]] == [0.003, 0.01, 0.02]
-    assert "0.01 " in report_of(rows, tmp_path, "--models", "other")  # without: two checkpoints
+    for flags, lambdas in (
+        (["m-*"], [0.003, 0.01]),
+        (["oth?r", "m-0.003"], [0.003, 0.01, 0.02]),
+    ):
+        args = report.parse(["x", "--models", *flags])
+        kept, _ = selection.select(tables.frame(rows), [], args)
+        assert sorted(kept["lambda"]) == lambdas
+    assert "0.01 " in report_of(rows, tmp_path, "--models", "other")
 
 
 SATURATING = {
@@ -453,17 +468,15 @@ def saturating():
 
 
 def test_polynomials_that_go_astray_are_not_believed(tmp_path):
-    text = report_of(saturating(), tmp_path)
-    assert "made sga -8.35% +0.276 dB" in " ".join(text.split())
-    note = "made, sga: BD-rate is +6949.67% by cubic and -8.35% by pchip; shown is "
-    assert note + "pchip" in text
+    text = " ".join(report_of(saturating(), tmp_path).split())
+    assert " sga -8.35% 88% +0.276 dB 100% pchip BD-rate +6949.67% by cubic, -8.35% by " in text
     with open(str(tmp_path / "report" / "bd.csv"), newline="") as file:
         (delta,) = csv.DictReader(file)
-    assert delta["interpolation"] == "pchip"
-    # Who asks for polynomials gets them, and the note.
-    text = report_of(saturating(), tmp_path, "--interpolation", "cubic")
-    assert note + "cubic" in text and "made sga +6949.67%" in " ".join(text.split())
-    assert "shown is" not in report_of(made_rows() + made_rows("sga", rate=0.9), tmp_path)
+    assert delta["interpolation"] == "pchip" and float(delta["bd_rate"]) == pytest.approx(
+        -8.35, abs=0.01
+    )
+    assert float(delta["bd_rate_cubic"]) == pytest.approx(6949.67, abs=0.01)
+    assert "pchip" not in report_of(made_rows() + made_rows("sga", rate=0.9), tmp_path)
 
 
 def test_published_points_may_end_in_blank_lines(tmp_path):
@@ -614,7 +627,7 @@ def test_figures_stay_in_the_output_folder(tmp_path):
     names = sorted(os.listdir(str(tmp_path / "report")))
     assert [n for n in names if "psnr" in n] == ["..-..-up-a-psnr.png", "..-..-up-a-psnr.svg"]
     taken = set()
-    stems = [report.file_stem(name, taken) for name in ("a/b", "a-b", "a\\b", "x, published")]
+    stems = [rd_figures.file_stem(name, taken) for name in ("a/b", "a-b", "a\\b", "x, published")]
     assert stems == ["a-b", "a-b-2", "a-b-3", "x-published"]
 
 

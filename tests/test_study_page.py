@@ -1,0 +1,110 @@
+"""The page of a report, opened in a browser."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_study import made_rows, write_rows
+
+from runtime.errors import InputError
+from study import page, report, tasks
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+# Clicks, as a user does, and writes what is then shown to the end of the page.
+CLICKS = """
+<pre id="seen"></pre>
+<script>
+  const seen = (text) => document.querySelector("#seen").append(text + "\\n");
+  const shown = (side) => first.querySelector("img." + side)?.alt;
+  const first = document.querySelector(".comparison");
+  seen("start " + shown("left") + " | " + shown("right"));
+  first.querySelector("[data-side=left] button").click();
+  seen("click " + shown("left") + " | " + shown("right"));
+  const slider = first.querySelector("input");
+  slider.value = 25;
+  slider.dispatchEvent(new Event("input"));
+  seen("slide " + first.querySelector("img.right").style.clipPath);
+  const images = [...document.images];
+  seen("sizes " + images.map((image) => image.naturalWidth).join(" "));
+  seen("names " + images.map((image) => image.alt).join(", "));
+  seen("order " + [...document.querySelectorAll(".comparison")].map((c) => c.dataset.image));
+</script>
+"""
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Two images and their results; scripts that are stand-ins for the decoders."""
+    rng = np.random.RandomState(0)
+    (tmp_path / "images").mkdir()
+    rows = []
+    for name in "ab":
+        pixels = rng.randint(0, 256, (24, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(str(tmp_path / "images" / (name + ".png")))
+    images = {image.name: image for image in tasks.find_images([str(tmp_path / "images")])}
+    for row in made_rows(seed="0", task="") + made_rows("sga --lr 1", seed="0", task=""):
+        part = 1.0 if row["method"] == "mbt2018" else {"a": 0.95, "b": 0.8}[row["image"]]
+        digest = images[row["image"]].sha256
+        rows.append({**row, "image_sha256": digest, "est_rd_loss": 2 * part, "model": "m"})
+    path = write_rows(tmp_path / "images.csv", [r for r in rows if r["lambda"] == 0.01])
+    runs = []
+
+    def compress(script, runname, image, folder, *flags, **place):
+        runs.append((script, runname, *flags))
+        pixels = np.load(image)[0]
+        Image.fromarray(np.full_like(pixels, pixels.mean())).save(folder + "/rd.png")
+        return folder + "/rd.npz"
+
+    monkeypatch.setattr(page.scripts, "compress", compress)
+    return [path, "--output", str(tmp_path / "out"), "--pictures", str(tmp_path / "images")], runs
+
+
+def test_pictures_are_decoded_once_with_the_settings_of_their_rows(pictures, tmp_path):
+    argv, runs = pictures
+    report.main(argv)
+    flags = ("--lambda", "0.01", "--save_reconstruction")
+    assert sorted(set(runs)) == [("mbt2018", "m", *flags), ("sga", "m", "--lr", "1", *flags)]
+    assert len(runs) == 4
+    report.main(argv)
+    assert len(runs) == 4
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["'](?!data:)""", text)  # nothing from elsewhere
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on the PATH")
+def test_a_browser_shows_figures_and_switches_pictures(pictures, tmp_path):
+    argv, _ = pictures
+    report.main(argv)
+    path = tmp_path / "out" / "report.html"
+    path.write_text(path.read_text(encoding="utf-8") + CLICKS, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
+    flags += ["--user-data-dir=" + str(tmp_path / "profile"), "--dump-dom", path.as_uri()]
+    process = subprocess.run([BROWSER, *flags], capture_output=True, text=True, timeout=120)
+    found = re.search('<pre id="seen">(.*?)</pre>', process.stdout, re.S)
+    seen = dict(line.split(" ", 1) for line in found[1].strip().splitlines())
+    assert seen["start"] == "b, mbt2018 | b, sga --lr 1"
+    assert seen["click"] == "b, original | b, sga --lr 1"
+    assert seen["slide"] == "inset(0px 0px 0px 25%)"
+    assert seen["order"] == "b,a"  # by gain
+    names, sizes = seen["names"].split(", "), seen["sizes"].split()
+    assert names[:2] == ["made-psnr.svg", "made-gain.svg"]
+    assert len(sizes) == 8 and all(int(size) > 200 for size in sizes[:2])
+    assert sizes[2:] == ["40"] * 6
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--show", "map"], "--show: no gains of map over mbt2018, but of sga --lr 1"),
+        (["--crop", "20x20"], "a.png: no row has these pixels"),
+    ],
+)
+def test_pictures_that_there_are_not(flags, message, pictures, tmp_path):
+    argv, _ = pictures
+    with pytest.raises(InputError) as error:
+        report.main([*argv, *flags])
+    assert message in str(error.value) and not (tmp_path / "out").exists()
