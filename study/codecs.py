@@ -15,8 +15,6 @@ RGB, which is compared with the original.
 
 import argparse
 import contextlib
-import importlib
-import io
 import os
 import re
 import shlex
@@ -26,100 +24,12 @@ import tempfile
 import time
 
 import numpy as np
-import PIL
-from PIL import Image, features
+from PIL import Image
 
 import utils
+from imaging.codecs import PILLOW, Codec, PillowCodec, mse, psnr
 from runtime import files, signals
 from runtime.errors import InputError
-
-
-class Codec:
-    """A codec with a range of qualities.
-
-    Attributes:
-      qualities: the default ones, about 0.1 to 1.5 bits per pixel on photographs.
-      bounds: the lowest and the highest quality.
-      number: type of a quality, int or float.
-    """
-
-    def __init__(self, qualities, bounds, number):
-        self.qualities, self.bounds, self.number = qualities, bounds, number
-
-    def missing(self):
-        """What the codec lacks on this machine; '' if nothing."""
-        raise NotImplementedError
-
-    def version(self):
-        """Name and version of the encoder."""
-        raise NotImplementedError
-
-    def settings(self, quality):
-        """Everything that the encoder is told, by name."""
-        raise NotImplementedError
-
-    def encode(self, pixels, quality, threads):
-        """Codes uint8 (H, W, 3); returns the bytes of a file.
-
-        Raises:
-          InputError: the encoder refuses the image.
-        """
-        raise NotImplementedError
-
-    def decode(self, content, threads):
-        """Decodes the bytes of a file to uint8 (H, W, 3)."""
-        raise NotImplementedError
-
-
-class PillowCodec(Codec):
-    """A format that Pillow writes and reads.
-
-    Args:
-      kind: Pillow's name for the format.
-      module: the library's name in `PIL.features`, or the module of the plugin.
-      save: what Pillow's `save` is told besides the quality, a dict.
-      package: name of the package with the plugin; None for a format that Pillow has itself.
-    """
-
-    def __init__(self, kind, module, save, *range_, package=None):
-        super().__init__(*range_)
-        self.kind, self.module, self.save, self.package = kind, module, save, package
-
-    def missing(self):
-        if self.package is None:
-            return "" if features.check(self.module) else "Pillow was built without it"
-        try:
-            importlib.import_module(self.module)  # adds the format to Pillow
-        except ImportError:
-            return "the package {} is missing (requirements-study.txt)".format(self.package)
-        return ""
-
-    def version(self):
-        if self.package is not None:
-            version = importlib.import_module(self.module).__version__
-            return "{} {}".format(self.package, version)
-        name = "libjpeg_turbo" if features.check("libjpeg_turbo") else "libjpeg"
-        name = name if self.module == "jpg" else self.module
-        version = features.version(self.module if name == "libjpeg" else name)
-        return "{} {}, Pillow {}".format(name, version, PIL.__version__)
-
-    def settings(self, quality):
-        return {"quality": quality, **self.save}
-
-    def encode(self, pixels, quality, threads):
-        save = dict(self.save, quality=quality)
-        if self.kind == "JPEG2000":
-            save["quality_layers"] = [save.pop("quality")]
-        content = io.BytesIO()
-        try:
-            Image.fromarray(pixels).save(content, self.kind, **save)
-        except (OSError, ValueError) as error:
-            raise InputError("{} cannot be encoded: {}".format(self.kind, error))
-        return content.getvalue()
-
-    def decode(self, content, threads):
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
 
 
 class CommandCodec(Codec):
@@ -189,26 +99,7 @@ def _run(words, **values):
 
 
 CODECS = {
-    "jpeg": PillowCodec(
-        "JPEG",
-        "jpg",
-        {"subsampling": "4:2:0", "optimize": True},
-        (1, 5, 10, 15, 20, 30, 40, 50, 60, 70),
-        (1, 95),
-        int,
-    ),
-    "webp": PillowCodec(
-        "WEBP", "webp", {"method": 6}, (0, 1, 5, 10, 20, 30, 40, 50, 65, 80), (0, 100), int
-    ),
-    "jpeg2000": PillowCodec(
-        "JPEG2000",
-        "jpg_2000",
-        # Without `mct`, the colour transform, it loses 2 dB.
-        {"irreversible": True, "mct": 1, "quality_mode": "rates"},
-        (300.0, 200.0, 150.0, 100.0, 75.0, 50.0, 35.0, 25.0, 20.0, 16.0),
-        (1, 10000),
-        float,
-    ),
+    **PILLOW,
     "avif": PillowCodec(
         "AVIF",
         "pillow_avif",
@@ -297,10 +188,8 @@ def evaluate(name, pixels, quality, threads):
     done = time.time()
     if decoded.shape != pixels.shape:
         raise InputError("{}: decodes to another size, {}".format(name, decoded.shape))
-    mse = np.mean((pixels.astype(np.float64) - decoded) ** 2)
-    with np.errstate(divide="ignore"):
-        psnr = 10 * np.log10(255**2 / mse)
-    values = {"mse": mse, "psnr": psnr, **utils.ms_ssim(pixels, decoded)}
+    values = {"mse": mse(pixels, decoded), "psnr": psnr(pixels, decoded)}
+    values.update(utils.ms_ssim(pixels, decoded))
     bpp = 8 * len(content) / (pixels.shape[0] * pixels.shape[1])
     values.update(dict.fromkeys(("est_bpp", "net_bpp", "actual_bpp"), bpp))
     values.update(

@@ -1,12 +1,12 @@
 """PSNR above that of classical codecs at the same file size, image by image.
 
-    python -m study.same_size results/mine/images.csv 'kodak/*.png' --output same_size.csv
+    python -m study.same_size results/mine/images.csv 'kodak/*.png' --output results/mine
 
 reads the table of a study and its images, codes each image with JPEG, WebP and JPEG 2000 (Pillow;
 `imaging.codecs`) to the size of each file that the table has (column net_bpp, or actual_bpp), and
 prints, for each method and model, the mean rate and PSNR of its files and by how many dB they lie
-above each codec. With --published it also prints the PSNR less that of a published curve at the
-mean rate.
+above each codec; with --published, also above a published curve at the mean rate. The output folder
+receives the table as same_size.csv and same_size.md.
 """
 
 import collections
@@ -18,20 +18,21 @@ import numpy as np
 from imaging import codecs
 from runtime import console, files
 from runtime.errors import InputError
-from study import command, curves, tables, tasks
+from study import command, curves, documents, inputs, tables
 
-COLUMNS = ("method", "model", "images", "bpp", "psnr", *codecs.CODECS)
+COLUMNS = ("method", "model", "images", "bpp", "psnr", *codecs.PILLOW, "published")
 
 
 def main(argv=None):
     args = parse(argv)
-    if args.output:
-        files.check_writable(args.output)
+    paths = [os.path.join(args.output, "same_size" + ending) for ending in (".csv", ".md")]
+    for path in paths:
+        files.check_writable(path)
     pixels = {}
-    for image in tasks.find_images(args.images, args.crop):
-        pixels[image.name] = tasks.read(image)
+    for image in inputs.find(args.images, args.crop):
+        pixels[image.name] = inputs.read(image)
     groups, curve = groups_of(args.table, pixels), published(args.published)
-    number = sum(map(len, groups.values())) * len(codecs.CODECS)
+    number = sum(map(len, groups.values())) * len(codecs.PILLOW)
     rows, done = [], itertools.count(1)
     with console.Progress(number) as progress:
         for (method, model), found in groups.items():
@@ -40,11 +41,12 @@ def main(argv=None):
             if curve is not None:
                 row["published"] = row["psnr"] - np.interp(np.log(row["bpp"]), *curve)
             rows.append(row)
-    print(as_text(rows))
-    if args.output:
-        columns = COLUMNS + (("published",) if curve is not None else ())
-        files.write_bytes(args.output, tables.to_csv(rows, columns))
-        print("wrote {}".format(args.output))
+    shown = table(rows)
+    print(documents.as_text(shown))
+    content = tables.to_csv([{**dict.fromkeys(COLUMNS, ""), **row} for row in rows], COLUMNS)
+    for path, part in zip(paths, (content, documents.as_markdown(shown).encode() + b"\n")):
+        files.write_bytes(path, part)
+    print("wrote {}".format(", ".join(paths)))
 
 
 def parse(argv):
@@ -54,7 +56,7 @@ def parse(argv):
     add("images", nargs="+", help="the study's images: files, folders or patterns")
     add("--crop", type=command.size, metavar="WxH", help="centre crop, as in the study (none)")
     add("--published", default="", metavar="FILE", help="a curve to compare with: rate, PSNR")
-    command.add_output(parser, "", "FILE", "table to write, .csv; '' for none ")
+    command.add_output(parser, "./report")
     return parser.parse_args(argv)
 
 
@@ -67,7 +69,7 @@ def groups_of(path, pixels):
     groups = collections.OrderedDict()
     for row in tables.read_csv(path, ""):
         bpp = row.get("net_bpp", "") or row.get("actual_bpp", "")
-        if bpp == "":
+        if bpp == "" or row.get("quality", "") != "":
             continue
         if row["image"] not in pixels:
             line = "{}: {} is not among the images {}"
@@ -85,7 +87,7 @@ def means(found, pixels, step):
 
     `step()` is called for each file and codec.
     """
-    differences = {codec: [] for codec in codecs.CODECS}
+    differences = {codec: [] for codec in codecs.PILLOW}
     for image, bpp, psnr in found:
         height, width, _ = pixels[image].shape
         for codec, values in differences.items():
@@ -113,24 +115,13 @@ def published(path):
     return np.log(rates), values
 
 
-def as_text(rows):
-    """The rows as an aligned table."""
-    codes = ["to " + codec.label for codec in codecs.CODECS.values()]
-    header = ["method", "model", "images", "bpp", "PSNR", *codes]
-    header += ["to published"] if "published" in rows[0] else []
-    lines = [header]
-    for row in rows:
-        lines.append([row["method"], row["model"], str(row["images"])])
-        lines[-1] += ["{:.4f}".format(row["bpp"]), "{:.2f} dB".format(row["psnr"])]
-        keys = [*codecs.CODECS, *(["published"] if "published" in row else [])]
-        lines[-1] += ["{:+.2f} dB".format(row[key]) for key in keys]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    justified = (
-        (cell.ljust(width) if index < 2 else cell.rjust(width))
-        for line in lines
-        for index, (cell, width) in enumerate(zip(line, widths))
-    )
-    return "\n".join("  ".join(cells) for cells in zip(*[justified] * len(header)))
+def table(rows):
+    """The rows as a `documents.Table`."""
+    columns = [("method", "method", "{}"), ("model", "model", "{}"), ("images", "images", "{}")]
+    columns += [("bpp", "bpp", "{:.4f}"), ("PSNR", "psnr", "{:.2f} dB")]
+    labels = {**codecs.LABELS, "published": "published"}
+    columns += [("to " + label, key, "{:+.2f} dB") for key, label in labels.items()]
+    return documents.Table("same-size", "PSNR above others at the same size", columns, rows, ())
 
 
 if __name__ == "__main__":
