@@ -3,7 +3,7 @@ VENV = .venv
 PYTHON = $(VENV)/bin/python
 
 help:
-	@echo "make demo     base model and SGA on a sample photograph; needs only Python 3.7"
+	@echo "make demo     base model, SGA and classical codecs on a photograph; needs only Python 3.7"
 	@echo "make test     all tests except the longest"
 	@echo "make parity   the longest: the reference on every input and seed, the ranking of the methods"
 	@echo "make bench    speed and memory against a baseline implementation; BENCH=iterations runs one part"
@@ -35,7 +35,7 @@ test: setup-dev
 	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal -m "not parity"
 
 parity: setup-dev
-	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/test_parity.py tests/test_demo_models.py tests/test_files.py
+	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/test_parity.py tests/test_shipped_models.py tests/test_files.py
 
 BENCH =
 bench: setup

@@ -28,7 +28,7 @@ def runs(name):
     return {s: model + name for model, found in scripts.MODELS.items() for s in found}
 
 
-DEMO_DIR = scripts.CHECKPOINTS
+DEMO_DIR = os.path.join(ROOT, "tests", "data")
 DEMO = runs("-num_filters=32-lmbda=0.01")
 UNTRAINED = runs("-num_filters=4-lmbda=0.01")
 
