@@ -9,7 +9,7 @@ import numpy as np
 
 import utils
 from coding import container, digests, readers
-from inference import evaluation, scripts
+from inference import aims, evaluation, scripts
 from model import checkpoints, device
 from model.hyperprior import Mbt2018BB
 from runtime import console, files, flags, signals
@@ -182,9 +182,8 @@ def summary_hook(x, x_tilde, metrics, logdir, secs):
 
 def compress(method_class, args):
     """Runs a method on the images named on the command line; writes and prints its results."""
-    run = checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
-    args.lmbda = checkpoints.lambda_of(run, args.lmbda)
     images = utils.Images(args.eval_imgs, console.note)
+    run, aim = aims.prepare(method_class, args, images)
     batches = images.batches(args.eval_batch_size)
     with naming(images.path):
         container.check_size(*images.shape[:3])
@@ -210,7 +209,7 @@ def compress(method_class, args):
     save = save if args.save_reconstruction else None
 
     results, records, content = evaluation.evaluate(
-        method_class, weights, writer, images.path, batches, args, save
+        method_class, weights, writer, images.path, batches, args, save, aim
     )
     # The result comes first, which may have taken hours; what is printed comes last.
     written, failure = [], None
@@ -231,7 +230,7 @@ def compress(method_class, args):
         except InputError as error:
             failure = error
     batch_means = (key for key in results if key.startswith("avg_"))
-    for key in (*evaluation.METRICS, "seconds", *batch_means):
+    for key in (*evaluation.METRICS, *aims.METRICS, "seconds", *batch_means):
         if key in results:
             print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
     for name in written:
@@ -414,6 +413,7 @@ def _add_compress(commands, method_class):
             "save_reconstruction": Flag(False, "write a PNG next to the result"),
             "overwrite": Flag(False, "replace a result of another input or settings"),
             **method_class.flags,
+            **method_class.objective_flags,
             **method_class.coding_flags,
         },
     )
