@@ -25,6 +25,10 @@ PROPORTIONAL_MOST = 0.5
 STEP_MOST = 0.2  # largest e that the integral sees
 APPROACH = 0.5  # l waits if the target is reached within this fraction of the iterations
 SPEED = 0.05  # fraction of the iterations that the speed of approach is measured over
+# Where e does not fall to FALL times its value within a fraction PATIENCE of the iterations, the
+# gains double, up to GAIN_MOST; where e changes its sign, they are halved. Models that code nearly
+# all they can have a tenth of SLOPE.
+FALL, PATIENCE, GAIN_MOST = 0.75, 0.08, 16.0
 FACTOR = 1000.0  # λ stays within this factor of the model's own
 MORE = 0.4  # iterations to land, at most, as a fraction of a run's
 PUSH = (10.0, 0.2, 1.0)  # change of log λ to land: per unit of e, the least and the most
@@ -75,6 +79,7 @@ class Steering:
         self._own, self._offset = np.log(self._lambda.start), self._overhead
         self._course = collections.defaultdict(list)
         self._logs, self._settled = [], []
+        self._gain, self._judged = 1.0, (0, None)
         self._left, self._extra, self._attempts = int(MORE * self._stage.its), 0, 0
         self._first = self.measure(session)
         self._change(session, self._own + GUESS * (self._aim - self._first), 0.0)
@@ -105,17 +110,33 @@ class Steering:
         speed = (log - before) / (min(back, len(self._logs) + 1) * self._every)
         self._logs.append(log)
         integral = self._integral
-        if speed * np.sign(error) * APPROACH * its <= abs(error):
-            step = np.clip(error, -STEP_MOST, STEP_MOST)
+        horizon = min(APPROACH * its, its - done)
+        waits = speed * np.sign(error) * horizon > abs(error)
+        self._judge(done, error, waits)
+        if not waits:
+            step = self._gain * np.clip(error, -STEP_MOST, STEP_MOST)
             integral += step * self._every / (INTEGRAL * its * SLOPE)
         first, last = PROPORTIONAL
-        gain = first + (last - first) * (done / its) ** 2
+        gain = self._gain * (first + (last - first) * (done / its) ** 2)
         self._change(
             session, integral, np.clip(gain * error, -PROPORTIONAL_MOST, PROPORTIONAL_MOST)
         )
         self._record(done, log)
         if done > 0.6 * its:
             self._settled.append(self._integral)
+
+    def _judge(self, done, error, waits):
+        """Doubles the gains if the result hardly follows λ, and halves them if it overshoots."""
+        since, before = self._judged
+        if before is not None and error * before < 0:
+            self._gain = max(1.0, self._gain / 2)
+        elif before is not None and done - since < PATIENCE * self._stage.its:
+            return
+        elif before is not None and not waits and abs(error) > FALL * abs(before):
+            low, aim, high = self.target.aim()
+            if not low - aim <= error <= high - aim:
+                self._gain = min(2 * self._gain, GAIN_MOST)
+        self._judged = done, error
 
     def _record(self, its, log):
         self._course["its"].append(its)
@@ -144,7 +165,7 @@ class Steering:
                 session.run(self._stage.remember)
             if low <= log <= high or n == self._left:
                 break
-            gain, least, most = PUSH
+            gain, least, most = (self._gain * value for value in PUSH)
             most *= 1 + 10 * n / self._stage.its  # the longer it takes, the harder
             push = np.sign(aim - log) * np.clip(gain * abs(aim - log), least, most)
             self._change(session, self._integral, push)

@@ -46,6 +46,11 @@ class Target(collections.namedtuple("Target", "flag value pixels")):
     def is_rate(self):
         return self.flag != "target_psnr"
 
+    @property
+    def bits(self):
+        """The bits of a target that is a rate."""
+        return self.value * (8 if self.flag == "max_bytes" else self.pixels)
+
     def text(self, log):
         """A value, given as a logarithm, in the units of the flag, with their name."""
         return UNITS[self.flag].format(self.in_units(log))
@@ -66,8 +71,7 @@ class Target(collections.namedtuple("Target", "flag value pixels")):
             return tuple(
                 (self.value + offset) * NATS_PER_DB for offset in (-self.AIMED_DB, 0, self.AIMED_DB)
             )
-        bits = self.value * (8 if self.flag == "max_bytes" else self.pixels)
-        return tuple(np.log(bits * factor) for factor in self.AIMED[self.flag])
+        return tuple(np.log(self.bits * factor) for factor in self.AIMED[self.flag])
 
     def side(self, log):
         """0 if a value, given as a logarithm, is accepted; -1 if it is too low, 1 if too high."""
@@ -105,11 +109,10 @@ def read(args, images):
         raise InputError(name + "needs a file to write, whose name goes after the image's")
     if target.is_rate:
         least = 8 * container.overhead(height, width)
-        low, _, high = target.aim()
-        if np.exp(high) <= least:
+        if target.bits <= least:
             line = "less than the {} of a file without latents"
             raise InputError(name + line.format(target.text(np.log(least))))
-        if np.exp(low) >= 24 * target.pixels:
+        if target.bits >= 24 * target.pixels:
             line = "not less than the {} of the image's own pixels, which need no codec"
             raise InputError(name + line.format(target.text(np.log(24 * target.pixels))))
     else:
