@@ -78,6 +78,8 @@ def evaluate(method_class, weights, writer, path, batches, args, save, aim=NO_AI
     records = merge_records(records)
     if evaluation.steering:
         records.update(evaluation.steering.record())
+    if aim.region:
+        records["weight_map_sha256"] = aim.region.sha256
     return Evaluated(results, records, content)
 
 
