@@ -8,7 +8,7 @@ import numpy as np
 
 import utils
 from coding import container, digests
-from inference import targets
+from inference import steps, targets
 from inference.aims import NO_AIM
 from inference.noise import Noise
 from inference.optimise import LARGEST_LATENT, merge_records, within
@@ -181,15 +181,16 @@ class Evaluation:
                 x.assign(tf.cast(self.pixels, tf.float32) / 255), keys.assign(self.keys)
             )
             x, keys = x.read_value(), image_keys
+            step = getattr(args, "step", 1.0)
             model = hyperprior.build(
                 method_class.model_class,
                 weights,
                 sigma_min=method_class.sigma_min,
-                step=getattr(args, "step", 1.0),
+                step=step,
             )
             # With a method that does not optimise, a target only chooses the model.
             steered = aim.target and method_class.flags
-            lmbda = Lambda(args.lmbda) if steered else None
+            lmbda = Lambda(steps.lambda_for(args.lmbda, step)) if steered else None
             weights = None if aim.region is None else tf.constant(aim.region.weights)
             self.method = method_class(model, x, args, Noise(keys), lmbda and lmbda.tensor, weights)
             self.steering = None

@@ -23,7 +23,8 @@ INTEGRAL = 0.2  # T, as a fraction of the iterations
 PROPORTIONAL = (3.0, 10.0)  # P at the start and, because latents get slower, at the end
 PROPORTIONAL_MOST = 0.5
 STEP_MOST = 0.2  # largest e that the integral sees
-APPROACH = 0.5  # l waits if the target is reached within this fraction of the iterations
+# l waits if the target is reached within these fractions of the iterations, and of those left.
+APPROACH, LEFT = 0.5, 0.6
 SPEED = 0.05  # fraction of the iterations that the speed of approach is measured over
 # Where e does not fall to FALL times its value within a fraction PATIENCE of the iterations, the
 # gains double, up to GAIN_MOST; where e changes its sign, they are halved. Models that code nearly
@@ -32,6 +33,7 @@ FALL, PATIENCE, GAIN_MOST = 0.75, 0.08, 16.0
 FACTOR = 1000.0  # λ stays within this factor of the model's own
 MORE = 0.4  # iterations to land, at most, as a fraction of a run's
 PUSH = (10.0, 0.2, 1.0)  # change of log λ to land: per unit of e, the least and the most
+HARDER = 20.0  # growth of that change, per number of iterations of a run
 ATTEMPTS = 5  # at coding the image
 
 
@@ -110,7 +112,7 @@ class Steering:
         speed = (log - before) / (min(back, len(self._logs) + 1) * self._every)
         self._logs.append(log)
         integral = self._integral
-        horizon = min(APPROACH * its, its - done)
+        horizon = min(APPROACH * its, LEFT * (its - done))
         waits = speed * np.sign(error) * horizon > abs(error)
         self._judge(done, error, waits)
         if not waits:
@@ -153,7 +155,6 @@ class Steering:
         if self._settled:
             self._integral = float(np.mean(self._settled))
         best = None
-        push = 0
         for n in range(self._left + 1):
             log = self.measure(session)
             # A result on the wrong side of a size is no result, however close.
@@ -165,9 +166,9 @@ class Steering:
                 session.run(self._stage.remember)
             if low <= log <= high or n == self._left:
                 break
-            gain, least, most = (self._gain * value for value in PUSH)
-            most *= 1 + 10 * n / self._stage.its  # the longer it takes, the harder
+            gain, least, most = PUSH
             push = np.sign(aim - log) * np.clip(gain * abs(aim - log), least, most)
+            push *= self._gain * (1 + HARDER * n / self._stage.its)
             self._change(session, self._integral, push)
             self._stage.again(session, self._position, self._extra)
             self._extra += 1

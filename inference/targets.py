@@ -18,9 +18,11 @@ from runtime.flags import Flag
 from runtime.quiet_tf import tf
 
 FLAGS = {
-    "max_bytes": Flag(0, "size that the file must not exceed, which λ is adapted to; 0: none"),
-    "target_bpp": Flag(0.0, "bits per pixel of the file, which λ is adapted to; 0: none"),
-    "target_psnr": Flag(0.0, "PSNR in dB, which λ is adapted to; 0: none"),
+    "max_bytes": Flag(
+        0, "size that the file must not exceed, which λ is adapted to; by default none"
+    ),
+    "target_bpp": Flag(0.0, "bits per pixel of the file, which λ is adapted to; by default none"),
+    "target_psnr": Flag(0.0, "PSNR in dB, which λ is adapted to; by default none"),
 }
 UNITS = {"max_bytes": "{:.0f} bytes", "target_bpp": "{:.4f} bpp", "target_psnr": "{:.2f} dB"}
 
@@ -78,6 +80,12 @@ class Target(collections.namedtuple("Target", "flag value pixels")):
         value = self.in_units(log)
         if self.is_rate:
             low, high = (factor * self.value for factor in self.ACCEPTED[self.flag])
+            # Files consist of whole words, and a small one may not come closer.
+            word = self.in_units(np.log(8 * WORD_BYTES))
+            if self.flag == "max_bytes":
+                low = min(low, self.value - word)
+            else:
+                low, high = min(low, self.value - word / 2), max(high, self.value + word / 2)
         else:
             low, high = self.value - self.ACCEPTED_DB, self.value + self.ACCEPTED_DB
         slack = 1e-9 * high  # a logarithm's last bits

@@ -16,21 +16,26 @@ from model import checkpoints
 RUNS = runs("-num_filters=8-lmbda=0.02")
 COFFEE = np.asarray(Image.open(os.path.join(ROOT, "samples", "coffee.png")).convert("RGB"))
 
+PIXELS = 160 * 192
+
 # As few iterations as move latents at all.
+# The models were trained with a larger λ, with which their rate hardly depends on it.
+LAMBDA, ITS = 0.004, 80
+OWN = ("--lambda", LAMBDA, "--sga_its", ITS)
 SETTINGS = {
-    "sga": ("--preset", "fast", "--sga_its", 60, "--lr", 0.1),
-    "unoise": ("--sga_its", 60, "--lr", 0.05),
-    "map": ("--sga_its", 100, "--lr", 0.05),
-    "danneal": ("--sga_its", 60, "--lr", 0.05, "--annealing_rate", 0.05),
-    "bb_sga": ("--preset", "fast", "--sga_its", 60, "--lr", 0.1, "--r_its", 30),
+    "sga": (*OWN, "--preset", "fast", "--lr", 0.1),
+    "unoise": (*OWN, "--lr", 0.05),
+    "map": (*OWN, "--lr", 0.05),
+    "danneal": (*OWN, "--lr", 0.05, "--annealing_rate", 0.04),
+    "bb_sga": (*OWN, "--preset", "fast", "--lr", 0.1, "--r_its", 100),
 }
 
 
 @pytest.fixture
 def photo(tmp_path):
-    """The path of a crop of 96 × 96 pixels."""
+    """The path of a crop of 160 × 192 pixels."""
     path = str(tmp_path / "photo.png")
-    Image.fromarray(COFFEE[150:246, 250:346]).save(path)
+    Image.fromarray(COFFEE[150:342, 250:410]).save(path)
     return path
 
 
@@ -68,18 +73,18 @@ def decoded(script, folder, models):
 
 @pytest.mark.parametrize("script", sorted(SETTINGS))
 def test_rates(script, photo, shipped, tmp_path):
-    """Every optimising method gives a rate a tenth below that of its plain run."""
+    """Asked for the rate of a run at fixed λ, from another λ, a method finds that λ and its loss."""
     plain = compress(script, tmp_path, photo, shipped, *SETTINGS[script])
     key = "net_bpp" if script == "bb_sga" else "actual_bpp"
-    rate = round(0.9 * float(plain[key][0]), 3)
-    result = compress(script, tmp_path, photo, shipped, *SETTINGS[script], "--target_bpp", rate)
-    # Whole words of 32 bits make 1% of a file as small as this.
+    rate = round(float(plain[key][0]), 4)
+    flags = (*SETTINGS[script], "--target_bpp", rate, "--lambda", LAMBDA / 4)
+    result = compress(script, tmp_path, photo, shipped, *flags)
     assert result[key][0] == pytest.approx(rate, rel=0.01)
-    assert result["target_bpp"] == rate and result["lmbda"] == 0.02
-    assert 0 < result["lmbda_found"][0] < 0.02
+    assert result["target_bpp"] == rate and result["lmbda"] == LAMBDA / 4
     assert "-target_bpp={:g}+".format(rate) in result["result_file"]
-    its = plain["its"][-1] + 1 if script == "map" else SETTINGS[script][3]
-    assert result["more_its"] <= 0.4 * max(its, 100)
+    assert result["more_its"] <= 0.4 * ITS
+    losses = [LAMBDA * r["mse"][0] + r["est_bpp"][0] for r in (plain, result)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
     loss = result["lmbda_found"] * result["mse"] + result["est_bpp"]
     assert result["est_rd_loss"] == pytest.approx(loss, rel=1e-4)
     assert len(result["steered_its"]) == len(result["steered_lmbda"])
@@ -88,13 +93,13 @@ def test_rates(script, photo, shipped, tmp_path):
 def test_sizes(photo, shipped, tmp_path):
     """Files never exceed the size, and decode in a fresh process to the PSNR that is reported."""
     plain = compress("sga", tmp_path, photo, shipped, *SETTINGS["sga"])
-    whole = plain["actual_bpp"][0] * 96 * 96 / 8
-    for part in (0.75, 0.9):
+    whole = plain["actual_bpp"][0] * PIXELS / 8
+    for part in (0.95, 1.05):
         size = int(part * whole)
         result = compress("sga", tmp_path, photo, shipped, *SETTINGS["sga"], "--max_bytes", size)
         written = os.path.getsize(str(tmp_path / "out.tfci"))
-        assert 0.98 * size - 4 <= written <= size
-        assert written == result["actual_bpp"][0] * 96 * 96 / 8
+        assert 0.98 * size <= written <= size
+        assert written == result["actual_bpp"][0] * PIXELS / 8
     pixels = decoded("sga", tmp_path, shipped)
     mse = np.mean((pixels.astype(float) - np.asarray(Image.open(photo))) ** 2)
     assert 10 * np.log10(255**2 / mse) == pytest.approx(result["psnr"][0], abs=0.01)
@@ -102,12 +107,12 @@ def test_sizes(photo, shipped, tmp_path):
 
 def test_psnr(photo, shipped, tmp_path):
     plain = compress("sga", tmp_path, photo, shipped, *SETTINGS["sga"])
-    for offset in (-1.0, -0.3):
+    for offset in (-0.1, 0.1):
         psnr = round(float(plain["psnr"][0]) + offset, 2)
         flags = (*SETTINGS["sga"], "--target_psnr", psnr)
         result = compress("sga", tmp_path, photo, shipped, *flags)
         assert result["psnr"][0] == pytest.approx(psnr, abs=0.02)
-        assert result["est_bpp"][0] < plain["est_bpp"][0]
+        assert (result["est_bpp"][0] - plain["est_bpp"][0]) * offset > 0
 
 
 def test_a_choice_of_models(photo, shipped, tmp_path, capsys):
@@ -125,7 +130,7 @@ def test_a_choice_of_models(photo, shipped, tmp_path, capsys):
         assert "of 2 models, {} is taken".format(sizes[size]) in capsys.readouterr().err
     line = refused(capsys, "mbt2018", tmp_path, photo, shipped, "--max_bytes", small - 1, **pattern)
     assert "the smallest file is one of {} bytes, with {}".format(small, sizes[small]) in line
-    rate = 1.02 * large * 8 / 96**2
+    rate = 1.02 * large * 8 / PIXELS
     result = compress("mbt2018", tmp_path, photo, shipped, "--target_bpp", rate, **pattern)
     assert str(result["runname"]) == sizes[large]
 
@@ -154,7 +159,7 @@ def test_what_no_lambda_can_reach(photo, shipped, tmp_path, capsys):
             ("--sga_its", 1, "--target_bpp", 24),
             "not less than the 24.0000 bpp of the image's own pixels",
         ),
-        ("sga", ("--target_psnr", 95), "above 92.55 dB there is only the image itself"),
+        ("sga", ("--target_psnr", 98), "above 97.78 dB there is only the image itself"),
         ("sga", ("--target_bpp", 1, "--target_psnr", 30), "--target_bpp and --target_psnr: give"),
         ("bb_plain", ("--target_bpp", 1), "not known to this command: --target_bpp 1"),
         ("bb_no_sga", ("--max_bytes", 900), "not known to this command: --max_bytes 900"),
