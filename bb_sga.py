@@ -8,7 +8,7 @@
 """
 
 import tf_boilerplate
-from inference import methods, optimise, sga_plus
+from inference import methods, optimise, regions, sga_plus, targets
 from runtime.quiet_tf import tf
 from sga import SGA
 
@@ -24,6 +24,7 @@ class BBSGA(methods.BitsBackMethod):
         "r_lr": methods.Flag(3e-3, "learning rate of the second stage"),
     }
     rate_flags = ("r_its", "r_lr")
+    objective_flags = {**targets.FLAGS, **regions.FLAGS}
     presets = sga_plus.BITS_BACK_PRESETS
     temperature = SGA.temperature
     learning_rate = SGA.learning_rate

@@ -16,6 +16,7 @@ class DAnneal(methods.BaseMethod):
     """Relaxes rounding to an expectation, at a falling temperature."""
 
     row = "A4"
+    landing = 0.25  # later, its latents are frozen
     flags = {
         **methods.adam_flags(sga_its=2000, lr=5e-3),
         "annealing_rate": methods.Flag(4e-3, "rate at which the temperature falls, per iteration"),

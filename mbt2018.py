@@ -6,7 +6,7 @@ The latents are the inference network's predictions, rounded around mu (y) and t
 
 import tf_boilerplate
 from coding import container, tfci, writers
-from inference import methods
+from inference import methods, targets
 from model import entropy_models, transforms
 from model.hyperprior import Mbt2018
 from runtime.quiet_tf import tf
@@ -20,12 +20,13 @@ class BaseHyperprior(methods.Method):
     model_class = Mbt2018
     sigma_min = entropy_models.SIGMA_MIN
     reports_batches = True
+    objective_flags = targets.FLAGS  # which choose among models
     coding_flags = {
         "container": methods.Flag(False, "write the same file format as the other scripts")
     }
 
     @classmethod
-    def result_name(cls, runname, lmbda, basename):
+    def result_name(cls, runname, aim, basename):
         """The reference's name, which differs from those of the other methods."""
         return "rd-{}-file={}".format(runname, basename)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 import utils
 from coding import container, digests, readers
-from inference import evaluation, scripts
+from inference import aims, evaluation, scripts
 from model import checkpoints, device
 from model.hyperprior import Mbt2018BB
 from runtime import console, files, flags, signals
@@ -183,9 +183,8 @@ def summary_hook(x, x_tilde, metrics, logdir, secs):
 def compress(method_class, args):
     """Runs a method on the images named on the command line; writes and prints its results."""
     images = utils.Images(args.eval_imgs, console.note)
+    run, aim = aims.prepare(method_class, args, images)
     batches = images.batches(args.eval_batch_size)
-    run = checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
-    args.lmbda = checkpoints.lambda_of(run, args.lmbda)
     with naming(images.path):
         container.check_size(*images.shape[:3])
     weights = checkpoints.load(method_class.model_class, run)
@@ -214,7 +213,7 @@ def compress(method_class, args):
     if args.eval_batch_size > 1:
         remedy = "a smaller --eval_batch_size or " + remedy
     with enough_memory(images.path, remedy):
-        evaluator = evaluation.Evaluator(method_class, weights, args)
+        evaluator = evaluation.Evaluator(method_class, weights, args, aim)
         results, records, content = evaluator.evaluate(writer, images.path, batches, save)
     # The result comes first, which may have taken hours; what is printed comes last.
     written, failure = [], None
@@ -235,7 +234,7 @@ def compress(method_class, args):
         except InputError as error:
             failure = error
     batch_means = (key for key in results if key.startswith("avg_"))
-    for key in (*evaluation.METRICS, "seconds", *batch_means):
+    for key in (*evaluation.METRICS, *aims.METRICS, "seconds", *batch_means):
         if key in results:
             print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
     for name in written:
@@ -418,6 +417,7 @@ def _add_compress(commands, method_class):
             "save_reconstruction": Flag(False, "write a PNG next to the result"),
             "overwrite": Flag(False, "replace a result of another input or settings"),
             **method_class.flags,
+            **method_class.objective_flags,
             **method_class.coding_flags,
         },
     )

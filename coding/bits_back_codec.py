@@ -62,6 +62,13 @@ class BitsBackCodec:
         codec.stack, codec.initial_words, codec._padding = stack, len(stack), None
         return codec
 
+    def snapshot(self):
+        """A copy of this codec as it is, which pushes what this one would."""
+        codec = copy.copy(self)
+        codec.stack, codec._padding = self.stack.copy(), copy.deepcopy(self._padding)
+        codec.stack.lowest = self.stack.lowest
+        return codec
+
     def posterior(self, y, num_pixels, step):
         """The `Posterior` given y, integers as float64 (h, w, C); see `exact_posterior.fit`."""
         z_mean, z_logvar, record = exact_posterior.fit(

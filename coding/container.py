@@ -1,9 +1,10 @@
 """The file format: a header, the payloads and a checksum.
 
     magic           4 bytes, `MAGIC`
-    version, kind   1 byte: version · 16 + index in `KINDS`
+    version, kind   1 byte: version · 16 + index in `KINDS`, + 8 if y's grid has a step
     digest          4 bytes, of the model and the tables (`integer_model.Decoder`)
     n, H, W         number of images; their height and width in pixels
+    step            only if y's grid has one: 1 byte, 128 + k for a step of 2^(k / 8)
     bits-back only  1 byte: bits of z's grid · 16 + index in `PRESETS`, or 15 for other settings;
                     unless the index is 0, the iterations; if it is 15, the 4 settings in float64;
                     the seed; 0, or 1 + length of the side information
@@ -38,11 +39,13 @@ INTEGERS, CENTRED, CENTRED_BOUNDED, BITS_BACK = KINDS = (
     "bits-back",  # y are integers, z lies on a grid of its own
 )
 
-Header = collections.namedtuple("Header", "kind digest images height width bits_back")
+Header = collections.namedtuple(
+    "Header", "kind digest images height width bits_back step", defaults=(0,)
+)
 Header.__doc__ = """The fields of a file before its payloads.
 
 kind: one of `KINDS`; digest: bytes; images, height, width: numbers; bits_back: a `BitsBack` or
-None.
+None; step: k, where y's grid has a spacing of 2^(k / 8).
 """
 
 BitsBack = collections.namedtuple("BitsBack", "z_bits posterior seed side_info")
@@ -60,6 +63,9 @@ Settings.__doc__ = "Settings of Adam for fitting q(z|y); `its` is 0 if it is not
 # Common values of the fields after `its`; other values take four float64s in a file.
 PRESETS = (Settings()[1:], (5e-3, 0.9, 0.999, 1e-8), (3e-3, 0.9, 0.999, 1e-8))
 _NO_PRESET = 15
+_HAS_STEP = 8
+STEPS_PER_OCTAVE = 8
+MAX_STEP = 3 * STEPS_PER_OCTAVE  # y's grid has a spacing from 1/8 to 8
 MAX_ITS = 10**6
 MAX_Z_BITS = 6  # `tables.py` covers finer grids poorly
 
@@ -72,14 +78,17 @@ def latent_sizes(height, width):
 
 def write(header, payloads):
     """The bytes of a file with a `Header` and a list of payloads, bytes."""
+    kind = KINDS.index(header.kind) + (_HAS_STEP if header.step else 0)
     parts = [
         MAGIC,
-        bytes([VERSION * 16 + KINDS.index(header.kind)]),
+        bytes([VERSION * 16 + kind]),
         header.digest,
         _number(header.images),
         _number(header.height),
         _number(header.width),
     ]
+    if header.step:
+        parts.append(bytes([128 + header.step]))
     if header.bits_back:
         z_bits, settings, seed, side_info = header.bits_back
         numbers = tuple(settings[1:])
@@ -93,6 +102,11 @@ def write(header, payloads):
     parts += [_number(len(payload)) for payload in payloads[:-1]] + payloads
     content = b"".join(parts)
     return content + struct.pack("<I", zlib.crc32(content))
+
+
+def overhead(height, width):
+    """The bytes of a file of one image besides the image's payload, without a step."""
+    return len(write(Header(INTEGERS, bytes(DIGEST_BYTES), 1, height, width, None), [b""]))
 
 
 def _number(value):
@@ -139,12 +153,16 @@ def what_it_is(content):
 def _parse(reader):
     """The fields of a file with a correct checksum, which may still have invalid values."""
     reader.take(len(MAGIC))
-    kind = reader.take(1)[0] % 16
+    has_step, kind = divmod(reader.take(1)[0] % 16, _HAS_STEP)
     reader.check(kind < len(KINDS), "of an unknown kind")
     kind, digest = KINDS[kind], reader.take(DIGEST_BYTES)
     images, height, width = (reader.number() for _ in range(3))
     check_size(images, height, width)
-    bits_back = None
+    bits_back, step = None, 0
+    if has_step:
+        step = reader.take(1)[0] - 128
+        known = 0 < abs(step) <= MAX_STEP and kind != BITS_BACK
+        reader.check(known, "with an impossible step of y's grid")
     if kind == BITS_BACK:
         z_bits, preset = divmod(reader.take(1)[0], 16)
         reader.check(z_bits <= MAX_Z_BITS, "with a grid of z of 2^-{}".format(z_bits))
@@ -164,7 +182,7 @@ def _parse(reader):
     reader.check(lengths[-1] >= 0, "whose payloads are shorter than it states")
     reader.check(not any(length % 4 for length in lengths), "whose payloads are not whole words")
     payloads = [reader.take(length) for length in lengths]
-    return Header(kind, digest, images, height, width, bits_back), payloads
+    return Header(kind, digest, images, height, width, bits_back, step), payloads
 
 
 def check_size(images, height, width):

@@ -1,4 +1,7 @@
-"""Coding of latents on grids of spacing 1, used by all methods for the base model.
+"""Coding of latents on grids, used by all methods for the base model.
+
+The grid of z has a spacing of 1, that of y a spacing D = 2^(k / 8), a `step`; y and mu are in units
+of D here. In these units p(y|z) = N(mu / D, (sigma / D)²) * U(-½, ½).
 
 Each image has its own stack. Decoding pops z with p(z) first, and then y with p(y|z), whose mu and
 sigma follow from z.
@@ -21,15 +24,18 @@ class GridCodec:
     Args:
       decoder: `integer_model.Decoder` of a base model.
       kind: `container.INTEGERS`, `CENTRED` or `CENTRED_BOUNDED`.
+      step: k, where the grid of y has a spacing of 2^(k / 8).
     """
 
-    def __init__(self, decoder, kind):
+    def __init__(self, decoder, kind, step=0):
         self._decoder = decoder
         self._centred = kind != container.INTEGERS
         self._bounded = kind == container.CENTRED_BOUNDED
         self._medians = decoder.medians if self._centred else np.zeros_like(decoder.medians)
         self._z_tables = PriorTables(decoder.prior, self._medians * UNIT)
         self._gaussians = Gaussians()
+        self._scale = spacing(-step)
+        self._log2_step = step / container.STEPS_PER_OCTAVE
 
     def encode(self, y, z):
         """Rounds latents to their grid and codes them.
@@ -68,14 +74,21 @@ class GridCodec:
 
     def _p_y(self, z, size):
         mu, log_sigma, _ = self._decoder.hyper_synthesis.forward(z / UNIT, size)
-        mu *= UNIT
+        mu *= UNIT * self._scale
         log2_sigma = log_sigma * (UNIT * arithmetic.LOG2_E)
         if self._bounded:
             log2_sigma = np.maximum(log2_sigma, LOG2_SIGMA_MIN)
         # On a centred grid, the symbols' Gaussian has mean 0.
         mean = np.zeros_like(mu) if self._centred else mu
-        codes, shifts, _, _ = self._gaussians.codes(mean, log2_sigma)
+        codes, shifts, _, _ = self._gaussians.codes(mean, log2_sigma - self._log2_step)
         return mu, codes, shifts
+
+
+def spacing(step):
+    """D = 2^(`step` / 8), bit for bit the same everywhere."""
+    octaves, eighths = divmod(step, container.STEPS_PER_OCTAVE)
+    root = arithmetic.exp(np.array(eighths * arithmetic.LN2 / container.STEPS_PER_OCTAVE))
+    return float(np.ldexp(root, octaves))
 
 
 def nearest(v, centre):

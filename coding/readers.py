@@ -6,7 +6,7 @@ import functools
 import utils
 from coding import container, integer_model, tfci
 from coding.bits_back_codec import BitsBackCodec, read_side_information
-from coding.grid_codec import GridCodec
+from coding.grid_codec import GridCodec, spacing
 from coding.stack import Exhausted, Stack, words_of
 from model import device, hyperprior
 from model.hyperprior import Mbt2018, Mbt2018BB
@@ -36,10 +36,12 @@ class Reader(abc.ABC):
       model_class: class of the model that the file was made with.
       images, height, width: number of images; their height and width in pixels.
       has_side_info: whether the file holds side information.
+      spacing: of the grid of y, in units of which `latents` returns y.
     """
 
     model_class = Mbt2018
     has_side_info = False
+    spacing = 1.0
 
     @abc.abstractmethod
     def latents(self, run, weights):
@@ -56,7 +58,7 @@ class Reader(abc.ABC):
         """Yields the number and the pixels, uint8 (H, W, 3), of each image; see `latents`."""
         size = (self.height, self.width)
         with tf.Graph().as_default(), tf.Session() as session:
-            model = hyperprior.build(self.model_class, weights)
+            model = hyperprior.build(self.model_class, weights, step=self.spacing)
             y_size, _ = container.latent_sizes(*size)
             y = tf.placeholder(tf.float32, (1, *y_size, run.num_filters))
             pixels = utils.to_uint8(model.synthesis(y, size))
@@ -84,8 +86,12 @@ class _ContainerReader(Reader):
 class GridReader(_ContainerReader):
     """Reads the files of `GridWriter`."""
 
+    def __init__(self, header, payloads):
+        super().__init__(header, payloads)
+        self.spacing = spacing(header.step)
+
     def latents(self, run, weights):
-        codec = GridCodec(self._decoder(run), self._header.kind)
+        codec = GridCodec(self._decoder(run), self._header.kind, self._header.step)
         for number, words in enumerate(self._words):
             yield number, codec.decode(words, self.height, self.width)
 

@@ -52,6 +52,10 @@ class Writer(abc.ABC):
           InputError: the image cannot be coded.
         """
 
+    def take_back(self):
+        """Takes back the image added last."""
+        raise NotImplementedError
+
     @abc.abstractmethod
     def finish(self):
         """Returns the bytes of the file, and a dict of figures in bits, each (n,).
@@ -63,17 +67,17 @@ class Writer(abc.ABC):
 
 
 class GridWriter(Writer):
-    """Writes latents on a grid of spacing 1 in the project's container.
+    """Writes latents on a grid in the project's container.
 
     Args:
       run: `checkpoints.Run` of a base model.
-      kind: see `grid_codec.GridCodec`.
+      kind, step: see `grid_codec.GridCodec`.
     """
 
-    def __init__(self, run, kind):
+    def __init__(self, run, kind, step=0):
         self._decoder = integer_model.load(run, bits_back=False)
-        self._codec = GridCodec(self._decoder, kind)
-        self._kind, self._size, self._payloads = kind, None, []
+        self._codec = GridCodec(self._decoder, kind, step)
+        self._kind, self._step, self._size, self._payloads = kind, step, None, []
 
     def add(self, latents, size, step):
         self._size = size
@@ -84,9 +88,12 @@ class GridWriter(Writer):
         self._payloads.append(bytes_of(words))
         return Coded(sent, coded - begun, time.time() - coded, {})
 
+    def take_back(self):
+        self._payloads.pop()
+
     def finish(self):
         header = container.Header(
-            self._kind, self._decoder.digest, len(self._payloads), *self._size, None
+            self._kind, self._decoder.digest, len(self._payloads), *self._size, None, self._step
         )
         content = container.write(header, self._payloads)
         lengths = np.array([len(payload) for payload in self._payloads])
@@ -131,10 +138,11 @@ class BitsBackWriter(Writer):
         self._decoder = integer_model.load(run, bits_back=True)
         stack = None if content is None else side_information(content, seed)
         self._codec = BitsBackCodec(self._decoder, self._settings, stack)
-        self._size, self._growths = None, []
+        self._size, self._growths, self._before = None, [], None
 
     def add(self, latents, size, step):
         self._size = size
+        self._before = self._codec.snapshot()
         y = np.rint(latents["y"].astype(np.float64))
         begun = time.time()
         q = self._codec.posterior(y, size[0] * size[1], step)
@@ -157,6 +165,10 @@ class BitsBackWriter(Writer):
         decode_seconds = time.time() - coded + (found - begun)  # the decoder also computes q
         sent = {"y": y, "z": z, "z_mean": q.z_mean, "z_logvar": q.z_logvar}
         return Coded(sent, coded - begun, decode_seconds, q.record)
+
+    def take_back(self):
+        self._codec = self._before
+        self._growths.pop()
 
     def finish(self):
         payload = bytes_of(self._codec.finish())

@@ -7,8 +7,11 @@ import numpy as np
 
 import utils
 from coding import container, digests
+from inference import steps, targets
+from inference.aims import NO_AIM
 from inference.noise import Noise, image_keys
 from inference.optimise import LARGEST_LATENT, merge_records, within
+from inference.steering import Lambda, Steering
 from model import device, hyperprior
 from runtime import console
 from runtime.errors import InputError, naming
@@ -45,11 +48,12 @@ class Evaluator:
       method_class: a `methods.Method`.
       weights: as returned by `checkpoints.load`.
       args: the parsed command line.
+      aim: `aims.Aim`.
     """
 
-    def __init__(self, method_class, weights, args):
+    def __init__(self, method_class, weights, args, aim=NO_AIM):
         self._method_class, self._weights, self._args = method_class, weights, args
-        self._evaluation = None
+        self._aim, self._evaluation = aim, None
 
     def evaluate(self, writer, path, batches, save=None):
         """Optimises, codes and measures images, a batch at a time; returns `Evaluated`.
@@ -62,7 +66,7 @@ class Evaluator:
             None.
 
         Raises:
-          InputError: the latents of an image diverge or cannot be coded.
+          InputError: the latents of an image diverge or cannot be coded, or it misses the target.
         """
         metrics, records, batch_sizes = [], [], []
         for pixels in batches:
@@ -78,13 +82,20 @@ class Evaluator:
             results[key + "_bpp"] = values / (pixels.shape[1] * pixels.shape[2])
         if self._method_class.reports_batches:
             results.update(_batch_results(results["actual_bpp"], batch_sizes))
-        return Evaluated(results, merge_records(records), content)
+        records = merge_records(records)
+        if evaluation.steering:
+            records.update(evaluation.steering.record())
+        if self._aim.region:
+            records["weight_map_sha256"] = self._aim.region.sha256
+        return Evaluated(results, records, content)
 
     def _built(self, shape):
         """The `Evaluation` for batches of a shape."""
         if self._evaluation is None or self._evaluation.shape != shape:
             self._evaluation = None  # so that its memory is free
-            self._evaluation = Evaluation(self._method_class, self._weights, shape, self._args)
+            self._evaluation = Evaluation(
+                self._method_class, self._weights, shape, self._args, self._aim
+            )
         return self._evaluation
 
 
@@ -123,6 +134,10 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
         check_finite(values.values(), name, hint)
         with naming(name):
             figures, record, reconstruction = evaluation.code(index, values, writer)
+            while evaluation.misses_target(figures, writer):
+                writer.take_back()
+                values = evaluation.improve()
+                figures, record, reconstruction = evaluation.code(index, values, writer)
         figures.update(utils.ms_ssim(pixels[index], reconstruction))
         check_finite([figures["mse"], figures["est_bpp"]], name, hint)
         metrics.append(figures)
@@ -150,10 +165,11 @@ class Evaluation:
       weights: as returned by `checkpoints.load`.
       shape: (N, H, W, 3) of the batches.
       args: the parsed command line.
+      aim: `aims.Aim`.
     """
 
-    def __init__(self, method_class, weights, shape, args):
-        self.args, self.shape = args, shape
+    def __init__(self, method_class, weights, shape, args, aim=NO_AIM):
+        self.args, self.shape, self.aim = args, shape, aim
         self.graph = tf.Graph()
         with self.graph.as_default():
             self.pixels = tf.placeholder(tf.uint8, shape)
@@ -168,10 +184,22 @@ class Evaluation:
                 x.assign(tf.cast(self.pixels, tf.float32) / 255), keys.assign(self.keys)
             )
             x, keys = x.read_value(), keys_value
+            step = getattr(args, "step", 1.0)
             model = hyperprior.build(
-                method_class.model_class, weights, sigma_min=method_class.sigma_min
+                method_class.model_class,
+                weights,
+                sigma_min=method_class.sigma_min,
+                step=step,
             )
-            self.method = method_class(model, x, args, Noise(keys))
+            # With a method that does not optimise, a target only chooses the model.
+            steered = aim.target and method_class.flags
+            lmbda = Lambda(steps.lambda_for(args.lmbda, step)) if steered else None
+            weights = None if aim.region is None else tf.constant(aim.region.weights)
+            self.method = method_class(model, x, args, Noise(keys), lmbda and lmbda.tensor, weights)
+            self.steering = None
+            if steered:
+                overhead = targets.overhead_bits(method_class, *shape[1:3])
+                self.steering = Steering(aim.target, self.method, lmbda, overhead)
             self._build_measurement(model, x, keys)
             initialiser = tf.global_variables_initializer()
             self.graph.finalize()
@@ -190,7 +218,7 @@ class Evaluation:
         self.x_tilde = model.synthesis(self.coded["y"], (height, width))
         rates = self.method.rates(height * width, Noise(keys), self.coded)
         metrics.update({"est_" + key: value for key, value in rates.items()})
-        metrics["est_rd_loss"] = self.args.lmbda * metrics["mse"] + metrics["est_bpp"]
+        metrics["est_rd_loss"] = self.method.lmbda * metrics["mse"] + metrics["est_bpp"]
         self.metrics = {key: value[0] for key, value in metrics.items()}
 
     def _latent_placeholders(self):
@@ -206,6 +234,7 @@ class Evaluation:
 
     def begin(self, pixels):
         """Feeds a batch, uint8 (N, H, W, 3), to the graph."""
+        self.images = pixels
         keys = image_keys(pixels, self.args.seed)
         self.session.run(self.feed, {self.pixels: pixels, self.keys: keys})
 
@@ -218,8 +247,34 @@ class Evaluation:
         """
         self.begin(pixels)
         records = [self._run_stage(stage) for stage in self.method.stages]
+        if self.steering:
+            self.steering.land(self.session)
+        return self._latents(), records
+
+    def _latents(self):
         latents = self.session.run(self.method.latents)
-        return [dict(zip(latents, values)) for values in zip(*latents.values())], records
+        return [dict(zip(latents, values)) for values in zip(*latents.values())]
+
+    def misses_target(self, figures, writer):
+        """Whether a coded image misses the target, and there is a better one to try.
+
+        Raises:
+          InputError: it misses the target, and there is none.
+        """
+        if not self.steering:
+            return False
+        content, bits = writer.finish()
+        size = bits["net"][0] if "net" in bits else 8 * len(content)
+        if not self.steering.missed(size, figures["psnr"]):
+            return False
+        if self.steering.exhausted:
+            targets.give_up(self.steering, type(self.method), self.args, self.images)
+        return not self.steering.exhausted
+
+    def improve(self):
+        """The latents of the image, as from `optimise`, once they are closer to the target."""
+        self.steering.land(self.session)
+        return self._latents()[0]
 
     def _run_stage(self, stage):
         with console.shown(self.args.verbose, stage.its, stage.title) as (progress, write):
@@ -227,7 +282,8 @@ class Evaluation:
             def show(t, relaxed, rounded):
                 write(progress_line(t, relaxed, rounded))
 
-            return stage.run(self.session, progress, show)
+            steering = self.steering if stage is self.method.stages[0] else None
+            return stage.run(self.session, progress, show, steering)
 
     def code(self, index, latents, writer):
         """Codes an image of the batch and measures the decoded result.
@@ -258,6 +314,12 @@ class Evaluation:
         metrics, reconstruction = self.session.run([self.metrics, self.reconstruction], feed)
         metrics["latents_sha256"] = digests.digest(coded.latents)
         metrics.update(encode_seconds=coded.encode_seconds, decode_seconds=decode_seconds)
+        if self.steering:
+            metrics["lmbda_found"] = self.steering.lmbda
+        if self.aim.region:
+            metrics.update(self.aim.region.figures(self.images[index], reconstruction))
+            lmbda = metrics.get("lmbda_found", self.args.lmbda)
+            metrics["est_rd_loss"] = lmbda * metrics["weighted_mse"] + metrics["est_bpp"]
         return metrics, coded.record, reconstruction
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import utils
 from coding import container, writers
-from inference import scripts
+from inference import regions, scripts, steps, targets
 from inference.optimise import Stage
 from model import device, hyperprior
 from runtime.errors import InputError
@@ -57,6 +57,8 @@ class Method:
       reports_batches: whether results include bits per pixel and size of batches, as the
         reference's do, under its names.
       flags: dict of the method's own `Flag`s by name, saved with every result.
+      objective_flags: like `flags`, for what is minimised and what the result is to have.
+      landing: see `steering.Steering`.
       presets: for each value of --preset, a dict of the defaults that it gives to flags.
       image_flags: like `flags`, for how all methods see the images.
       coding_flags: like `flags`, for how files are written.
@@ -76,6 +78,8 @@ class Method:
         )
     }
     flags = {}
+    objective_flags = {}
+    landing = 0.7
     presets = {}
     coding_flags = {}
     coded = ("y", "z")
@@ -88,30 +92,32 @@ class Method:
         return scripts.name_of(sys.modules[cls.__module__])
 
     @classmethod
-    def result_name(cls, runname, lmbda, basename):
-        """Name of the result file, without its extension."""
-        lmbda = "-lmbda={:g}".format(lmbda) if cls.name_has_lambda else ""
-        return "rd-{}{}+{}-input={}".format(cls.script(), lmbda, runname, basename)
+    def result_name(cls, runname, aim, basename):
+        """Name of the result file, without its extension; `aim` says λ or the target."""
+        return "rd-{}{}+{}-input={}".format(cls.script(), aim, runname, basename)
 
     @classmethod
     def result_path(cls, run, args):
         """Path of the result file for a command line; '' with an empty --results_dir."""
         if not args.results_dir:
             return ""
-        name = cls.result_name(run.name, args.lmbda, os.path.basename(args.eval_imgs))
+        aim = "-lmbda={:g}".format(args.lmbda) if cls.name_has_lambda else ""
+        for flag in filter(cls.objective_flags.get, targets.FLAGS):
+            value = getattr(args, flag)
+            aim = "-{}={:g}".format(flag, value) if value else aim
+        name = cls.result_name(run.name, aim, os.path.basename(args.eval_imgs))
         return os.path.join(args.results_dir, name + ".npz")
 
     @classmethod
     def settings(cls, args):
         """All settings on the command line that a result depends on, by name."""
-        names = ("lmbda", "seed", *cls.image_flags, *cls.flags, *cls.coding_flags)
-        return {name: getattr(args, name) for name in names}
+        return {name: getattr(args, name) for name in ("lmbda", "seed", *cls.defaults())}
 
     @classmethod
     def defaults(cls):
         """The values of the method's own `settings` where no flag changes them."""
-        flags = {**cls.image_flags, **cls.flags, **cls.coding_flags}
-        return {name: flag.default for name, flag in flags.items()}
+        own = (cls.image_flags, cls.flags, cls.objective_flags, cls.coding_flags)
+        return {name: flag.default for flags in own for name, flag in flags.items()}
 
     @classmethod
     def provenance(cls, run, images, args):
@@ -135,15 +141,19 @@ class Method:
             **cls.settings(args),
         }
 
-    def __init__(self, model, x, args, noise):
+    def __init__(self, model, x, args, noise, lmbda=None, weights=None):
         """
         Args:
           model: an instance of `model_class`.
           x: images, float32 (N, H, W, 3) in [0, 1].
           args: has the values of `flags`, and `lmbda`.
           noise: a `Noise`.
+          lmbda: λ, if it changes during a run: a tensor.
+          weights: of the distortion, as for `hyperprior.Mbt2018.rate_distortion`.
         """
         self.model, self.x, self.args, self.noise = model, x, args, noise
+        self.lmbda = args.lmbda if lmbda is None else lmbda
+        self.weights = weights
         self.stages, self.latents = self.build()
 
     def predicted(self):
@@ -184,7 +194,9 @@ class Method:
 
     def loss(self, **latents):
         """λ · 255² · MSE + bpp of the latents, and the metrics for a line of progress."""
-        loss, metrics = self.model.rate_distortion(self.x, self.args.lmbda, **latents)
+        loss, metrics = self.model.rate_distortion(
+            self.x, self.lmbda, weights=self.weights, **latents
+        )
         psnr = utils.quality(self.x, metrics["x_tilde"])["psnr"]
         return loss, {"mse": metrics["mse"], "bpp": metrics["bpp"], "psnr": psnr}
 
@@ -225,6 +237,7 @@ class BaseMethod(Method):
     """
 
     model_class = hyperprior.Mbt2018
+    objective_flags = {**targets.FLAGS, **regions.FLAGS, **steps.FLAGS}
     centred = False
     temperature = None  # or a method that maps t to a tensor
 
@@ -260,7 +273,7 @@ class BaseMethod(Method):
     @classmethod
     def coder(cls, run, weights, args):
         kind = container.CENTRED if cls.is_centred(args) else container.INTEGERS
-        return writers.GridWriter(run, kind)
+        return writers.GridWriter(run, kind, steps.number(args.step))
 
     def build(self):
         stage = Stage(

@@ -46,6 +46,8 @@ class Stage:
     Attributes:
       latents: dict of tensors, the current values.
       start, update: operations that start the run and that perform one iteration.
+      rounded_figures: dict of scalars, the loss and the metrics of the rounded latents.
+      remember, go_back: operations that store the latents and that restore them.
     """
 
     title = "R-D optimisation"
@@ -86,7 +88,8 @@ class Stage:
             self._relaxed["T"] = temperature(t)
         self.latents = _values(variables)
         transmitted = rounded(**self.latents)
-        self._rounded = _shown(*loss(**transmitted))
+        self.rounded_figures = _shown(*loss(**transmitted))
+        self._rounded = dict(self.rounded_figures)
         for name, before in _values(first).items():
             # More than half a step, because a grid around mu itself moves a little.
             moved = tf.math.abs(transmitted[name] - before) > 0.5
@@ -98,10 +101,21 @@ class Stage:
         )
         # All that an iteration depends on, to be saved and put back by `_first_bad`.
         self._state = [step, *variables.values(), *optimizer.variables()]
-        self._remember = _assign(remembered, self.latents)
-        self._go_back = _assign(variables, _values(remembered))
+        self.remember = _assign(remembered, self.latents)
+        self.go_back = _assign(variables, _values(remembered))
 
-    def run(self, session, step, show):
+    def again(self, session, position, number):
+        """One more iteration after the run, at a step of the last part of the schedule.
+
+        Args:
+          position: where that part begins, as a fraction of the iterations.
+          number: of iterations so far; they go through that part over and over.
+        """
+        begin = min(int(position * self.its), self.its - 1)
+        self._state[0].load(begin + number % (self.its - begin), session)
+        session.run(self.update)
+
+    def run(self, session, step, show, steering=None):
         """Runs the stage from its start.
 
         Args:
@@ -109,6 +123,7 @@ class Stage:
           step: `step(n)` is called when n iterations are done.
           show: `show(t, relaxed, rounded)` is called every `record_every` iterations and at the
             last, with dicts of the relaxed figures before update t and the rounded ones after it.
+          steering: a `steering.Steering` that changes λ during the run, or None.
 
         Raises:
           InputError: the loss or a latent is NaN, infinite or, in the end, beyond `LARGEST_LATENT`.
@@ -120,6 +135,8 @@ class Stage:
           value differs from that at the start; likewise for z, if it is rounded.
         """
         session.run(self.start)
+        if steering:
+            steering.begin(session)
         update = session.make_callable(self.update)
         record = collections.defaultdict(list)
         last = good = None
@@ -128,16 +145,21 @@ class Stage:
             checks = self.early_stop and (t % self.early_stop.every == 0 or final)
             if not (checks or final or t % self.record_every == 0):
                 update()
+                if steering:
+                    steering.after(session, t)
                 step(t + 1)
                 continue
             _, relaxed = session.run([self.update, self._relaxed])
             rounded = session.run(self._rounded)
             stops = False
             if checks:
-                loss = (rounded if self.early_stop.rounded else relaxed)["rd_loss"]
-                stops = last is not None and self.early_stop.worse(loss, last)
-                session.run(self._go_back if stops else self._remember)
-                last = loss
+                figures = rounded if self.early_stop.rounded else relaxed
+                loss = steering.loss if steering else lambda figures: figures["rd_loss"]
+                stops = last is not None and self.early_stop.worse(loss(figures), loss(last))
+                session.run(self.go_back if stops else self.remember)
+                last = figures
+            if steering:
+                steering.after(session, t)
             step(t + 1)
             if stops or final or t % self.record_every == 0:
                 state = session.run(self._state)

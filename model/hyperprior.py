@@ -35,17 +35,21 @@ class Mbt2018:
       sigma_min: lower bound on sigma, as used in training and the base codec; None: no bound.
       frozen: whether the weights are constants that need no gradients. If so, large images are
         computed in tiles, and losses on a CPU use faster algorithms (`cpu_layers.conv_up`).
+      step: D, the spacing of y's grid. All y, mu and sigma that methods of this class take and
+        return are in units of D, so that y is rounded to integers and its likelihood is the mass of
+        an interval of width D (Gao et al. 2022, arXiv 2209.09244, section 3.2).
     """
 
     name = "mbt2018"
     prior_scope = "entropy_bottleneck/"
 
-    def __init__(self, transforms, prior, medians=None, sigma_min=None, frozen=False):
+    def __init__(self, transforms, prior, medians=None, sigma_min=None, frozen=False, step=1.0):
         self.transforms = transforms
         self.prior = prior
         self.medians = medians
         self.sigma_min = sigma_min
         self.frozen = frozen
+        self.step = step
 
     @staticmethod
     def hyper_channels(num_filters):
@@ -60,22 +64,23 @@ class Mbt2018:
     def analysis(self, x):
         """Maps images (N, H, W, 3) in [0, 1] to y (N, ⌈H/16⌉, ⌈W/16⌉, num_filters)."""
         transform = functools.partial(transforms.analysis, layers=self.transforms.analysis)
-        return tiling.analysis(transform, x) if self.frozen else transform(x)
+        return self._in_steps(tiling.analysis(transform, x) if self.frozen else transform(x))
 
     def hyper_analysis(self, y):
         """Maps y to the parameters of z, a dict of tensors; in this model, z itself."""
-        return {"z": transforms.hyper_analysis(y, self.transforms.hyper_analysis)}
+        return {"z": transforms.hyper_analysis(self._of_steps(y), self.transforms.hyper_analysis)}
 
     def hyper_synthesis(self, z, y):
         """mu and sigma of p(y|z), both with the shape of `y`."""
         mu, sigma = transforms.hyper_synthesis(z, self.transforms.hyper_synthesis, _size(y))
         if self.sigma_min is not None:
             sigma = bounds.lower_bound(sigma, self.sigma_min)
-        return mu, sigma
+        return self._in_steps(mu), self._in_steps(sigma)
 
     def synthesis(self, y, size):
         """Maps y to images (N, H, W, 3), not clipped to [0, 1]; `size` = (H, W)."""
         transform = functools.partial(transforms.synthesis, layers=self.transforms.synthesis)
+        y = self._of_steps(y)
         return tiling.synthesis(transform, y, size) if self.frozen else transform(y, size=size)
 
     def p_y(self, y, z):
@@ -102,18 +107,20 @@ class Mbt2018:
         z_bpp = information(self.p_z(z)) / num_pixels
         return {"bpp": y_bpp + z_bpp, "y_bpp": y_bpp, "z_bpp": z_bpp}
 
-    def rate_distortion(self, x, lmbda, y, **latents):
+    def rate_distortion(self, x, lmbda, y, weights=None, **latents):
         """The loss that every use shares: λ · 255² · MSE(x, g_s(y)) + bpp, averaged over images.
 
         Args:
           x: images (N, H, W, 3) in [0, 1].
-          lmbda: λ, in bits per pixel per squared 8-bit grey level.
+          lmbda: λ, in bits per pixel per squared 8-bit grey level; a number or a tensor (N,).
           y, **latents: the latents, as for `rates`.
+          weights: (1, H, W, 3), by which squared errors are multiplied before they are averaged;
+            None: 1 everywhere.
 
         Returns:
           loss: scalar.
-          metrics: dict of (N,) tensors `rd_loss`, `mse` (on a 0 to 255 scale) and those of `rates`,
-            and the images `x_tilde` (N, H, W, 3), not clipped.
+          metrics: dict of (N,) tensors `rd_loss`, `mse` (weighted, on a 0 to 255 scale) and those
+            of `rates`, and the images `x_tilde` (N, H, W, 3), not clipped.
         """
         height, width = _size(x)
         metrics = self.rates(height * width, y=y, **latents)
@@ -121,7 +128,7 @@ class Mbt2018:
             transforms.synthesis, layers=self.transforms.synthesis, winograd=self.frozen
         )
         distortion = tiling.distortion if self.frozen else tiling.distortion_of_whole
-        error, x_tilde = distortion(transform, y, x)
+        error, x_tilde = distortion(transform, self._of_steps(y), x, weights)
         mse = 255.0**2 * error
         rd_loss = lmbda * mse + metrics["bpp"]
         metrics.update(rd_loss=rd_loss, mse=mse, x_tilde=x_tilde)
@@ -140,6 +147,12 @@ class Mbt2018:
         z_hat = centred(z, self.medians)
         mu, _ = self.hyper_synthesis(z_hat, y)
         return {"y": centred(y, mu), "z": z_hat}
+
+    def _in_steps(self, v):
+        return v if self.step == 1 else v / self.step
+
+    def _of_steps(self, v):
+        return v if self.step == 1 else v * self.step
 
 
 class Mbt2018BB(Mbt2018):
@@ -168,7 +181,7 @@ class Mbt2018BB(Mbt2018):
 
     def hyper_analysis(self, y):
         """Maps y to the mean and log-variance of q(z|y), a dict of z_mean and z_logvar."""
-        outputs = transforms.hyper_analysis(y, self.transforms.hyper_analysis)
+        outputs = transforms.hyper_analysis(self._of_steps(y), self.transforms.hyper_analysis)
         z_mean, z_logvar = tf.split(outputs, 2, axis=-1)
         return {"z_mean": z_mean, "z_logvar": z_logvar}
 

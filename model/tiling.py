@@ -86,13 +86,23 @@ def synthesis(transform, y, size):
     return x_tilde[:, : size[0], : size[1]]
 
 
-def distortion_of_whole(transform, y, x):
-    """Mean of (x - x_tilde)² over each image, (N,), and x_tilde = transform(y), (N, H, W, 3)."""
+def distortion_of_whole(transform, y, x, weights=None):
+    """Mean of weights · (x - x_tilde)² over each image, (N,), and x_tilde = transform(y).
+
+    Args:
+      transform: `transform(y, size=(H, W))` returns images (N, H, W, 3).
+      y, x: latents and images.
+      weights: (1, H, W, 3), not negative; None: 1 everywhere.
+    """
     x_tilde = transform(y, size=tuple(x.shape.as_list()[1:3]))
-    return device.layers().mean_squared_error(x, x_tilde), x_tilde
+    compared = (x, x_tilde)
+    if weights is not None:
+        root = tf.math.sqrt(weights)
+        compared = (root * x, root * x_tilde)
+    return device.layers().mean_squared_error(*compared), x_tilde
 
 
-def distortion(transform, y, x):
+def distortion(transform, y, x, weights=None):
     """Like `distortion_of_whole`, but only the error has a gradient, and only with respect to `y`.
 
     The gradient is also computed piece by piece, recomputing each piece from `y` rather than
@@ -101,12 +111,14 @@ def distortion(transform, y, x):
     batch, height, width, _ = x.shape.as_list()
     rows, columns = _grid(batch, height, width)
     if len(rows) == len(columns) == 1:
-        return distortion_of_whole(transform, y, x)
+        return distortion_of_whole(transform, y, x, weights)
     x_tilde = synthesis(transform, y, (height, width))
     latents = y.shape.as_list()[1:3]
     shape = (rows[0].size, columns[0].size)
     below, right = (side - pixels for side, pixels in zip(_pixels(latents), (height, width)))
-    x = tf.pad(x, [[0, 0], [0, below], [0, right], [0, 0]])
+    margins = [[0, 0], [0, below], [0, right], [0, 0]]
+    x = tf.pad(x, margins)
+    weights = None if weights is None else tf.pad(weights, margins)
     pieces = list(itertools.product(rows, columns))
     elements = (
         tf.constant([[row.begin, column.begin] for row, column in pieces]),
@@ -116,6 +128,8 @@ def distortion(transform, y, x):
 
     def error(y, begin, row_kept, column_kept):
         kept = row_kept[:, None, None] * column_kept[:, None]
+        if weights is not None:
+            kept *= _cut(weights, STRIDE * begin, _pixels(shape))
         piece = _cut(x, STRIDE * begin, _pixels(shape))
         squares = tf.math.squared_difference(piece, transform(y, size=_pixels(shape)))
         return tf.reduce_sum(kept * squares, axis=(1, 2, 3)) / (3 * height * width)

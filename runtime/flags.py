@@ -16,6 +16,7 @@ class Flag(NamedTuple):
     minimum: lowest allowed number; None: the number must be positive.
     choices: tuple of the allowed values; None: any value.
     below: bound that a number must lie below; None: no such bound.
+    word: a word that may stand in place of the number; None: none.
     """
 
     default: Any
@@ -23,6 +24,7 @@ class Flag(NamedTuple):
     minimum: Optional[float] = None
     choices: Optional[tuple] = None
     below: Optional[float] = None
+    word: Optional[str] = None
 
 
 def add_flags(parser, flags):
@@ -38,7 +40,9 @@ def add_flags(parser, flags):
         else:
             kind = os.path.expanduser
             if not isinstance(flag.default, str):
-                kind = functools.partial(number, type(flag.default), flag.minimum, below=flag.below)
+                kind = functools.partial(
+                    number, type(flag.default), flag.minimum, below=flag.below, word=flag.word
+                )
             options.update(type=kind, metavar=name.rsplit("_", 1)[-1].upper())
             options["help"] = options["help"].replace("%", "%%")
         parser.add_argument("--" + name, dest="lmbda" if name == "lambda" else name, **options)
@@ -52,14 +56,17 @@ def refuse_dashed_paths(parser, argv):
             parser.error("{0}: begins with a dash, as flags do; write ./{0}".format(argument))
 
 
-def number(kind, minimum, text, below=None):
+def number(kind, minimum, text, below=None, word=None):
     """Parses a number of type `kind` that is at least `minimum`, or positive if that is None.
 
-    Whole numbers have at most 64 bits: NumPy saves larger ones as objects, which it does not load.
+    If the text is `word`, it is returned as it is. Whole numbers have at most 64 bits: NumPy saves
+    larger ones as objects, which it does not load.
 
     Raises:
       argparse.ArgumentTypeError: `text` is not such a number.
     """
+    if text == word:
+        return text
     try:
         value = kind(text)
     except ValueError:

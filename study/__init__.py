@@ -7,6 +7,7 @@
     python -m study.traces         the course of the optimisation, method against method
     python -m study.learning_curves  the validation loss of training runs, by step
     python -m study.look           one image coded by two methods, with maps of the bits
+    python -m study.targets        how well targets are met, and what a step brings
     python -m study.sga_landscape  the loss over two latents, and SGA's path through it
 
 These need the packages of `requirements-study.txt`; each has a `--help`. What reports are made of:

@@ -6,9 +6,9 @@
 Compresses the image with the script that only predicts (mbt2018.py, or bb_plain.py for methods of
 the bits-back model) and with the method, decodes both files, and draws: the two next to the
 original, with PSNR, bits per pixel (the estimate in the result; for bits-back the net rate at the z
-that was coded) and file size; the square window with the largest squared difference between
-the two; and the bits of y at each position, -log2 p(y|z) summed over the channels. Files, results
-and figure are written to the output folder.
+that was coded), file size and the outline of a --weight_map; the square window with the largest
+squared difference between the two; and the bits of y at each position, -log2 p(y|z) summed over the
+channels. Files, results and figure are written to the output folder.
 """
 
 import collections
@@ -21,7 +21,7 @@ import numpy as np
 
 import utils
 from coding import readers
-from inference import scripts
+from inference import regions, scripts
 from inference.methods import find_method
 from model import checkpoints, hyperprior
 from runtime import files
@@ -78,7 +78,9 @@ def decode(content, run, method):
     weights = checkpoints.load(method.model_class, run)
     ((_, latents),) = reader.latents(run, weights)
     with tf.Graph().as_default(), tf.Session() as session:
-        model = hyperprior.build(method.model_class, weights, sigma_min=method.sigma_min)
+        model = hyperprior.build(
+            method.model_class, weights, sigma_min=method.sigma_min, step=reader.spacing
+        )
         y, z = (tf.constant(latents[name][None], tf.float32) for name in "yz")
         pixels = utils.to_uint8(model.synthesis(y, (reader.height, reader.width)))
         nats = -tf.reduce_sum(tf.math.log(model.p_y(y, z)), axis=3)
@@ -137,6 +139,11 @@ def draw(title, original, base, method, side):
             frame = matplotlib.patches.Rectangle((left - 0.5, top - 0.5), side, side, fill=False)
             frame.set(edgecolor=colour, linewidth=line)
             ax.add_patch(frame)
+    weight_map = str(method.result.get("weight_map", ""))
+    if weight_map:
+        for ax in axes[0]:
+            grey = utils.read_image(weight_map)[..., 0]
+            ax.contour(grey, levels=[regions.HALF - 0.5], colors="yellow", linewidths=1)
     for ax, (pixels, _) in zip(axes[1], panels):
         ax.imshow(pixels[window], interpolation="nearest")
     axes[1, 0].set_xlabel("where the two differ most:\n{0} × {0} pixels".format(side))
@@ -183,9 +190,13 @@ def caption(coded):
     result, (height, width, _) = coded.result, coded.pixels.shape
     net = "net_bpp" in result
     size = result["net_bpp" if net else "actual_bpp"][0] * height * width / 8
-    return "{}\n{:.4f} bpp, {:.2f} dB\nfile{}: {:.0f} bytes".format(
+    text = "{}\n{:.4f} bpp, {:.2f} dB\nfile{}: {:.0f} bytes".format(
         coded.name, estimate(result), result["psnr"][0], ", net" if net else "", size
     )
+    if "psnr_inside" in result:
+        parts = (result["psnr_" + part][0] for part in ("inside", "outside"))
+        text += "\n{:.2f} dB inside, {:.2f} dB outside".format(*parts)
+    return text
 
 
 def estimate(result):

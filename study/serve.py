@@ -11,6 +11,7 @@ script does: with one line on stderr, and exit code 2.
 `study.execution` starts such processes. One that nobody asks anything of ends by itself.
 """
 
+import argparse
 import json
 import os
 import select
@@ -19,7 +20,7 @@ import sys
 import tf_boilerplate
 import utils
 from coding import container
-from inference import evaluation
+from inference import aims, evaluation
 from inference.methods import find_method
 from model import checkpoints
 from runtime import errors, signals
@@ -35,18 +36,21 @@ def main(script, *argv):
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     args = tf_boilerplate.parse(script, "", method_class, None, argv)
     with signals.command(script + ".py"):
-        run = checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
-        args.lmbda = checkpoints.lambda_of(run, args.lmbda)
-        weights = checkpoints.load(method_class.model_class, run)
-        evaluator = evaluation.Evaluator(method_class, weights, args)
+        evaluator = built = None
         for image, result in requests():
             images = utils.Images(image)
             with errors.naming(image):
                 container.check_size(*images.shape[:3])
-            writer = method_class.coder(run, weights, args)
+            own = argparse.Namespace(**vars(args))
+            run, aim = aims.prepare(method_class, own, images)
+            if aim.region is not None or built != (run, aim, own):
+                weights = checkpoints.load(method_class.model_class, run)
+                evaluator = evaluation.Evaluator(method_class, weights, own, aim)
+                built = run, aim, own
+            writer = method_class.coder(run, weights, own)
             with enough_memory(image, "smaller images need less"):
                 evaluated = evaluator.evaluate(writer, image, images.batches(1))
-            values = method_class.provenance(run, images, args)
+            values = method_class.provenance(run, images, own)
             utils.write_result(result, {**values, **evaluated.records, **evaluated.results})
             print(file=answers, flush=True)
 

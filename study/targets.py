@@ -1,0 +1,248 @@
+"""How well targets are met, what a step brings, and a picture of a given size by several codecs.
+
+    python -m study.targets rates 'kodak/kodim0[1-6].png' --crop 192x128
+    python -m study.targets steps 'kodak/kodim0[1-6].png' --crop 192x128 --models '*=64-*'
+    python -m study.targets picture kodak/kodim07.png --bytes 6000
+
+`rates` asks for five rates, as factors of the model's own, and compares each result with that of an
+oracle, which bisects λ with whole runs at fixed λ: the error of the rate, the iterations in units
+of a run's, and by how much λ·MSE + bpp, at the λ of the oracle, is larger. `steps` lets one model
+serve rates from a quarter to four times its own, by λ alone, by λ and step, and compares that with
+the models trained for each λ (BD-rate). `picture` draws JPEG, WebP and JPEG 2000 of the same size.
+"""
+
+import csv
+import io
+import os
+import tempfile
+
+import bjontegaard
+import numpy as np
+from PIL import Image, features
+
+import utils
+from inference import scripts
+from runtime import files
+from runtime.errors import InputError
+from study import command, figures, tables, tasks
+
+FACTORS = (0.5, 0.7, 0.85, 1.0, 1.1)  # rates asked for, relative to those of plain runs
+LAMBDAS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)  # of one model, relative to its own
+BISECTIONS = 9
+CLOSE = 0.002  # relative error of the rate at which the oracle stops
+
+
+class Runs:
+    """Runs a method on one image, in fresh processes.
+
+    Args:
+      image: a `tasks.Image`.
+      method: script and flags.
+      args: the command line.
+    """
+
+    def __init__(self, image, method, args, folder):
+        self._script, self._flags = tasks.split(method)
+        self._folder, self._dir = folder, args.checkpoint_dir
+        self._path = os.path.join(folder, image.name + ".png")
+        utils.write_png(self._path, tasks.read(image))
+
+    def result(self, runname, *flags):
+        """The result of one run, a dict."""
+        argv = (self._script, runname, self._path, self._folder, *self._flags, *flags)
+        return tables.load(scripts.compress(*argv, checkpoint_dir=self._dir, quiet=True))
+
+
+def value(result, key):
+    return float(result[key][0])
+
+
+# --- Rates -----------------------------------------------------------------------------------
+
+
+def oracle(runs, runname, rate, lmbda):
+    """The plain run whose file has this rate, by bisection of log λ around that of a model."""
+    low, high = np.log(lmbda / 300), np.log(lmbda * 300)
+    best = None
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        result = runs.result(runname, "--lambda", np.exp(middle))
+        error = value(result, "actual_bpp") / rate - 1
+        if best is None or abs(error) < abs(best[0]):
+            best = error, result
+        if abs(error) < CLOSE:
+            break
+        low, high = (low, middle) if error > 0 else (middle, high)
+    return best[1]
+
+
+def rates(args):
+    """Rows, dicts, of every image and rate."""
+    rows = []
+    for image in tasks.find_images(args.images, args.crop):
+        with tempfile.TemporaryDirectory() as folder:
+            runs = Runs(image, args.method, args, folder)
+            plain = runs.result(args.runname)
+            for factor in FACTORS:
+                rate = round(factor * value(plain, "actual_bpp"), 4)
+                met = runs.result(args.runname, "--target_bpp", rate)
+                best = oracle(runs, args.runname, rate, float(plain["lmbda"]))
+                lmbda = float(best["lmbda"])
+                losses = [lmbda * value(r, "mse") + value(r, "est_bpp") for r in (met, best)]
+                its = float(plain["sga_its"])
+                row = {
+                    "image": image.name,
+                    "rate": rate,
+                    "error": value(met, "actual_bpp") / rate - 1,
+                    "oracle_error": value(best, "actual_bpp") / rate - 1,
+                    "iterations": 1 + float(met["more_its"]) / its,
+                    "seconds": value(met, "seconds") / value(plain, "seconds"),
+                    "lambda": value(met, "lmbda_found"),
+                    "oracle_lambda": lmbda,
+                    "loss": losses[0] / losses[1] - 1,
+                }
+                rows.append(row)
+                print("  ".join("{} {}".format(*item) for item in _short(row)), flush=True)
+    return rows
+
+
+def _short(row):
+    return [(key, v if isinstance(v, str) else "{:.4g}".format(v)) for key, v in row.items()]
+
+
+# --- Steps -----------------------------------------------------------------------------------
+
+
+def steps(args):
+    """Rows of every image and way to change the rate."""
+    rows = []
+    models = tasks.find_models(args.checkpoint_dir, args.models)
+    models = sorted((m for m in models if m.kind == "mbt2018"), key=lambda model: model.lmbda)
+    one = models[len(models) // 2]
+    ways = {"λ": [(one, one.lmbda * f, 1) for f in LAMBDAS]}
+    ways["λ and step"] = [(*way[:2], "auto") for way in ways["λ"]]
+    ways["models"] = [(model, model.lmbda, 1) for model in models]
+    for image in tasks.find_images(args.images, args.crop):
+        with tempfile.TemporaryDirectory() as folder:
+            runs = Runs(image, args.method, args, folder)
+            for way, settings in ways.items():
+                for model, lmbda, step in settings:
+                    flags = ("--lambda", lmbda, "--step", step)
+                    result = runs.result(model.name, *flags)
+                    row = {"image": image.name, "way": way, "model": model.name}
+                    row.update({"lambda": lmbda, "step": float(result["step"])})
+                    row.update({key: value(result, key) for key in ("est_bpp", "psnr")})
+                    rows.append(row)
+                    print("  ".join("{} {}".format(*item) for item in _short(row)), flush=True)
+    curves = {}
+    for way, settings in ways.items():
+        points = np.array([[r["est_bpp"], r["psnr"]] for r in rows if r["way"] == way])
+        curves[way] = points.reshape(-1, len(settings), 2).mean(axis=0).T
+    for way in ("λ and step", "models"):
+        if len(curves[way][0]) >= 4:
+            points = [*curves["λ"], *curves[way]]
+            rate = bjontegaard.bd_rate(*points, method="pchip", require_matching_points=False)
+            print("{}: BD-rate against λ alone {:+.2f}%".format(way, rate))
+    return rows
+
+
+# --- One picture -----------------------------------------------------------------------------
+
+
+def classical(pixels, size):
+    """The files of at most `size` bytes that JPEG, WebP and JPEG 2000 make, a dict of bytes."""
+    image = Image.fromarray(pixels)
+
+    def coded(kind, **options):
+        content = io.BytesIO()
+        image.save(content, kind, **options)
+        return content.getvalue()
+
+    found = {}
+    for kind, options in (("JPEG", {"optimize": True}), ("WebP", {"method": 6})):
+        if kind == "WebP" and not features.check("webp"):
+            continue
+        fitting = [coded(kind, quality=quality, **options) for quality in range(1, 96)]
+        fitting = [content for content in fitting if len(content) <= size]
+        if fitting:
+            found[kind] = max(fitting, key=len)
+    if features.check("jpg_2000"):
+        for ratio in np.geomspace(1, 1.3, 60) * pixels.size / size:
+            content = coded(
+                "JPEG2000", quality_layers=[ratio], irreversible=True, quality_mode="rates", mct=1
+            )
+            if len(content) <= size:
+                found["JPEG 2000"] = content
+                break
+    return found
+
+
+def picture(args):
+    """Draws the image, the method's file and those of other codecs, all of at most --bytes."""
+    if not args.bytes:
+        raise InputError("--bytes: needed, the size of the files")
+    (image,) = tasks.find_images(args.images, args.crop)
+    pixels = tasks.read(image)
+    panels = [("original", pixels, pixels.size)]
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Runs(image, args.method, args, folder)
+        output = os.path.join(folder, "out.tfci")
+        result = runs.result(args.runname, output, "--max_bytes", args.bytes)
+        decoded = output + ".png"
+        script = tasks.split(args.method)[0]
+        name = str(result["runname"])
+        scripts.run(
+            script, "--checkpoint_dir", args.checkpoint_dir, "decompress", name, output, decoded
+        )
+        panels.append((args.method, utils.read_image(decoded), os.path.getsize(output)))
+    for name, content in classical(pixels, args.bytes).items():
+        shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        panels.append((name, shown, len(content)))
+    columns = -(-len(panels) // 2)
+    shape = pixels.shape[0] / pixels.shape[1]
+    figure, axes = figures.subplots(2, columns, figsize=(4 * columns, 8 * shape + 1.5), dpi=150)
+    for ax in axes.ravel():
+        ax.axis("off")
+    for ax, (name, shown, size) in zip(axes.ravel(), panels):
+        mse = np.mean((shown.astype(float) - pixels) ** 2)
+        label = "{}: {} bytes".format(name, size)
+        label += ", {:.2f} dB".format(10 * np.log10(255**2 / mse)) if mse else ""
+        ax.imshow(shown)
+        ax.set_title(figures.plain(label), fontsize="small")
+        print(label)
+    path = os.path.join(args.output, "{}-{}-bytes.png".format(image.name, args.bytes))
+    figures.save(figure, path)
+    print("wrote " + path)
+
+
+# --- The command -----------------------------------------------------------------------------
+
+
+def main(argv=None):
+    args = parse(argv)
+    rows = {"rates": rates, "steps": steps, "picture": picture}[args.part](args)
+    if rows:
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        path = os.path.join(args.output, args.part + ".csv")
+        files.write_bytes(path, text.getvalue().encode())
+        print("wrote " + path)
+
+
+def parse(argv):
+    parser = command.parser("study.targets", __doc__, "--checkpoint_dir", "--runname")
+    add = parser.add_argument
+    add("part", choices=("rates", "steps", "picture"))
+    add("images", nargs="+", help="image files, folders or patterns")
+    add("--crop", type=command.size, metavar="WxH", help="take centre crops of this size")
+    add("--method", default="sga --preset fast", help="script and its flags (%(default)s)")
+    add("--models", nargs="+", default=["mbt2018-*"], help="run folders, for steps (%(default)s)")
+    add("--bytes", type=command.positive, default=0, help="size of the files, for picture")
+    command.add_output(parser, "results/targets")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    command.run(main)

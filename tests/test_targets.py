@@ -1,0 +1,263 @@
+"""Results of a given size, rate or PSNR, through the command lines, and the steering of λ."""
+
+import glob
+import os
+
+import conftest
+import numpy as np
+import pytest
+from conftest import ROOT, run_script, runs
+from PIL import Image
+
+from coding import container, writers
+from inference import steering, targets
+from model import checkpoints
+
+RUNS = runs("-num_filters=8-lmbda=0.02")
+COFFEE = np.asarray(Image.open(os.path.join(ROOT, "samples", "coffee.png")).convert("RGB"))
+
+PIXELS = 160 * 192
+
+# As few iterations as move latents at all.
+# The models were trained with a larger λ, with which their rate hardly depends on it.
+LAMBDA, ITS = 0.004, 80
+OWN = ("--lambda", LAMBDA, "--sga_its", ITS)
+SETTINGS = {
+    "sga": (*OWN, "--preset", "fast", "--lr", 0.1),
+    "unoise": (*OWN, "--lr", 0.05),
+    "map": (*OWN, "--lr", 0.05),
+    "danneal": (*OWN, "--lr", 0.05, "--annealing_rate", 0.04),
+    "bb_sga": (*OWN, "--preset", "fast", "--lr", 0.1, "--r_its", 100),
+}
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """The path of a crop of 160 × 192 pixels."""
+    path = str(tmp_path / "photo.png")
+    Image.fromarray(COFFEE[150:342, 250:410]).save(path)
+    return path
+
+
+def compress(script, folder, image, models, *flags, run=None, **kwargs):
+    run = run or RUNS[script]
+    output = (folder / "out.tfci",)
+    kwargs = {"output": output, "checkpoint_dir": models, **kwargs}
+    return conftest.compress(script, run, image, folder, *flags, "--overwrite", **kwargs)
+
+
+def refused(capsys, *args, **kwargs):
+    """The one line with which a command line is refused."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        compress(*args, **kwargs)
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and "Traceback" not in error
+    lines = [
+        line for line in error.splitlines() if not line.startswith(("usage", " ", "note: MS-SSIM"))
+    ]
+    assert len(lines) == 1, error
+    return lines[0]
+
+
+def decoded(script, folder, models):
+    """The pixels of out.tfci, decoded in a fresh process."""
+    process = run_script(
+        script,
+        *("--checkpoint_dir", models, "decompress", RUNS[script]),
+        *(folder / "out.tfci", folder / "out.png"),
+    )
+    assert process.returncode == 0, process.stderr
+    return np.asarray(Image.open(str(folder / "out.png")))
+
+
+@pytest.mark.parametrize("script", sorted(SETTINGS))
+def test_rates(script, photo, shipped, tmp_path):
+    """Asked for the rate of a run at fixed λ, a method finds that λ and its loss from another."""
+    plain = compress(script, tmp_path, photo, shipped, *SETTINGS[script])
+    key = "net_bpp" if script == "bb_sga" else "actual_bpp"
+    rate = round(float(plain[key][0]), 4)
+    flags = (*SETTINGS[script], "--target_bpp", rate, "--lambda", LAMBDA / 4)
+    result = compress(script, tmp_path, photo, shipped, *flags)
+    assert result[key][0] == pytest.approx(rate, rel=0.01)
+    assert result["target_bpp"] == rate and result["lmbda"] == LAMBDA / 4
+    assert "-target_bpp={:g}+".format(rate) in result["result_file"]
+    assert result["more_its"] <= 0.4 * ITS
+    losses = [LAMBDA * r["mse"][0] + r["est_bpp"][0] for r in (plain, result)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    loss = result["lmbda_found"] * result["mse"] + result["est_bpp"]
+    assert result["est_rd_loss"] == pytest.approx(loss, rel=1e-4)
+    assert len(result["steered_its"]) == len(result["steered_lmbda"])
+
+
+def test_sizes(photo, shipped, tmp_path):
+    """Files never exceed the size, and decode in a fresh process to the PSNR that is reported."""
+    plain = compress("sga", tmp_path, photo, shipped, *SETTINGS["sga"])
+    whole = plain["actual_bpp"][0] * PIXELS / 8
+    for part in (0.95, 1.05):
+        size = int(part * whole)
+        result = compress("sga", tmp_path, photo, shipped, *SETTINGS["sga"], "--max_bytes", size)
+        written = os.path.getsize(str(tmp_path / "out.tfci"))
+        assert 0.98 * size <= written <= size
+        assert written == result["actual_bpp"][0] * PIXELS / 8
+    pixels = decoded("sga", tmp_path, shipped)
+    mse = np.mean((pixels.astype(float) - np.asarray(Image.open(photo))) ** 2)
+    assert 10 * np.log10(255**2 / mse) == pytest.approx(result["psnr"][0], abs=0.01)
+
+
+def test_psnr(photo, shipped, tmp_path):
+    plain = compress("sga", tmp_path, photo, shipped, *SETTINGS["sga"])
+    for offset in (-0.1, 0.1):
+        psnr = round(float(plain["psnr"][0]) + offset, 2)
+        flags = (*SETTINGS["sga"], "--target_psnr", psnr)
+        result = compress("sga", tmp_path, photo, shipped, *flags)
+        assert result["psnr"][0] == pytest.approx(psnr, abs=0.02)
+        assert (result["est_bpp"][0] - plain["est_bpp"][0]) * offset > 0
+
+
+def test_a_choice_of_models(photo, shipped, tmp_path, capsys):
+    """Of two models, that with the rate closer to the target, by files of mbt2018.py."""
+    sizes = {}
+    for name in (RUNS["mbt2018"], RUNS["mbt2018"] + "-sharp"):
+        compress("mbt2018", tmp_path, photo, shipped, run=name)
+        sizes[os.path.getsize(str(tmp_path / "out.tfci"))] = name
+    small, large = sorted(sizes)
+    pattern = {"run": "mbt2018-*"}
+    for limit, size in ((large, large), (large - 1, small)):
+        result = compress("mbt2018", tmp_path, photo, shipped, "--max_bytes", limit, **pattern)
+        assert str(result["runname"]) == sizes[size]
+        assert os.path.getsize(str(tmp_path / "out.tfci")) == size
+        assert "of 2 models, {} is taken".format(sizes[size]) in capsys.readouterr().err
+    line = refused(capsys, "mbt2018", tmp_path, photo, shipped, "--max_bytes", small - 1, **pattern)
+    assert "the smallest file is one of {} bytes, with {}".format(small, sizes[small]) in line
+    rate = 1.02 * large * 8 / PIXELS
+    result = compress("mbt2018", tmp_path, photo, shipped, "--target_bpp", rate, **pattern)
+    assert str(result["runname"]) == sizes[large]
+
+
+def test_what_no_lambda_can_reach(photo, shipped, tmp_path, capsys):
+    flags = ("--preset", "fast", "--sga_its", 10, "--target_psnr", 45)
+    line = refused(capsys, "sga", tmp_path, photo, shipped, *flags)
+    assert "--target_psnr 45: with " + RUNS["sga"] + ", λ leads to 2" in line
+    assert "closer" in line and not glob.glob(str(tmp_path / "*.npz"))
+    # A size that is more than the model can use is no error.
+    flags = (*flags[:4], "--max_bytes", 20000)
+    result = compress("sga", tmp_path, photo, shipped, *flags)
+    assert "λ leads to" in capsys.readouterr().err
+    assert result["lmbda_found"][0] > 0.02
+
+
+@pytest.mark.parametrize(
+    "script, flags, message",
+    [
+        ("sga", ("--target_bpp", 0), "0 is not above 0"),
+        ("sga", ("--max_bytes", -5), "-5 is not above 0"),
+        ("sga", ("--max_bytes", "many"), "'many' is not a whole number"),
+        ("sga", ("--max_bytes", 15), "--max_bytes 15: less than the 16 bytes of a file without"),
+        (
+            "sga",
+            ("--sga_its", 1, "--target_bpp", 24),
+            "not less than the 24.0000 bpp of the image's own pixels",
+        ),
+        ("sga", ("--target_psnr", 98), "above 97.78 dB there is only the image itself"),
+        ("sga", ("--target_bpp", 1, "--target_psnr", 30), "--target_bpp and --target_psnr: give"),
+        ("bb_plain", ("--target_bpp", 1), "not known to this command: --target_bpp 1"),
+        ("bb_no_sga", ("--max_bytes", 900), "not known to this command: --max_bytes 900"),
+        ("mbt2018", ("--target_bpp", 1), "can only choose a model; give a pattern"),
+    ],
+)
+def test_targets_that_cannot_be(script, flags, message, photo, shipped, tmp_path, capsys):
+    assert message in refused(capsys, script, tmp_path, photo, shipped, *flags)
+    assert not (tmp_path / "out.tfci").exists()
+
+
+def test_what_targets_need(photo, shipped, tmp_path, capsys):
+    line = refused(capsys, "sga", tmp_path, photo, shipped, "--max_bytes", 900, output=())
+    assert "--max_bytes 900: needs a file to write" in line
+    np.save(str(tmp_path / "two.npy"), np.stack([COFFEE[:64, :64]] * 2))
+    line = refused(capsys, "sga", tmp_path, tmp_path / "two.npy", shipped, "--target_bpp", 1)
+    assert "holds 2 images; a target is for one" in line
+    line = refused(capsys, "sga", tmp_path, photo, shipped, "--target_bpp", 1, run="none-*")
+    assert "none-*: no such run folder" in line
+
+
+def test_a_size_taken_back(photo, shipped, tmp_path):
+    """A bits-back writer that takes an image back writes the file that it would have without it."""
+    run = checkpoints.find_run(str(shipped), RUNS["bb_sga"])
+    rng = np.random.RandomState(0)
+    one, two = ({"y": np.float32(3 * rng.randn(6, 6, 8))} for _ in range(2))
+
+    def content(*images):
+        writer = writers.BitsBackWriter(run, 0.125, container.Settings(), 0, "")
+        for latents in images:
+            writer.add(latents, (96, 96), None)
+            writer.finish()
+            if latents is two:
+                writer.take_back()
+        return writer.finish()[0]
+
+    assert content(two, one) == content(one)
+
+
+# --- The controller --------------------------------------------------------------------------
+
+
+class Plant:
+    """A stage whose result follows λ with a lag: d log r / dt = (slope · log λ - log r) / lag."""
+
+    def __init__(self, slope, lag, its):
+        self.slope, self.lag, self.its = slope, lag, its
+        self.rounded_figures = {"bpp": "bpp", "psnr": "psnr"}
+        self.remember, self.go_back = "remember", "go back"
+
+    def begin(self, log, log_lambda):
+        self.log, self.own, self.log_lambda = log, (log, log_lambda), log_lambda
+
+    def run(self, fetch):
+        if fetch == "remember":
+            self.kept = self.log
+        elif fetch == "go back":
+            self.log = self.kept
+        return np.exp(self.log)
+
+    def step(self):
+        rest = self.own[0] + self.slope * (self.log_lambda - self.own[1])
+        self.log += (rest - self.log) / self.lag
+
+    def again(self, session, position, number):
+        self.step()
+
+
+@pytest.mark.parametrize("slope", [0.05, 0.2, 0.4, 0.6])
+@pytest.mark.parametrize("lag", [0.05, 0.2])
+@pytest.mark.parametrize("ratio", [0.5, 0.8, 1.0, 1.2])
+@pytest.mark.parametrize("its", [100, 2000])
+def test_steering_of_a_lag(slope, lag, ratio, its):
+    """Against a simulated run: the target is met, and λ is the one that holds it there."""
+    plant = Plant(slope, lag * its, its)
+
+    class Variable:
+        start = 0.01
+
+        @staticmethod
+        def set(session, value):
+            plant.log_lambda = np.log(value)
+
+    class Method:
+        stages, landing = [plant], 0.7
+
+    target = targets.Target("target_bpp", 0.3 * ratio, 10**6)
+    steered = steering.Steering(target, Method, Variable, 0)
+    plant.begin(np.log(0.3), np.log(0.01))
+    steered.begin(plant)
+    for t in range(its):
+        plant.step()
+        steered.after(plant, t)
+    steered.land(plant)
+    right = np.log(ratio) / slope
+    reachable = abs(right) < np.log(steering.FACTOR) / 2
+    if reachable:
+        assert np.exp(plant.log) == pytest.approx(0.3 * ratio, rel=0.01)
+        assert steered.record()["more_its"] <= 0.4 * its
+    if reachable and slope > 0.1:
+        assert slope * abs(np.log(steered.lmbda / 0.01) - right) < 0.05
