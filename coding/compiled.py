@@ -1,0 +1,458 @@
+"""The iterations of `exact_posterior`, compiled by numba for all cores; their results are the same.
+
+Elements: numba compiles the functions that `exact_posterior.Iterations` applies to arrays. Without
+`fastmath`, LLVM neither reorders operations nor contracts a product and a sum to one operation with
+one rounding (tests/test_compiled.py inspects the machine code).
+
+Layers: each layer of h_s is a convolution with kernels of 3 × 3 here; the layers that double the
+resolution compute the 2 × 2 phases of their outputs as channels. Winograd's algorithm F(2×2, 3×3)
+(Lavin and Gray 2016, arXiv 1509.09308) takes 16 products for 2 × 2 outputs instead of 36. It is
+exact on integers if G has twice its usual entries:
+
+    4 Y = Aᵀ [(G K Gᵀ) ⊙ (Bᵀ X B)] A       Bᵀ = 1  0 -1  0     G = 2  0  0     Aᵀ = 1  1  1  0
+                                                0  1  1  0         1  1  1          0  1 -1 -1
+    X: 4 × 4 inputs, Y: 2 × 2 outputs           0 -1  1  0         1 -1  1
+                                                0  1  0 -1         0  0  2
+
+⊙ sums over channels: a BLAS product of matrices for each of the 16 places. All sums are integers,
+which float64 holds exactly up to 2^53, in any order and with or without fused operations. Whether
+they stay below follows from the largest inputs at each place (`_Convolution.is_exact`). If it does
+not, `integer_networks.Layer` computes this layer, whose sums always do.
+"""
+
+import concurrent.futures
+import functools
+import hashlib
+import os
+
+import numba
+import numpy as np
+from numba.extending import register_jitable
+
+from coding import arithmetic, exact_posterior, integer_networks
+from coding.exact_posterior import gaussian, prior, q_gradients, sample, update
+from coding.integer_networks import CLAMP, EXACT, UNIT
+from runtime import machine
+
+BAND = 256  # tiles of 2 × 2 outputs whose transforms are kept at a time
+_PART = 1 << 16  # elements for which a further thread pays
+
+for _function in (
+    *(arithmetic.exp, arithmetic.tanh, arithmetic.sigmoid, arithmetic.normal_tail),
+    *(arithmetic._polynomial, integer_networks.prior_logits, integer_networks._prior_unit),
+    *(integer_networks._prior_sums, integer_networks._prior_activation),
+    *(gaussian, prior, q_gradients, sample, update),
+):
+    register_jitable(_function)
+
+
+def _cache_folder():
+    """A folder for compiled code, which depends on the source; None if it cannot be written.
+
+    numba by itself notices a change of a function's file, but not of the functions that it calls.
+    """
+    digest = hashlib.sha256()
+    for path in (__file__, arithmetic.__file__, exact_posterior.__file__, integer_networks.__file__):
+        with open(path, "rb") as file:
+            digest.update(file.read())
+    name = "compiled-" + digest.hexdigest()[:16]
+    folder = os.path.join(os.path.dirname(__file__), "__pycache__", name)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _compiled(function):
+    numba.config.CACHE_DIR = _cache_folder() or ""
+    return numba.njit(function, nogil=True, cache=bool(numba.config.CACHE_DIR))
+
+
+# --- Elements --------------------------------------------------------------------------------
+
+
+@_compiled
+def _sample(first, last, mean, logvar, normal, z, deviation, padded):
+    """Samples z in rows first to last, and writes its grid to the `padded` input of h_s."""
+    for i in range(first, last):
+        for j in range(z.shape[1]):
+            for c in range(z.shape[2]):
+                z[i, j, c], deviation[i, j, c], grid = sample(
+                    mean[i, j, c], logvar[i, j, c], normal[i, j, c]
+                )
+                padded[i + 1, j + 1, c] = min(max(grid, -CLAMP), CLAMP)
+
+
+@_compiled
+def _gaussian(first, last, peaks, y, padded, gradient):
+    """Gradients in mu and log sigma, which are the `padded` output of h_s."""
+    channels = y.shape[2]
+    for i in range(first, last):
+        for j in range(y.shape[1]):
+            for c in range(channels):
+                mu = padded[i + 1, j + 1, c] * UNIT
+                log_sigma = padded[i + 1, j + 1, channels + c] * UNIT
+                of_mu, of_log_sigma, _ = gaussian(y[i, j, c], mu, log_sigma)
+                gradient[i, j, c] = of_mu
+                gradient[i, j, channels + c] = of_log_sigma
+                peaks[c] = np.maximum(peaks[c], np.maximum(np.abs(of_mu), np.abs(of_log_sigma)))
+
+
+@_compiled
+def _update(first, last, z, deviation, gradient, weights, scale, rate, adam, values, moments):
+    """Adds the gradient of p(z) to the `gradient` in z; updates the mean and log-variance of q."""
+    beta1, beta2, epsilon = adam
+    for i in range(first, last):
+        for j in range(z.shape[1]):
+            for c in range(z.shape[2]):
+                of_prior, _ = prior(z[i, j, c], weights[:, c])
+                gradients = q_gradients(gradient[i, j, c] + of_prior, deviation[i, j, c])
+                for k in range(2):
+                    values[k, i, j, c], moments[k, 0, i, j, c], moments[k, 1, i, j, c] = update(
+                        values[k, i, j, c],
+                        scale * gradients[k],
+                        moments[k, 0, i, j, c],
+                        moments[k, 1, i, j, c],
+                        rate,
+                        beta1,
+                        beta2,
+                        epsilon,
+                    )
+
+
+# --- Layers ----------------------------------------------------------------------------------
+
+# Row i of Bᵀ adds entry _ONE[i] of its operand to _SIGN[i] times entry _OTHER[i].
+_ONE = (0, 1, 2, 1)
+_OTHER = (2, 2, 1, 3)
+_SIGN = (-1.0, 1.0, -1.0, -1.0)
+
+
+@_compiled
+def _transform(first, last, peaks, padded, begin, tiles):
+    """Bᵀ X B of the tiles in rows first to last, and their largest magnitudes.
+
+    Args:
+      peaks: (16, C), updated.
+      padded: (2h + 2, 2w + 2, C).
+      begin: the row of tiles with which `tiles` begins.
+      tiles: (16, ≥ (last - begin) · w, C), written.
+    """
+    columns = padded.shape[1] // 2 - 1
+    channels = padded.shape[2]
+    line = np.empty(padded.shape[1:])
+    for row in range(first, last):
+        for i in range(4):
+            for x in range(padded.shape[1]):
+                for c in range(channels):
+                    line[x, c] = (
+                        padded[2 * row + _ONE[i], x, c]
+                        + _SIGN[i] * padded[2 * row + _OTHER[i], x, c]
+                    )
+            for j in range(4):
+                for column in range(columns):
+                    for c in range(channels):
+                        value = (
+                            line[2 * column + _ONE[j], c]
+                            + _SIGN[j] * line[2 * column + _OTHER[j], c]
+                        )
+                        tiles[4 * i + j, (row - begin) * columns + column, c] = value
+                        peaks[4 * i + j, c] = np.maximum(peaks[4 * i + j, c], np.abs(value))
+
+
+@register_jitable
+def _outputs(products, tile, a, lines):
+    """Row `a` of Aᵀ times the products of a tile."""
+    sign = 1.0 - 2.0 * a
+    for j in range(4):
+        for c in range(products.shape[2]):
+            lines[j, c] = products[4 * a + j, tile, c] + sign * (
+                products[4 * a + 4 + j, tile, c] + products[4 * a + 8 + j, tile, c]
+            )
+
+
+@_compiled
+def _activate(first, last, products, begin, bias, scale, low, phases, size, padded):
+    """The outputs of a layer from its `products` (16, …, C), in rows of tiles first to last."""
+    height, width = size
+    columns = (width + 1) // 2
+    channels = padded.shape[2]
+    lines = np.empty((4, products.shape[2]))
+    for row in range(first, last):
+        for column in range(columns):
+            for a in range(min(2, height - 2 * row)):
+                _outputs(products, (row - begin) * columns + column, a, lines)
+                for b in range(min(2, width - 2 * column)):
+                    sign = 1.0 - 2.0 * b
+                    for phase in range(phases * phases):
+                        i = phases * (2 * row + a) + phase // phases + 1
+                        j = phases * (2 * column + b) + phase % phases + 1
+                        for c in range(channels):
+                            k = phase * channels + c
+                            total = lines[b, k] + sign * (lines[b + 1, k] + lines[b + 2, k])
+                            value = np.floor((total * 0.25 + bias[k]) * scale + 0.5)
+                            padded[i, j, c] = min(max(value, low), CLAMP)
+
+
+@_compiled
+def _differentiate(first, last, peaks, products, begin, factor, relu, padded, gradient):
+    """The gradient in a layer's input, which is `padded`, and through the ReLU before it."""
+    height, width, channels = gradient.shape
+    columns = (width + 1) // 2
+    lines = np.empty((4, channels))
+    for row in range(first, last):
+        for column in range(columns):
+            for a in range(min(2, height - 2 * row)):
+                _outputs(products, (row - begin) * columns + column, a, lines)
+                for b in range(min(2, width - 2 * column)):
+                    sign = 1.0 - 2.0 * b
+                    i, j = 2 * row + a, 2 * column + b
+                    for c in range(channels):
+                        total = lines[b, c] + sign * (lines[b + 1, c] + lines[b + 2, c])
+                        value = total * 0.25 * factor
+                        if relu and not padded[i + 1, j + 1, c] > 0:
+                            value = 0.0
+                        gradient[i, j, c] = value
+                        peaks[c] = np.maximum(peaks[c], np.abs(value))
+
+
+@_compiled
+def _quantise(first, last, gradient, unit, phases, padded):
+    """Gradients in units of `unit`, rounded; phases become channels."""
+    channels = gradient.shape[2]
+    for i in range(first, last):
+        for j in range(gradient.shape[1]):
+            offset = (i % phases * phases + j % phases) * channels
+            for c in range(channels):
+                value = np.floor(gradient[i, j, c] / unit + 0.5)
+                padded[i // phases + 1, j // phases + 1, offset + c] = value
+
+
+@functools.lru_cache()
+def _pool():
+    return concurrent.futures.ThreadPoolExecutor(machine.cores())
+
+
+def _in_parts(kernel, first, last, elements, *args, peaks=None):
+    """Runs `kernel(begin, end, *args)` on parts of the rows first to last, on all cores.
+
+    Args:
+      elements: number of elements, by which the number of parts is chosen.
+      peaks: shape of an array of maxima, which each part has of its own (its third argument); the
+        largest of all parts are returned.
+    """
+    number = max(min(machine.cores(), elements // _PART, last - first), 1)
+    edges = [first + (last - first) * k // number for k in range(number + 1)]
+    maxima = np.zeros((number, *(peaks or ())))
+    calls = [
+        (begin, end, *([own] if peaks else []), *args)
+        for begin, end, own in zip(edges[:-1], edges[1:], maxima)
+    ]
+    if number == 1:
+        kernel(*calls[0])
+    else:
+        list(_pool().map(lambda call: kernel(*call), calls))
+    return maxima.max(axis=0)
+
+
+class _TooLarge(Exception):
+    """A sum might exceed 2^53."""
+
+
+class _Product:
+    """Sums over channels, by a matrix for each of the 16 places.
+
+    Args:
+      matrices: list of 16 arrays (C, D).
+      bias: the largest magnitude of what is added to 4 times the outputs.
+    """
+
+    def __init__(self, matrices, bias):
+        self._matrices, self._bias = matrices, bias
+        self._sums = np.array([np.abs(matrix).sum(axis=0).max() for matrix in matrices])
+        self._largest = np.array([np.abs(matrix).max(axis=1) for matrix in matrices])
+
+    def bands(self, padded):
+        """Yields the products of rows of tiles: begin, end and an array (16, tiles, D).
+
+        Raises:
+          _TooLarge: they are not exact.
+        """
+        rows, columns = (side // 2 - 1 for side in padded.shape[:2])
+        step = max(BAND // columns, 1)
+        channels, outputs = self._matrices[0].shape
+        tiles = np.empty((16, step * columns, channels))
+        products = np.empty((16, step * columns, outputs))
+        for begin in range(0, rows, step):
+            end = min(begin + step, rows)
+            number = (end - begin) * columns
+            peaks = _in_parts(
+                *(_transform, begin, end, 16 * number * channels),
+                *(padded, begin, tiles),
+                peaks=(16, channels),
+            )
+            if not self._are_exact(peaks):
+                raise _TooLarge
+            for tile, matrix, product in zip(tiles, self._matrices, products):
+                np.matmul(tile[:number], matrix, out=product[:number])
+            yield begin, end, products
+
+    def _are_exact(self, peaks):
+        """Whether sums stay below 2^53, for the largest inputs (16, C) at each place."""
+        bounds = np.minimum(peaks.max(axis=1) * self._sums, (peaks * self._largest).sum(axis=1))
+        bounds = bounds.reshape(4, 4)
+        # A row of Aᵀ adds the first or the last three.
+        bounds = np.maximum(bounds[:3], bounds[1:]).sum(axis=0)
+        bounds = np.maximum(bounds[:3], bounds[1:]).sum(axis=0)
+        return bounds + self._bias < 0.99 * EXACT  # False for NaN
+
+
+class _Convolution:
+    """A layer of h_s, and the buffers of its input, output and their gradients.
+
+    Args:
+      layer: `integer_networks.Layer`.
+      before: the `_Convolution` whose output is its input; None for the first one.
+      size: (height, width) of the input.
+
+    Attributes:
+      input, output: as `_padded` makes them.
+      gradient: the gradient in the output, (h', w', C'), to be written by what follows.
+    """
+
+    def __init__(self, layer, before, size):
+        kernel = _with_3_taps(layer)
+        channels, outputs = kernel.shape[2:]
+        matrices = _transformed(kernel)
+        self.layer, self._before, self._size = layer, before, size
+        self._phases = 2 if layer.up else 1
+        self._bias = np.tile(layer.bias, self._phases**2)
+        self._forward = _Product(matrices, 4 * np.abs(self._bias).max())
+        # Mirroring a kernel swaps the first and the last row of its transform.
+        self._backward = _Product([matrices[4 * i + j].T for i in _MIRRORED for j in _MIRRORED], 0)
+        self._output_size = tuple(self._phases * side for side in size)
+        self.input = before.output if before else _padded(size, channels)
+        self.output = _padded(self._output_size, len(layer.bias))
+        self.gradient = np.zeros((*self._output_size, len(layer.bias)))
+        self._integers = _padded(size, outputs)
+
+    def forward(self):
+        """Computes `output` from `input`."""
+        low = 0.0 if self.layer.relu else -CLAMP
+        try:
+            for begin, end, products in self._forward.bands(self.input):
+                _in_parts(
+                    *(_activate, begin, end, products.size, products, begin, self._bias),
+                    *(2.0**-self.layer.bits, low, self._phases, self._size, self.output),
+                )
+        except _TooLarge:
+            inside = _inside(self.output, self._output_size)
+            inside[:] = self.layer.forward(_inside(self.input, self._size))
+
+    def backward(self, peak, gradient):
+        """Computes the gradient in `input`, and through the ReLU before it, if there is one.
+
+        Args:
+          peak: the largest magnitude of `self.gradient`.
+          gradient: (h, w, C), written.
+
+        Returns:
+          the largest magnitude of `gradient`.
+        """
+        _, exponent = np.frexp(peak)
+        unit = np.ldexp(1 / self.layer.gradient_largest, exponent)
+        _in_parts(
+            *(_quantise, 0, len(self.gradient), self.gradient.size),
+            *(self.gradient, unit, self._phases, self._integers),
+        )
+        relu = self._before is not None and self._before.layer.relu
+        factor = unit * 2.0**-self.layer.bits
+        try:
+            peaks = [
+                _in_parts(
+                    *(_differentiate, begin, end, products.size, products, begin),
+                    *(factor, relu, self.input, gradient),
+                    peaks=gradient.shape[2:],
+                ).max()
+                for begin, end, products in self._backward.bands(self._integers)
+            ]
+            return max(peaks)
+        except _TooLarge:
+            output = _inside(self.output, self._output_size)
+            gradient[:] = self.layer.backward(self.gradient, output)
+            if relu:
+                gradient *= _inside(self.input, self._size) > 0
+            return np.abs(gradient).max()
+
+
+_MIRRORED = (3, 1, 2, 0)
+
+
+def _with_3_taps(layer):
+    """The kernel (3, 3, C, D) of a layer as a correlation; D are the channels of all phases."""
+    if not layer.up:
+        return layer.kernel
+    # Output 2p + s of `spread` is Σ over u of input p + (s + 2 - u) / 2, where that is an integer.
+    kernel = np.zeros((3, 3, layer.kernel.shape[2], 2, 2, layer.kernel.shape[3]))
+    for u, v in np.ndindex(5, 5):
+        s, t = u % 2, v % 2
+        kernel[(s + 4 - u) // 2, (t + 4 - v) // 2, :, s, t] = layer.kernel[u, v]
+    return kernel.reshape(*kernel.shape[:3], -1)
+
+
+def _transformed(kernel):
+    """G K Gᵀ of kernels (3, 3, C, D), a list of 16 arrays (C, D)."""
+
+    def rows(k):
+        return 2 * k[0], k[0] + k[1] + k[2], k[0] - k[1] + k[2], 2 * k[2]
+
+    return [place for row in rows(kernel) for place in rows(row)]
+
+
+def _padded(size, channels):
+    """Zeros (2⌈h/2⌉ + 2, 2⌈w/2⌉ + 2, C), with place for an array of `size` (h, w) from (1, 1) on."""
+    return np.zeros((*(side + side % 2 + 2 for side in size), channels))
+
+
+def _inside(padded, size):
+    return padded[1 : size[0] + 1, 1 : size[1] + 1]
+
+
+class Iterations(exact_posterior.Iterations):
+    """See `exact_posterior.Iterations`."""
+
+    def __init__(self, decoder, y, mean, logvar, scale, settings):
+        self._y, self._scale, self._adam = y, scale, tuple(settings[2:])
+        self._weights = decoder.prior.weights
+        self._values = np.stack([mean, logvar])
+        self.mean, self.logvar = self._values
+        self._moments = np.zeros((2, *self._values.shape))
+        self._z, self._deviation, self._gradient = np.empty((3, *mean.shape))
+        self._layers = []
+        size = mean.shape[:2]
+        for layer in decoder.hyper_synthesis.layers:
+            self._layers.append(_Convolution(layer, (self._layers or [None])[-1], size))
+            size = tuple((2 if layer.up else 1) * side for side in size)
+
+    def run(self, normal, rate):
+        z, deviation = self._z, self._deviation
+        rows = len(z)
+        _in_parts(
+            *(_sample, 0, rows, z.size, self.mean, self.logvar, normal),
+            *(z, deviation, self._layers[0].input),
+        )
+        for layer in self._layers:
+            layer.forward()
+        last = self._layers[-1]
+        peak = _in_parts(
+            *(_gaussian, 0, len(self._y), 8 * self._y.size, self._y, last.output, last.gradient),
+            peaks=self._y.shape[2:],
+        ).max()
+        gradients = [self._gradient] + [layer.gradient for layer in self._layers[:-1]]
+        for layer, gradient in zip(self._layers[::-1], gradients[::-1]):
+            peak = layer.backward(peak, gradient)
+        _in_parts(
+            *(_update, 0, rows, 8 * z.size, z, deviation, self._gradient, self._weights),
+            *(self._scale, rate, self._adam, self._values, self._moments),
+        )
