@@ -200,6 +200,9 @@ def compress(method_class, args):
     elif args.save_reconstruction:
         raise InputError("--save_reconstruction: needs a --results_dir to write to")
     if args.output:
+        if writer is None:
+            line = "{}: --estimate_only codes nothing that could be written to it"
+            raise InputError(line.format(args.output))
         if not args.output.endswith(".tfci"):
             raise InputError("{}: the name of a compressed file ends in .tfci".format(args.output))
         files.check_writable(args.output)

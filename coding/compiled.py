@@ -43,7 +43,7 @@ for _function in (
     *(integer_networks._prior_sums, integer_networks._prior_activation),
     *(gaussian, prior, q_gradients, sample, update),
 ):
-    register_jitable(_function)
+    register_jitable(forceinline=True)(_function)  # LLVM vectorises no loop that calls something
 
 
 def _cache_folder():
@@ -66,10 +66,23 @@ def _cache_folder():
 
 def _compiled(function):
     numba.config.CACHE_DIR = _cache_folder() or ""
-    return numba.njit(function, nogil=True, cache=bool(numba.config.CACHE_DIR))
+    cached = bool(numba.config.CACHE_DIR)
+    return numba.njit(function, nogil=True, cache=cached, error_model="numpy")
+
+
+def _line(function):
+    """Compiles a function of one line of channels on its own, because LLVM vectorises it then."""
+    return register_jitable(function)
 
 
 # --- Elements --------------------------------------------------------------------------------
+
+
+@_line
+def _sample_line(mean, logvar, normal, z, deviation, grid):
+    for c in range(len(z)):
+        z[c], deviation[c], place = sample(mean[c], logvar[c], normal[c])
+        grid[c] = np.minimum(np.maximum(place, -CLAMP), CLAMP)
 
 
 @_compiled
@@ -77,11 +90,16 @@ def _sample(first, last, mean, logvar, normal, z, deviation, padded):
     """Samples z in rows first to last, and writes its grid to the `padded` input of h_s."""
     for i in range(first, last):
         for j in range(z.shape[1]):
-            for c in range(z.shape[2]):
-                z[i, j, c], deviation[i, j, c], grid = sample(
-                    mean[i, j, c], logvar[i, j, c], normal[i, j, c]
-                )
-                padded[i + 1, j + 1, c] = min(max(grid, -CLAMP), CLAMP)
+            _sample_line(
+                *(mean[i, j], logvar[i, j], normal[i, j]),
+                *(z[i, j], deviation[i, j], padded[i + 1, j + 1]),
+            )
+
+
+@_line
+def _gaussian_line(y, mu, log_sigma, of_mu, of_log_sigma):
+    for c in range(len(y)):
+        of_mu[c], of_log_sigma[c], _ = gaussian(y[c], mu[c] * UNIT, log_sigma[c] * UNIT)
 
 
 @_compiled
@@ -90,35 +108,50 @@ def _gaussian(first, last, peaks, y, padded, gradient):
     channels = y.shape[2]
     for i in range(first, last):
         for j in range(y.shape[1]):
-            for c in range(channels):
-                mu = padded[i + 1, j + 1, c] * UNIT
-                log_sigma = padded[i + 1, j + 1, channels + c] * UNIT
-                of_mu, of_log_sigma, _ = gaussian(y[i, j, c], mu, log_sigma)
-                gradient[i, j, c] = of_mu
-                gradient[i, j, channels + c] = of_log_sigma
-                peaks[c] = np.maximum(peaks[c], np.maximum(np.abs(of_mu), np.abs(of_log_sigma)))
+            parameters, of_both = padded[i + 1, j + 1], gradient[i, j]
+            _gaussian_line(
+                *(y[i, j], parameters[:channels], parameters[channels:]),
+                *(of_both[:channels], of_both[channels:]),
+            )
+            _raise(peaks, of_both)
+
+
+@_line
+def _raise(peaks, values):
+    """Raises `peaks` to the magnitudes of `values`."""
+    for c in range(len(values)):
+        peaks[c] = np.maximum(peaks[c], np.abs(values[c]))
+
+
+@_line
+def _prior_line(z, weights, of_z):
+    for c in range(len(z)):
+        of_prior, _ = prior(z[c], weights[:, c])
+        of_z[c] = of_z[c] + of_prior
+
+
+@_line
+def _update_line(value, gradient, scale, mean, square, rate, adam):
+    beta1, beta2, epsilon = adam
+    for c in range(len(value)):
+        value[c], mean[c], square[c] = update(
+            *(value[c], scale * gradient[c], mean[c], square[c]), *(rate, beta1, beta2, epsilon)
+        )
 
 
 @_compiled
 def _update(first, last, z, deviation, gradient, weights, scale, rate, adam, values, moments):
     """Adds the gradient of p(z) to the `gradient` in z; updates the mean and log-variance of q."""
-    beta1, beta2, epsilon = adam
+    of_q = np.empty((2, z.shape[2]))
     for i in range(first, last):
         for j in range(z.shape[1]):
-            for c in range(z.shape[2]):
-                of_prior, _ = prior(z[i, j, c], weights[:, c])
-                gradients = q_gradients(gradient[i, j, c] + of_prior, deviation[i, j, c])
-                for k in range(2):
-                    values[k, i, j, c], moments[k, 0, i, j, c], moments[k, 1, i, j, c] = update(
-                        values[k, i, j, c],
-                        scale * gradients[k],
-                        moments[k, 0, i, j, c],
-                        moments[k, 1, i, j, c],
-                        rate,
-                        beta1,
-                        beta2,
-                        epsilon,
-                    )
+            of_z, deviations = gradient[i, j], deviation[i, j]
+            _prior_line(z[i, j], weights, of_z)
+            for c in range(len(of_z)):
+                of_q[0, c], of_q[1, c] = q_gradients(of_z[c], deviations[c])
+            for k in range(2):
+                mean, square = moments[k, 0, i, j], moments[k, 1, i, j]
+                _update_line(values[k, i, j], of_q[k], scale, mean, square, rate, adam)
 
 
 # --- Layers ----------------------------------------------------------------------------------
@@ -140,36 +173,51 @@ def _transform(first, last, peaks, padded, begin, tiles):
       tiles: (16, ≥ (last - begin) · w, C), written.
     """
     columns = padded.shape[1] // 2 - 1
-    channels = padded.shape[2]
     line = np.empty(padded.shape[1:])
     for row in range(first, last):
         for i in range(4):
-            for x in range(padded.shape[1]):
-                for c in range(channels):
-                    line[x, c] = (
-                        padded[2 * row + _ONE[i], x, c]
-                        + _SIGN[i] * padded[2 * row + _OTHER[i], x, c]
-                    )
+            one, other = padded[2 * row + _ONE[i]], padded[2 * row + _OTHER[i]]
+            for x in range(len(line)):
+                _add(one[x], _SIGN[i], other[x], line[x])
             for j in range(4):
                 for column in range(columns):
-                    for c in range(channels):
-                        value = (
-                            line[2 * column + _ONE[j], c]
-                            + _SIGN[j] * line[2 * column + _OTHER[j], c]
-                        )
-                        tiles[4 * i + j, (row - begin) * columns + column, c] = value
-                        peaks[4 * i + j, c] = np.maximum(peaks[4 * i + j, c], np.abs(value))
+                    tile = tiles[4 * i + j, (row - begin) * columns + column]
+                    left, right = line[2 * column + _ONE[j]], line[2 * column + _OTHER[j]]
+                    _add(left, _SIGN[j], right, tile)
+                    _raise(peaks[4 * i + j], tile)
 
 
-@register_jitable
-def _outputs(products, tile, a, lines):
-    """Row `a` of Aᵀ times the products of a tile."""
-    sign = 1.0 - 2.0 * a
-    for j in range(4):
-        for c in range(products.shape[2]):
-            lines[j, c] = products[4 * a + j, tile, c] + sign * (
-                products[4 * a + 4 + j, tile, c] + products[4 * a + 8 + j, tile, c]
-            )
+@_line
+def _add(one, sign, other, total):
+    for c in range(len(total)):
+        total[c] = one[c] + sign * other[c]
+
+
+@_line
+def _add_three(one, sign, two, three, total):
+    for c in range(len(total)):
+        total[c] = one[c] + sign * (two[c] + three[c])
+
+
+# Phases come in the order (0, 1), (0, 0), (1, 0), (1, 1), in which those that share a kernel's row or
+# column of zeros are neighbours.
+
+
+@_line
+def _phase_at(s, t, phases):
+    return s * phases + (s + t + 1) % phases
+
+
+@_line
+def _place_of(phase, phases):
+    return phase // phases, (phase + phase // phases + 1) % phases
+
+
+@_line
+def _activate_line(totals, bias, scale, low, output):
+    for c in range(len(output)):
+        value = np.floor((totals[c] * 0.25 + bias[c]) * scale + 0.5)
+        output[c] = np.minimum(np.maximum(value, low), CLAMP)
 
 
 @_compiled
@@ -179,20 +227,39 @@ def _activate(first, last, products, begin, bias, scale, low, phases, size, padd
     columns = (width + 1) // 2
     channels = padded.shape[2]
     lines = np.empty((4, products.shape[2]))
+    totals = np.empty(products.shape[2])
     for row in range(first, last):
         for column in range(columns):
+            place = (row - begin) * columns + column
             for a in range(min(2, height - 2 * row)):
-                _outputs(products, (row - begin) * columns + column, a, lines)
+                _add_rows(products, place, a, lines)
                 for b in range(min(2, width - 2 * column)):
-                    sign = 1.0 - 2.0 * b
+                    _add_three(lines[b], 1.0 - 2.0 * b, lines[b + 1], lines[b + 2], totals)
                     for phase in range(phases * phases):
-                        i = phases * (2 * row + a) + phase // phases + 1
-                        j = phases * (2 * column + b) + phase % phases + 1
-                        for c in range(channels):
-                            k = phase * channels + c
-                            total = lines[b, k] + sign * (lines[b + 1, k] + lines[b + 2, k])
-                            value = np.floor((total * 0.25 + bias[k]) * scale + 0.5)
-                            padded[i, j, c] = min(max(value, low), CLAMP)
+                        s, t = _place_of(phase, phases)
+                        i, j = phases * (2 * row + a) + s, phases * (2 * column + b) + t
+                        start, stop = phase * channels, (phase + 1) * channels
+                        _activate_line(
+                            *(totals[start:stop], bias[start:stop], scale, low),
+                            padded[i + 1, j + 1],
+                        )
+
+
+@_line
+def _add_rows(products, place, a, lines):
+    """Row `a` of Aᵀ times the products of a tile."""
+    for j in range(4):
+        one, two, three = products[4 * a + j], products[4 * a + 4 + j], products[4 * a + 8 + j]
+        _add_three(one[place], 1.0 - 2.0 * a, two[place], three[place], lines[j])
+
+
+@_line
+def _differentiate_line(totals, factor, relu, activation, output):
+    for c in range(len(output)):
+        output[c] = totals[c] * 0.25 * factor
+    if relu:
+        for c in range(len(output)):
+            output[c] = output[c] * (activation[c] > 0)
 
 
 @_compiled
@@ -201,20 +268,23 @@ def _differentiate(first, last, peaks, products, begin, factor, relu, padded, gr
     height, width, channels = gradient.shape
     columns = (width + 1) // 2
     lines = np.empty((4, channels))
+    totals = np.empty(channels)
     for row in range(first, last):
         for column in range(columns):
+            place = (row - begin) * columns + column
             for a in range(min(2, height - 2 * row)):
-                _outputs(products, (row - begin) * columns + column, a, lines)
+                _add_rows(products, place, a, lines)
                 for b in range(min(2, width - 2 * column)):
-                    sign = 1.0 - 2.0 * b
+                    _add_three(lines[b], 1.0 - 2.0 * b, lines[b + 1], lines[b + 2], totals)
                     i, j = 2 * row + a, 2 * column + b
-                    for c in range(channels):
-                        total = lines[b, c] + sign * (lines[b + 1, c] + lines[b + 2, c])
-                        value = total * 0.25 * factor
-                        if relu and not padded[i + 1, j + 1, c] > 0:
-                            value = 0.0
-                        gradient[i, j, c] = value
-                        peaks[c] = np.maximum(peaks[c], np.abs(value))
+                    _differentiate_line(totals, factor, relu, padded[i + 1, j + 1], gradient[i, j])
+                    _raise(peaks, gradient[i, j])
+
+
+@_line
+def _quantise_line(values, unit, integers):
+    for c in range(len(values)):
+        integers[c] = np.floor(values[c] / unit + 0.5)
 
 
 @_compiled
@@ -223,10 +293,9 @@ def _quantise(first, last, gradient, unit, phases, padded):
     channels = gradient.shape[2]
     for i in range(first, last):
         for j in range(gradient.shape[1]):
-            offset = (i % phases * phases + j % phases) * channels
-            for c in range(channels):
-                value = np.floor(gradient[i, j, c] / unit + 0.5)
-                padded[i // phases + 1, j // phases + 1, offset + c] = value
+            integers = padded[i // phases + 1, j // phases + 1]
+            start = _phase_at(i % phases, j % phases, phases) * channels
+            _quantise_line(gradient[i, j], unit, integers[start : start + channels])
 
 
 @functools.lru_cache()
@@ -261,41 +330,56 @@ class _TooLarge(Exception):
 
 
 class _Product:
-    """Sums over channels, by a matrix for each of the 16 places.
+    """Sums over channels, by a matrix for each of the 16 places, in bands of rows of tiles.
 
     Args:
       matrices: list of 16 arrays (C, D).
       bias: the largest magnitude of what is added to 4 times the outputs.
+      size: (height, width) of the layer's input.
     """
 
-    def __init__(self, matrices, bias):
-        self._matrices, self._bias = matrices, bias
+    def __init__(self, matrices, bias, size):
+        self._bias = bias
+        # Without the inputs and the outputs that only have zeros.
+        self._parts = [
+            (matrix[rows, columns], rows, columns)
+            for matrix in matrices
+            for rows, columns in [(_extent(matrix.any(axis=1)), _extent(matrix.any(axis=0)))]
+        ]
         self._sums = np.array([np.abs(matrix).sum(axis=0).max() for matrix in matrices])
         self._largest = np.array([np.abs(matrix).max(axis=1) for matrix in matrices])
+        rows, columns = (-(-side // 2) for side in size)
+        self._rows, self._columns = rows, columns
+        self._step = min(max(BAND // columns, 1), rows)
+        # Shapes of a band's tiles and of its products.
+        self.shapes = [(16, self._step * columns, channels) for channels in matrices[0].shape]
 
-    def bands(self, padded):
-        """Yields the products of rows of tiles: begin, end and an array (16, tiles, D).
+    def bands(self, padded, workspace):
+        """Yields the products of rows of tiles: begin, end and an array (16, ≥ tiles, D).
+
+        Args:
+          padded: the input.
+          workspace: two arrays, which hold at least `shapes`; the products are in the second.
 
         Raises:
           _TooLarge: they are not exact.
         """
-        rows, columns = (side // 2 - 1 for side in padded.shape[:2])
-        step = max(BAND // columns, 1)
-        channels, outputs = self._matrices[0].shape
-        tiles = np.empty((16, step * columns, channels))
-        products = np.empty((16, step * columns, outputs))
-        for begin in range(0, rows, step):
-            end = min(begin + step, rows)
-            number = (end - begin) * columns
+        tiles, products = (
+            memory[: np.prod(shape)].reshape(shape) for memory, shape in zip(workspace, self.shapes)
+        )
+        for begin in range(0, self._rows, self._step):
+            end = min(begin + self._step, self._rows)
+            number = (end - begin) * self._columns
             peaks = _in_parts(
-                *(_transform, begin, end, 16 * number * channels),
-                *(padded, begin, tiles),
-                peaks=(16, channels),
+                *(_transform, begin, end, tiles.size, padded, begin, tiles),
+                peaks=(16, padded.shape[2]),
             )
             if not self._are_exact(peaks):
                 raise _TooLarge
-            for tile, matrix, product in zip(tiles, self._matrices, products):
-                np.matmul(tile[:number], matrix, out=product[:number])
+            for tile, (matrix, rows, columns), product in zip(tiles, self._parts, products):
+                np.matmul(tile[:number, rows], matrix, out=product[:number, columns])
+                product[:number, : columns.start] = 0
+                product[:number, columns.stop :] = 0
             yield begin, end, products
 
     def _are_exact(self, peaks):
@@ -328,20 +412,26 @@ class _Convolution:
         self.layer, self._before, self._size = layer, before, size
         self._phases = 2 if layer.up else 1
         self._bias = np.tile(layer.bias, self._phases**2)
-        self._forward = _Product(matrices, 4 * np.abs(self._bias).max())
+        self._forward = _Product(matrices, 4 * np.abs(self._bias).max(), size)
         # Mirroring a kernel swaps the first and the last row of its transform.
-        self._backward = _Product([matrices[4 * i + j].T for i in _MIRRORED for j in _MIRRORED], 0)
+        mirrored = [matrices[4 * i + j].T for i in _MIRRORED for j in _MIRRORED]
+        self._backward = _Product(mirrored, 0, size)
         self._output_size = tuple(self._phases * side for side in size)
         self.input = before.output if before else _padded(size, channels)
         self.output = _padded(self._output_size, len(layer.bias))
         self.gradient = np.zeros((*self._output_size, len(layer.bias)))
         self._integers = _padded(size, outputs)
 
-    def forward(self):
+    def workspace(self):
+        """The numbers of elements of the arrays that `forward` and `backward` need."""
+        shapes = zip(self._forward.shapes, self._backward.shapes)
+        return [max(np.prod(shape) for shape in both) for both in shapes]
+
+    def forward(self, workspace):
         """Computes `output` from `input`."""
         low = 0.0 if self.layer.relu else -CLAMP
         try:
-            for begin, end, products in self._forward.bands(self.input):
+            for begin, end, products in self._forward.bands(self.input, workspace):
                 _in_parts(
                     *(_activate, begin, end, products.size, products, begin, self._bias),
                     *(2.0**-self.layer.bits, low, self._phases, self._size, self.output),
@@ -350,12 +440,13 @@ class _Convolution:
             inside = _inside(self.output, self._output_size)
             inside[:] = self.layer.forward(_inside(self.input, self._size))
 
-    def backward(self, peak, gradient):
+    def backward(self, peak, gradient, workspace):
         """Computes the gradient in `input`, and through the ReLU before it, if there is one.
 
         Args:
           peak: the largest magnitude of `self.gradient`.
           gradient: (h, w, C), written.
+          workspace: as for `forward`.
 
         Returns:
           the largest magnitude of `gradient`.
@@ -375,7 +466,7 @@ class _Convolution:
                     *(factor, relu, self.input, gradient),
                     peaks=gradient.shape[2:],
                 ).max()
-                for begin, end, products in self._backward.bands(self._integers)
+                for begin, end, products in self._backward.bands(self._integers, workspace)
             ]
             return max(peaks)
         except _TooLarge:
@@ -389,15 +480,21 @@ class _Convolution:
 _MIRRORED = (3, 1, 2, 0)
 
 
+def _extent(used):
+    """The shortest slice that holds all places that are True."""
+    places = np.flatnonzero(used)
+    return slice(places[0], places[-1] + 1) if len(places) else slice(0, 0)
+
+
 def _with_3_taps(layer):
     """The kernel (3, 3, C, D) of a layer as a correlation; D are the channels of all phases."""
     if not layer.up:
         return layer.kernel
     # Output 2p + s of `spread` is Σ over u of input p + (s + 2 - u) / 2, where that is an integer.
-    kernel = np.zeros((3, 3, layer.kernel.shape[2], 2, 2, layer.kernel.shape[3]))
+    kernel = np.zeros((3, 3, layer.kernel.shape[2], 4, layer.kernel.shape[3]))
     for u, v in np.ndindex(5, 5):
         s, t = u % 2, v % 2
-        kernel[(s + 4 - u) // 2, (t + 4 - v) // 2, :, s, t] = layer.kernel[u, v]
+        kernel[(s + 4 - u) // 2, (t + 4 - v) // 2, :, _phase_at(s, t, 2)] = layer.kernel[u, v]
     return kernel.reshape(*kernel.shape[:3], -1)
 
 
@@ -434,6 +531,8 @@ class Iterations(exact_posterior.Iterations):
         for layer in decoder.hyper_synthesis.layers:
             self._layers.append(_Convolution(layer, (self._layers or [None])[-1], size))
             size = tuple((2 if layer.up else 1) * side for side in size)
+        sizes = zip(*[layer.workspace() for layer in self._layers])
+        self._workspace = [np.empty(max(needed)) for needed in sizes]
 
     def run(self, normal, rate):
         z, deviation = self._z, self._deviation
@@ -443,15 +542,15 @@ class Iterations(exact_posterior.Iterations):
             *(z, deviation, self._layers[0].input),
         )
         for layer in self._layers:
-            layer.forward()
+            layer.forward(self._workspace)
         last = self._layers[-1]
         peak = _in_parts(
             *(_gaussian, 0, len(self._y), 8 * self._y.size, self._y, last.output, last.gradient),
-            peaks=self._y.shape[2:],
+            peaks=last.gradient.shape[2:],
         ).max()
         gradients = [self._gradient] + [layer.gradient for layer in self._layers[:-1]]
         for layer, gradient in zip(self._layers[::-1], gradients[::-1]):
-            peak = layer.backward(peak, gradient)
+            peak = layer.backward(peak, gradient, self._workspace)
         _in_parts(
             *(_update, 0, rows, 8 * z.size, z, deviation, self._gradient, self._weights),
             *(self._scale, rate, self._adam, self._values, self._moments),

@@ -188,11 +188,12 @@ def gaussian(y, mu, log_sigma):
     near, far = (distance - 0.5) * inverse, (distance + 0.5) * inverse
     near_tail, near_bell = arithmetic.normal_tail(np.abs(near))
     far_tail, far_bell = arithmetic.normal_tail(far)
-    # The difference keeps its precision if both ends are in one tail.
-    mass = np.where(near < 0, 1 - near_tail, near_tail) - far_tail
+    # The difference keeps its precision if both ends are in one tail; `abs` selects that tail or 1
+    # minus it.
+    mass = np.abs((near < 0) - near_tail) - far_tail
     mass = np.maximum(mass, _BOUND)
     slope = _INVERSE_SQRT_2PI / mass
-    mu_gradient = (far_bell - near_bell) * inverse * slope * np.sign(difference)
+    mu_gradient = (far_bell - near_bell) * inverse * slope * np.copysign(1.0, difference)
     return mu_gradient, (near * near_bell - far * far_bell) * -slope, mass
 
 

@@ -35,7 +35,7 @@ Evaluated = collections.namedtuple("Evaluated", "results records content")
 Evaluated.__doc__ = """The outcome of evaluating a method on images.
 
 results: dict of arrays (n,), the metrics of each image; records: dict of arrays, the course of the
-optimisation (`optimise.merge_records`); content: the bytes of the compressed file.
+optimisation (`optimise.merge_records`); content: the bytes of the compressed file, or None.
 """
 
 
@@ -45,7 +45,7 @@ def evaluate(method_class, weights, writer, path, batches, args, save):
     Args:
       method_class: a `methods.Method`.
       weights: as returned by `checkpoints.load`.
-      writer: the `writers.Writer` from the method's `coder`.
+      writer: the `writers.Writer` from the method's `coder`, or None.
       path: path of the images, for messages.
       batches: iterable of uint8 (N, H, W, 3).
       args: the parsed command line.
@@ -66,7 +66,7 @@ def evaluate(method_class, weights, writer, path, batches, args, save):
         records.append(record)
         batch_sizes.append(len(pixels))
     results = {key: np.array([figures[key] for figures in metrics]) for key in metrics[0]}
-    content, bits = writer.finish()
+    content, bits = writer.finish() if writer else (None, {})
     for key, values in bits.items():
         results[key + "_bpp"] = values / (pixels.shape[1] * pixels.shape[2])
     if method_class.reports_batches:
@@ -121,7 +121,7 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
         name = "{}: image {}".format(path, number)
         check_finite(values.values(), name, hint)
         with naming(name):
-            figures, record, reconstruction = evaluation.code(index, values, writer)
+            figures, record, reconstruction = evaluation.finish(index, values, writer)
         figures.update(utils.ms_ssim(pixels[index], reconstruction))
         check_finite([figures["mse"], figures["est_bpp"]], name, hint)
         metrics.append(figures)
@@ -228,19 +228,37 @@ class Evaluation:
 
             return stage.run(self.session, progress, show)
 
-    def code(self, index, latents, writer):
-        """Codes an image of the batch and measures the decoded result.
+    def finish(self, index, latents, writer):
+        """Codes an image of the batch, if there is a writer, and measures the decoded result.
 
         Args:
           index: index of the image in the batch.
           latents: its dict from `optimise`.
-          writer: a `writers.Writer`.
+          writer: a `writers.Writer`, or None.
 
         Returns:
-          metrics: dict of numbers, and `latents_sha256` (`digests.digest`).
-          record: the record of the coding (`writers.Coded`).
+          metrics: dict of numbers; with a writer, also `latents_sha256` (`digests.digest`) and the
+            seconds of coding.
+          record: the record of the coding (`writers.Coded`); empty without a writer.
           reconstruction: uint8 (H, W, 3).
         """
+        figures, record = {}, {}
+        if writer:
+            coded = self._code(latents, writer)
+            latents, record = coded.latents, coded.record
+            figures["latents_sha256"] = digests.digest(latents)
+        feed = {self.coded[name]: value[None] for name, value in latents.items()}
+        begun = time.time()
+        decoded = self.session.run(self.x_tilde, feed)
+        if writer:
+            figures["encode_seconds"] = coded.encode_seconds
+            figures["decode_seconds"] = coded.decode_seconds + time.time() - begun
+        feed.update({self.index: index, self.decoded: decoded})
+        metrics, reconstruction = self.session.run([self.metrics, self.reconstruction], feed)
+        return {**metrics, **figures}, record, reconstruction
+
+    def _code(self, latents, writer):
+        """Codes the latents of an image; returns `writers.Coded`."""
         with console.shown(self.args.verbose, writer.its, "Rate optimisation") as (progress, write):
 
             def step(done, loss):
@@ -248,16 +266,7 @@ class Evaluation:
                 if loss is not None:
                     write(progress_line(done - 1, {"bpp": loss}, None))
 
-            coded = writer.add(latents, self.shape[1:3], step)
-        feed = {self.coded[name]: value[None] for name, value in coded.latents.items()}
-        begun = time.time()
-        decoded = self.session.run(self.x_tilde, feed)
-        decode_seconds = coded.decode_seconds + time.time() - begun
-        feed.update({self.index: index, self.decoded: decoded})
-        metrics, reconstruction = self.session.run([self.metrics, self.reconstruction], feed)
-        metrics["latents_sha256"] = digests.digest(coded.latents)
-        metrics.update(encode_seconds=coded.encode_seconds, decode_seconds=decode_seconds)
-        return metrics, coded.record, reconstruction
+            return writer.add(latents, self.shape[1:3], step)
 
 
 def progress_line(t, relaxed, rounded):
