@@ -64,10 +64,12 @@ def _cache_folder():
     return folder if os.access(folder, os.W_OK) else None
 
 
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+
+
 def _compiled(function):
     numba.config.CACHE_DIR = _cache_folder() or ""
-    cached = bool(numba.config.CACHE_DIR)
-    return numba.njit(function, nogil=True, cache=cached, error_model="numpy")
+    return numba.njit(function, cache=bool(numba.config.CACHE_DIR), **OPTIONS)
 
 
 def _line(function):
