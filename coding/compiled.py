@@ -1,8 +1,7 @@
 """The iterations of `exact_posterior`, compiled by numba for all cores; their results are the same.
 
-Elements: numba compiles the functions that `exact_posterior.Iterations` applies to arrays. Without
-`fastmath`, LLVM neither reorders operations nor contracts a product and a sum to one operation with
-one rounding (tests/test_compiled.py inspects the machine code).
+Elements: numba compiles the functions that `exact_posterior.Iterations` applies to arrays
+(`kernels.py`).
 
 Layers: each layer of h_s is a convolution with kernels of 3 × 3 here; the layers that double the
 resolution compute the 2 × 2 phases of their outputs as channels. Winograd's algorithm F(2×2, 3×3)
@@ -22,282 +21,15 @@ not, `integer_networks.Layer` computes this layer, whose sums always do.
 
 import concurrent.futures
 import functools
-import hashlib
-import os
 
-import numba
 import numpy as np
-from numba.extending import register_jitable
 
-from coding import arithmetic, exact_posterior, integer_networks
-from coding.exact_posterior import gaussian, prior, q_gradients, sample, update
-from coding.integer_networks import CLAMP, EXACT, UNIT
+from coding import exact_posterior, kernels
+from coding.integer_networks import CLAMP, EXACT
 from runtime import machine
 
 BAND = 256  # tiles of 2 × 2 outputs whose transforms are kept at a time
 _PART = 1 << 16  # elements for which a further thread pays
-
-for _function in (
-    *(arithmetic.exp, arithmetic.tanh, arithmetic.sigmoid, arithmetic.normal_tail),
-    *(arithmetic._polynomial, integer_networks.prior_logits, integer_networks._prior_unit),
-    *(integer_networks._prior_sums, integer_networks._prior_activation),
-    *(gaussian, prior, q_gradients, sample, update),
-):
-    register_jitable(forceinline=True)(_function)  # LLVM vectorises no loop that calls something
-
-
-def _cache_folder():
-    """A folder for compiled code, which depends on the source; None if it cannot be written.
-
-    numba by itself notices a change of a function's file, but not of the functions that it calls.
-    """
-    digest = hashlib.sha256()
-    for path in (__file__, arithmetic.__file__, exact_posterior.__file__, integer_networks.__file__):
-        with open(path, "rb") as file:
-            digest.update(file.read())
-    name = "compiled-" + digest.hexdigest()[:16]
-    folder = os.path.join(os.path.dirname(__file__), "__pycache__", name)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
-
-
-OPTIONS = {"nogil": True, "error_model": "numpy"}
-
-
-def _compiled(function):
-    numba.config.CACHE_DIR = _cache_folder() or ""
-    return numba.njit(function, cache=bool(numba.config.CACHE_DIR), **OPTIONS)
-
-
-def _line(function):
-    """Compiles a function of one line of channels on its own, because LLVM vectorises it then."""
-    return register_jitable(function)
-
-
-# --- Elements --------------------------------------------------------------------------------
-
-
-@_line
-def _sample_line(mean, logvar, normal, z, deviation, grid):
-    for c in range(len(z)):
-        z[c], deviation[c], place = sample(mean[c], logvar[c], normal[c])
-        grid[c] = np.minimum(np.maximum(place, -CLAMP), CLAMP)
-
-
-@_compiled
-def _sample(first, last, mean, logvar, normal, z, deviation, padded):
-    """Samples z in rows first to last, and writes its grid to the `padded` input of h_s."""
-    for i in range(first, last):
-        for j in range(z.shape[1]):
-            _sample_line(
-                *(mean[i, j], logvar[i, j], normal[i, j]),
-                *(z[i, j], deviation[i, j], padded[i + 1, j + 1]),
-            )
-
-
-@_line
-def _gaussian_line(y, mu, log_sigma, of_mu, of_log_sigma):
-    for c in range(len(y)):
-        of_mu[c], of_log_sigma[c], _ = gaussian(y[c], mu[c] * UNIT, log_sigma[c] * UNIT)
-
-
-@_compiled
-def _gaussian(first, last, peaks, y, padded, gradient):
-    """Gradients in mu and log sigma, which are the `padded` output of h_s."""
-    channels = y.shape[2]
-    for i in range(first, last):
-        for j in range(y.shape[1]):
-            parameters, of_both = padded[i + 1, j + 1], gradient[i, j]
-            _gaussian_line(
-                *(y[i, j], parameters[:channels], parameters[channels:]),
-                *(of_both[:channels], of_both[channels:]),
-            )
-            _raise(peaks, of_both)
-
-
-@_line
-def _raise(peaks, values):
-    """Raises `peaks` to the magnitudes of `values`."""
-    for c in range(len(values)):
-        peaks[c] = np.maximum(peaks[c], np.abs(values[c]))
-
-
-@_line
-def _prior_line(z, weights, of_z):
-    for c in range(len(z)):
-        of_prior, _ = prior(z[c], weights[:, c])
-        of_z[c] = of_z[c] + of_prior
-
-
-@_line
-def _update_line(value, gradient, scale, mean, square, rate, adam):
-    beta1, beta2, epsilon = adam
-    for c in range(len(value)):
-        value[c], mean[c], square[c] = update(
-            *(value[c], scale * gradient[c], mean[c], square[c]), *(rate, beta1, beta2, epsilon)
-        )
-
-
-@_compiled
-def _update(first, last, z, deviation, gradient, weights, scale, rate, adam, values, moments):
-    """Adds the gradient of p(z) to the `gradient` in z; updates the mean and log-variance of q."""
-    of_q = np.empty((2, z.shape[2]))
-    for i in range(first, last):
-        for j in range(z.shape[1]):
-            of_z, deviations = gradient[i, j], deviation[i, j]
-            _prior_line(z[i, j], weights, of_z)
-            for c in range(len(of_z)):
-                of_q[0, c], of_q[1, c] = q_gradients(of_z[c], deviations[c])
-            for k in range(2):
-                mean, square = moments[k, 0, i, j], moments[k, 1, i, j]
-                _update_line(values[k, i, j], of_q[k], scale, mean, square, rate, adam)
-
-
-# --- Layers ----------------------------------------------------------------------------------
-
-# Row i of Bᵀ adds entry _ONE[i] of its operand to _SIGN[i] times entry _OTHER[i].
-_ONE = (0, 1, 2, 1)
-_OTHER = (2, 2, 1, 3)
-_SIGN = (-1.0, 1.0, -1.0, -1.0)
-
-
-@_compiled
-def _transform(first, last, peaks, padded, begin, tiles):
-    """Bᵀ X B of the tiles in rows first to last, and their largest magnitudes.
-
-    Args:
-      peaks: (16, C), updated.
-      padded: (2h + 2, 2w + 2, C).
-      begin: the row of tiles with which `tiles` begins.
-      tiles: (16, ≥ (last - begin) · w, C), written.
-    """
-    columns = padded.shape[1] // 2 - 1
-    line = np.empty(padded.shape[1:])
-    for row in range(first, last):
-        for i in range(4):
-            one, other = padded[2 * row + _ONE[i]], padded[2 * row + _OTHER[i]]
-            for x in range(len(line)):
-                _add(one[x], _SIGN[i], other[x], line[x])
-            for j in range(4):
-                for column in range(columns):
-                    tile = tiles[4 * i + j, (row - begin) * columns + column]
-                    left, right = line[2 * column + _ONE[j]], line[2 * column + _OTHER[j]]
-                    _add(left, _SIGN[j], right, tile)
-                    _raise(peaks[4 * i + j], tile)
-
-
-@_line
-def _add(one, sign, other, total):
-    for c in range(len(total)):
-        total[c] = one[c] + sign * other[c]
-
-
-@_line
-def _add_three(one, sign, two, three, total):
-    for c in range(len(total)):
-        total[c] = one[c] + sign * (two[c] + three[c])
-
-
-# Phases come in the order (0, 1), (0, 0), (1, 0), (1, 1), in which those that share a kernel's row or
-# column of zeros are neighbours.
-
-
-@_line
-def _phase_at(s, t, phases):
-    return s * phases + (s + t + 1) % phases
-
-
-@_line
-def _place_of(phase, phases):
-    return phase // phases, (phase + phase // phases + 1) % phases
-
-
-@_line
-def _activate_line(totals, bias, scale, low, output):
-    for c in range(len(output)):
-        value = np.floor((totals[c] * 0.25 + bias[c]) * scale + 0.5)
-        output[c] = np.minimum(np.maximum(value, low), CLAMP)
-
-
-@_compiled
-def _activate(first, last, products, begin, bias, scale, low, phases, size, padded):
-    """The outputs of a layer from its `products` (16, …, C), in rows of tiles first to last."""
-    height, width = size
-    columns = (width + 1) // 2
-    channels = padded.shape[2]
-    lines = np.empty((4, products.shape[2]))
-    totals = np.empty(products.shape[2])
-    for row in range(first, last):
-        for column in range(columns):
-            place = (row - begin) * columns + column
-            for a in range(min(2, height - 2 * row)):
-                _add_rows(products, place, a, lines)
-                for b in range(min(2, width - 2 * column)):
-                    _add_three(lines[b], 1.0 - 2.0 * b, lines[b + 1], lines[b + 2], totals)
-                    for phase in range(phases * phases):
-                        s, t = _place_of(phase, phases)
-                        i, j = phases * (2 * row + a) + s, phases * (2 * column + b) + t
-                        start, stop = phase * channels, (phase + 1) * channels
-                        _activate_line(
-                            *(totals[start:stop], bias[start:stop], scale, low),
-                            padded[i + 1, j + 1],
-                        )
-
-
-@_line
-def _add_rows(products, place, a, lines):
-    """Row `a` of Aᵀ times the products of a tile."""
-    for j in range(4):
-        one, two, three = products[4 * a + j], products[4 * a + 4 + j], products[4 * a + 8 + j]
-        _add_three(one[place], 1.0 - 2.0 * a, two[place], three[place], lines[j])
-
-
-@_line
-def _differentiate_line(totals, factor, relu, activation, output):
-    for c in range(len(output)):
-        output[c] = totals[c] * 0.25 * factor
-    if relu:
-        for c in range(len(output)):
-            output[c] = output[c] * (activation[c] > 0)
-
-
-@_compiled
-def _differentiate(first, last, peaks, products, begin, factor, relu, padded, gradient):
-    """The gradient in a layer's input, which is `padded`, and through the ReLU before it."""
-    height, width, channels = gradient.shape
-    columns = (width + 1) // 2
-    lines = np.empty((4, channels))
-    totals = np.empty(channels)
-    for row in range(first, last):
-        for column in range(columns):
-            place = (row - begin) * columns + column
-            for a in range(min(2, height - 2 * row)):
-                _add_rows(products, place, a, lines)
-                for b in range(min(2, width - 2 * column)):
-                    _add_three(lines[b], 1.0 - 2.0 * b, lines[b + 1], lines[b + 2], totals)
-                    i, j = 2 * row + a, 2 * column + b
-                    _differentiate_line(totals, factor, relu, padded[i + 1, j + 1], gradient[i, j])
-                    _raise(peaks, gradient[i, j])
-
-
-@_line
-def _quantise_line(values, unit, integers):
-    for c in range(len(values)):
-        integers[c] = np.floor(values[c] / unit + 0.5)
-
-
-@_compiled
-def _quantise(first, last, gradient, unit, phases, padded):
-    """Gradients in units of `unit`, rounded; phases become channels."""
-    channels = gradient.shape[2]
-    for i in range(first, last):
-        for j in range(gradient.shape[1]):
-            integers = padded[i // phases + 1, j // phases + 1]
-            start = _phase_at(i % phases, j % phases, phases) * channels
-            _quantise_line(gradient[i, j], unit, integers[start : start + channels])
 
 
 @functools.lru_cache()
@@ -373,7 +105,7 @@ class _Product:
             end = min(begin + self._step, self._rows)
             number = (end - begin) * self._columns
             peaks = _in_parts(
-                *(_transform, begin, end, tiles.size, padded, begin, tiles),
+                *(kernels.transform, begin, end, tiles.size, padded, begin, tiles),
                 peaks=(16, padded.shape[2]),
             )
             if not self._are_exact(peaks):
@@ -413,7 +145,7 @@ class _Convolution:
         matrices = _transformed(kernel)
         self.layer, self._before, self._size = layer, before, size
         self._phases = 2 if layer.up else 1
-        self._bias = np.tile(layer.bias, self._phases**2)
+        self._bias = np.tile(layer.bias, self._phases * self._phases)
         self._forward = _Product(matrices, 4 * np.abs(self._bias).max(), size)
         # Mirroring a kernel swaps the first and the last row of its transform.
         mirrored = [matrices[4 * i + j].T for i in _MIRRORED for j in _MIRRORED]
@@ -435,7 +167,7 @@ class _Convolution:
         try:
             for begin, end, products in self._forward.bands(self.input, workspace):
                 _in_parts(
-                    *(_activate, begin, end, products.size, products, begin, self._bias),
+                    *(kernels.activate, begin, end, products.size, products, begin, self._bias),
                     *(2.0**-self.layer.bits, low, self._phases, self._size, self.output),
                 )
         except _TooLarge:
@@ -456,7 +188,7 @@ class _Convolution:
         _, exponent = np.frexp(peak)
         unit = np.ldexp(1 / self.layer.gradient_largest, exponent)
         _in_parts(
-            *(_quantise, 0, len(self.gradient), self.gradient.size),
+            *(kernels.quantise, 0, len(self.gradient), self.gradient.size),
             *(self.gradient, unit, self._phases, self._integers),
         )
         relu = self._before is not None and self._before.layer.relu
@@ -464,7 +196,7 @@ class _Convolution:
         try:
             peaks = [
                 _in_parts(
-                    *(_differentiate, begin, end, products.size, products, begin),
+                    *(kernels.differentiate, begin, end, products.size, products, begin),
                     *(factor, relu, self.input, gradient),
                     peaks=gradient.shape[2:],
                 ).max()
@@ -495,8 +227,8 @@ def _with_3_taps(layer):
     # Output 2p + s of `spread` is Σ over u of input p + (s + 2 - u) / 2, where that is an integer.
     kernel = np.zeros((3, 3, layer.kernel.shape[2], 4, layer.kernel.shape[3]))
     for u, v in np.ndindex(5, 5):
-        s, t = u % 2, v % 2
-        kernel[(s + 4 - u) // 2, (t + 4 - v) // 2, :, _phase_at(s, t, 2)] = layer.kernel[u, v]
+        phase = kernels.phase_at(u % 2, v % 2, 2)
+        kernel[(u % 2 + 4 - u) // 2, (v % 2 + 4 - v) // 2, :, phase] = layer.kernel[u, v]
     return kernel.reshape(*kernel.shape[:3], -1)
 
 
@@ -510,7 +242,7 @@ def _transformed(kernel):
 
 
 def _padded(size, channels):
-    """Zeros (2⌈h/2⌉ + 2, 2⌈w/2⌉ + 2, C), with place for an array of `size` (h, w) from (1, 1) on."""
+    """Zeros (2⌈h/2⌉ + 2, 2⌈w/2⌉ + 2, C), to hold an array of `size` (h, w) from (1, 1) on."""
     return np.zeros((*(side + side % 2 + 2 for side in size), channels))
 
 
@@ -540,20 +272,37 @@ class Iterations(exact_posterior.Iterations):
         z, deviation = self._z, self._deviation
         rows = len(z)
         _in_parts(
-            *(_sample, 0, rows, z.size, self.mean, self.logvar, normal),
+            *(kernels.sample_rows, 0, rows, z.size, self.mean, self.logvar, normal),
             *(z, deviation, self._layers[0].input),
         )
         for layer in self._layers:
             layer.forward(self._workspace)
         last = self._layers[-1]
         peak = _in_parts(
-            *(_gaussian, 0, len(self._y), 8 * self._y.size, self._y, last.output, last.gradient),
+            *(
+                kernels.gaussian_rows,
+                0,
+                len(self._y),
+                8 * self._y.size,
+                self._y,
+                last.output,
+                last.gradient,
+            ),
             peaks=last.gradient.shape[2:],
         ).max()
         gradients = [self._gradient] + [layer.gradient for layer in self._layers[:-1]]
         for layer, gradient in zip(self._layers[::-1], gradients[::-1]):
             peak = layer.backward(peak, gradient, self._workspace)
         _in_parts(
-            *(_update, 0, rows, 8 * z.size, z, deviation, self._gradient, self._weights),
+            *(
+                kernels.update_rows,
+                0,
+                rows,
+                8 * z.size,
+                z,
+                deviation,
+                self._gradient,
+                self._weights,
+            ),
             *(self._scale, rate, self._adam, self._values, self._moments),
         )

@@ -174,7 +174,7 @@ def _gaussians(y, mu, log_sigma):
 
 
 def sample(mean, logvar, normal):
-    """z from N(mean, exp(logvar)), its deviation from the mean, and z in units of 2^-12, rounded."""
+    """z of N(mean, exp(logvar)), its deviation from the mean, and z in units of 2^-12, rounded."""
     deviation = arithmetic.exp(0.5 * logvar) * normal
     z = mean + deviation
     return z, deviation, np.floor(z / UNIT + 0.5)

@@ -86,7 +86,7 @@ ALLOWED = {
     "compiled": ({"np.matmul"}, 0),
 }
 DECIDING = ("arithmetic", "tables", "stack", "integer_networks", "integer_model", "compiled")
-DECIDING += ("exact_posterior", "grid_codec", "bits_back_codec")
+DECIDING += ("kernels", "exact_posterior", "grid_codec", "bits_back_codec")
 
 
 @pytest.mark.parametrize("name", DECIDING)
@@ -539,7 +539,9 @@ def test_adam_is_that_of_tensorflow():
             session.run(update, {gradient: g})
             value, mean, square = ours
             ours = exact_posterior.update(value, g, mean, square, next(rates), *settings[2:])
-            np.testing.assert_allclose(ours[0], session.run(variable), rtol=1e-5)  # float32 settings
+            np.testing.assert_allclose(
+                ours[0], session.run(variable), rtol=1e-5
+            )  # float32 settings
 
 
 def test_noise_of_q():

@@ -15,7 +15,7 @@ from model import checkpoints
 
 numba = pytest.importorskip("numba", reason="numba, which requirements.txt names, is not installed")
 
-from coding import compiled  # noqa: E402
+from coding import compiled, kernels  # noqa: E402
 
 SETTINGS = container.Settings(3, 3e-2, 0.9, 0.999, 1e-8)
 
@@ -93,18 +93,20 @@ def test_elements_equal_numpy():
     y, *parameters = columns(random, number, 1e4, 2.0**25, 2.0**22)
     y, parameters = y.round(), np.concatenate(parameters, axis=2).round()
     gradient = np.zeros_like(parameters)
-    compiled._gaussian(0, 1, np.zeros(16), y, padded(parameters), gradient)
+    kernels.gaussian_rows(0, 1, np.zeros(16), y, padded(parameters), gradient)
     expected = exact_posterior.gaussian(y, *np.split(parameters * integer_networks.UNIT, 2, axis=2))
     np.testing.assert_array_equal(gradient, np.concatenate(expected[:2], axis=2))
     assert np.mean(expected[2] == 1e-9) > 0.1 and np.mean(expected[2] > 0.01) > 0.1
 
     mean, logvar, normal, z, deviation = columns(random, number, 100, 300, 5, 0, 0)
     grid = padded(z)
-    compiled._sample(0, 1, mean, logvar, normal, z, deviation, grid)
+    kernels.sample_rows(0, 1, mean, logvar, normal, z, deviation, grid)
     expected = exact_posterior.sample(mean, logvar, normal)
     limits = -integer_networks.CLAMP, integer_networks.CLAMP
     for ours, theirs in zip((z, deviation, grid[1:-1, 1:-1]), (*expected[:2], expected[2])):
-        np.testing.assert_array_equal(ours, np.clip(theirs, *limits) if ours.base is grid else theirs)
+        np.testing.assert_array_equal(
+            ours, np.clip(theirs, *limits) if ours.base is grid else theirs
+        )
 
     z, deviation, gradient = columns(random, number, 40, 40, 1)
     weights = random.normal(0, 1, (integer_networks.PRIOR_WEIGHTS, 8))
@@ -115,13 +117,13 @@ def test_elements_equal_numpy():
         exact_posterior.update(value, 1e-3 * g, *pair, 0.01, *adam)
         for value, g, pair in zip(values, exact_posterior.q_gradients(of_z, deviation), moments)
     ]
-    compiled._update(0, 1, z, deviation, gradient, weights, 1e-3, 0.01, adam, values, moments)
+    kernels.update_rows(0, 1, z, deviation, gradient, weights, 1e-3, 0.01, adam, values, moments)
     for k, (value, *pair) in enumerate(expected):
         np.testing.assert_array_equal(values[k], value)
         np.testing.assert_array_equal(moments[k], pair)
 
 
-KERNELS = ("_sample", "_gaussian", "_update", "_transform", "_activate", "_differentiate")
+KERNELS = ("sample_rows", "gaussian_rows", "update_rows", "activate", "differentiate", "quantise")
 FUSED = r"\bvf?n?m(?:add|sub)|\bv?fn?m(?:add|sub|la|ls)"  # x86 and ARM
 
 
@@ -129,8 +131,8 @@ FUSED = r"\bvf?n?m(?:add|sub)|\bv?fn?m(?:add|sub|la|ls)"  # x86 and ARM
 def test_no_operations_are_fused(name, bb):
     """A fused product and sum is rounded once, where NumPy rounds twice."""
     iterate(compiled.Iterations, bb, (4, 4))
-    cached = getattr(compiled, name)  # numba does not show the code of what it loads
-    kernel = numba.njit(cached.py_func, **compiled.OPTIONS)
+    cached = getattr(kernels, name)  # numba does not show the code of what it loads
+    kernel = numba.njit(cached.py_func, **kernels.OPTIONS)
     kernel.compile(cached.signatures[0])
     (assembly,) = kernel.inspect_asm().values()
     assert "mul" in assembly and not re.search(FUSED, assembly)
