@@ -2,7 +2,7 @@
 
     magic           4 bytes, `MAGIC`
     version, kind   1 byte: version · 16 + index in `KINDS`
-    digest          4 bytes, of the model and the tables (`integer_model.Decoder`)
+    digest          4 bytes, of the model and the tables (`decoding.Decoder`)
     n, H, W         number of images; their height and width in pixels
     bits-back only  1 byte: bits of z's grid · 16 + index in `PRESETS`, or 15 for other settings;
                     unless the index is 0, the iterations; if it is 15, the 4 settings in float64;

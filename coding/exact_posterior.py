@@ -38,7 +38,7 @@ def fit(decoder, y, num_pixels, settings, seed, step):
     """Computes the mean and log-variance of q(z|y).
 
     Args:
-      decoder: `integer_model.Decoder` of a bits-back model.
+      decoder: `decoding.Decoder` of a bits-back model.
       y: integers as float64, (h, w, C).
       num_pixels: number of pixels of the image, by which the loss is divided.
       settings: `container.Settings`.
@@ -101,7 +101,7 @@ class Iterations:
     """Adam on the mean and log-variance of q(z|y).
 
     Args:
-      decoder: `integer_model.Decoder` of a bits-back model.
+      decoder: `decoding.Decoder` of a bits-back model.
       y: integers as float64, (h, w, C).
       mean, logvar: initial values, float64 (h', w', C).
       scale: factor of the loss, which is in nats without it.

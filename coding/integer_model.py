@@ -4,28 +4,18 @@ They are the float32 values of the checkpoint, rounded to fixed point. If TFC tr
 transform of a kernel, the inverse transform is computed in float64, in a fixed order.
 """
 
-import collections
 import hashlib
 
 import numpy as np
 
 from coding import arithmetic, container, tables
+from coding.decoding import Decoder
 from coding.integer_networks import UNIT, HyperAnalysis, HyperSynthesis, Prior, integer_layer
 from model import entropy_models
 from runtime.quiet_tf import tf
 
 H_S = "mb_t2018hyper_synthesis_transform/layer_"
 H_A = "hyper_analysis_transform/layer_"
-
-
-class Decoder(
-    collections.namedtuple("Decoder", "hyper_synthesis hyper_analysis prior medians digest")
-):
-    """The parts of a model that coding latents needs.
-
-    hyper_analysis: None for the base model; medians: (C,) in units of 2^-12, zero for bits-back;
-    digest: bytes that depend on every weight that a decoder uses and on the tables.
-    """
 
 
 def load(run, bits_back):
