@@ -49,7 +49,7 @@ class BBSGA(methods.BitsBackMethod):
             self.args,
             temperature=self.temperature,
         )
-        return [stage], {"y": stage.latents["y"]}
+        return self.given_y([stage], stage.latents["y"])
 
 
 if __name__ == "__main__":

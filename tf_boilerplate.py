@@ -199,6 +199,8 @@ def compress(method_class, args):
     elif args.save_reconstruction:
         raise InputError("--save_reconstruction: needs a --results_dir to write to")
     if args.output:
+        if writer is None:
+            raise InputError("{}: --estimate_only writes no file".format(args.output))
         if not args.output.endswith(".tfci"):
             raise InputError("{}: the name of a compressed file ends in .tfci".format(args.output))
         files.check_writable(args.output)
@@ -208,8 +210,7 @@ def compress(method_class, args):
     save = functools.partial(utils.write_reconstruction, path, images.shape[0])
     save = save if args.save_reconstruction else None
 
-    _, height, width, _ = images.shape
-    remedy = "smaller images than {} x {} pixels need less".format(width, height)
+    remedy = "smaller images than {1} x {0} pixels need less".format(*images.shape[1:3])
     if args.eval_batch_size > 1:
         remedy = "a smaller --eval_batch_size or " + remedy
     with enough_memory(images.path, remedy):

@@ -3,6 +3,9 @@
 They are built from float64 +, -, ×, ÷ and square roots in a fixed order, whose rounding IEEE 754
 specifies, and from exact operations (powers of two, floor, comparisons). A C library's `exp` or
 `erf` may differ in the last bit between machines, and then the decoder loses track of the encoder.
+
+`exp`, `tanh`, `sigmoid` and `normal_tail` take arrays, and also scalars where numba compiles them
+(`compiled.py`).
 """
 
 import functools
@@ -14,18 +17,18 @@ LN2 = 0.6931471805599453
 LOG2_E = 1.4426950408889634
 _LN2_HIGH = 0.693147180369123816490  # the first 33 bits of LN2, so that small multiples are exact
 _LN2_LOW = 1.90821492927058770002e-10
-_EXP = [1 / math.factorial(k) for k in range(13)]  # Taylor's series
-_LOG = [1 / (2 * k + 1) for k in range(12)]  # Taylor's series of artanh(s) / s, in s²
+_EXP = tuple(1 / math.factorial(k) for k in range(13))  # Taylor's series
+_LOG = tuple(1 / (2 * k + 1) for k in range(12))  # Taylor's series of artanh(s) / s, in s²
+_TO_INTEGER = 1.5 * 2.0**52  # adding it leaves an integer below 2^51 in the low bits
 
 
 def exp(x):
     """exp(x); relative error below 1e-14. |x| is clipped to 700."""
-    x = np.clip(x, -700, 700)
+    x = np.minimum(np.maximum(x, -700.0), 700.0)
     n = np.floor(x * LOG2_E + 0.5)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    value = _polynomial(r, _EXP)
-    value *= ((n.astype(np.int64) + 1023) << 52).view(np.float64)  # 2^n, exactly
-    return value
+    bits = np.float64(n + _TO_INTEGER).view(np.int64)  # n, in the lowest 12
+    return _polynomial(r, _EXP) * np.int64((bits << 52) + (1023 << 52)).view(np.float64)  # 2^n
 
 
 def log(x):
@@ -66,7 +69,7 @@ def normal_tail(u):
 
     The relative error of Q is below 1e-9 up to u = 37; u is clipped to 37.
     """
-    u = np.minimum(u, 37)
+    u = np.minimum(u, 37.0)
     bell = exp(-0.5 * (u * u))
     t = 1 / (1 + 0.3 * u)
     return bell * t * _polynomial(t, _TAIL), bell
@@ -91,8 +94,8 @@ def normal_quantiles(bits):
 
 def _polynomial(x, coefficients):
     """Evaluates a polynomial by Horner's scheme; `coefficients` start with the lowest power."""
-    value = np.full_like(x, coefficients[-1])
-    for coefficient in coefficients[-2::-1]:
+    value = coefficients[-1] * x + coefficients[-2]
+    for coefficient in coefficients[-3::-1]:
         value *= x
         value += coefficient
     return value

@@ -39,7 +39,7 @@ class BitsBackCodec:
     """Pushes images onto a stack and pops them, last in first out.
 
     Args:
-      decoder: `integer_model.Decoder` of a bits-back model.
+      decoder: `decoding.Decoder` of a bits-back model.
       settings: `container.BitsBack`.
       stack: the initial `Stack`; None: random padding, as much as is needed.
     """

@@ -2,7 +2,7 @@
 
     magic           4 bytes, `MAGIC`
     version, kind   1 byte: version · 16 + index in `KINDS`, + 8 if y's grid has a step
-    digest          4 bytes, of the model and the tables (`integer_model.Decoder`)
+    digest          4 bytes, of the model and the tables (`decoding.Decoder`)
     n, H, W         number of images; their height and width in pixels
     step            only if y's grid has one: 1 byte, 128 + k for a step of 2^(k / 8)
     bits-back only  1 byte: bits of z's grid · 16 + index in `PRESETS`, or 15 for other settings;

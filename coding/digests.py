@@ -6,24 +6,15 @@ prints a line per image, the SHA-256 of its y and z. The name of a checkpoint, s
 model.ckpt-1000, selects another than the newest of the run.
 """
 
-import hashlib
 import os
 import subprocess
 import sys
 
 from coding import readers
+from coding.decoding import digest
 from model import checkpoints, device
 from runtime import files, signals
 from runtime.errors import Unfinished
-
-
-def digest(latents):
-    """SHA-256 of an image's y and z, in hexadecimal; `latents` is a dict of arrays."""
-    result = hashlib.sha256()
-    for name in ("y", "z"):
-        result.update(repr(latents[name].shape).encode())
-        result.update((latents[name] + 0.0).astype("<f8").tobytes())  # + 0.0 turns -0 into 0
-    return result.hexdigest()
 
 
 def digests(run, path):

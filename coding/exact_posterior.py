@@ -8,6 +8,10 @@
 explicit gradients. The noise depends on the seed, y and the step: NumPy's Philox generator draws
 integers, which select one of 2^16 equally probable values. Sums of floats have only a few terms, in
 a fixed order, except in the figures that are only shown.
+
+`Iterations` defines an iteration in NumPy. If numba is installed, `compiled.Iterations` takes its
+place: the same results, sooner. The functions of single elements (`sample`, `gaussian`, `prior`,
+`update`) serve both, so they take arrays, and also scalars where numba compiles them.
 """
 
 import collections
@@ -17,7 +21,7 @@ import math
 import numpy as np
 
 from coding import arithmetic
-from coding.integer_networks import UNIT
+from coding.integer_networks import UNIT, prior_logits
 from runtime.errors import InputError
 
 RECORD_EVERY = 100
@@ -26,13 +30,15 @@ _BOUND = 1e-9  # lower bound on likelihoods, as in `entropy_models.bound_likelih
 _INVERSE_SQRT_2PI = 0.3989422804014327
 _BLOCK = 1 << 13  # elements processed together, so that they stay in the cache
 _NOISE_BITS = 16
+# Iterations × elements of y from which loading the compiled code, about a second, pays.
+_WORTH_COMPILING = 1 << 22
 
 
 def fit(decoder, y, num_pixels, settings, seed, step):
     """Computes the mean and log-variance of q(z|y).
 
     Args:
-      decoder: `integer_model.Decoder` of a bits-back model.
+      decoder: `decoding.Decoder` of a bits-back model.
       y: integers as float64, (h, w, C).
       num_pixels: number of pixels of the image, by which the loss is divided.
       settings: `container.Settings`.
@@ -57,83 +63,181 @@ def _fit(decoder, y, num_pixels, settings, seed, step):
     if not settings.its:
         return mean, logvar, record
     scale = arithmetic.LOG2_E / num_pixels
-    noise = _Noise(seed, y)
-    optimiser = _Adam(settings, 2)
+    noise, rates = _Noise(seed, y), adam_rates(settings)
+    iterations = _iterations(settings.its * y.size)(decoder, y, mean, logvar, scale, settings)
     bad = None
     for t in range(settings.its):
-        shown = t % RECORD_EVERY == 0 or t == settings.its - 1
-        normal = noise.normal(t, mean.shape)
-        deviation = arithmetic.exp(0.5 * logvar) * normal
-        loss, gradient = _free_energy(decoder, y, mean + deviation, shown)
-        if shown:
-            if not np.all(np.abs(mean) + np.abs(logvar) < LARGEST):  # NaN included
+        normal, loss = noise.normal(t, mean.shape), None
+        if t % RECORD_EVERY == 0 or t == settings.its - 1:
+            if not iterations.within(LARGEST):
                 break
-            loss -= 0.5 * np.sum(normal * normal + logvar + np.log(2 * np.pi))
-            loss *= scale
+            loss = scale * free_energy(decoder, y, iterations.mean, iterations.logvar, normal)
             record["its"].append(t)
             record["rd_loss"].append(loss)
-        # The final ½ is the gradient of the entropy of q.
-        gradients = (gradient, gradient * deviation * 0.5 - 0.5)
-        mean, logvar = optimiser.update((mean, logvar), [scale * g for g in gradients])
-        if bad is None and not np.all(np.abs(mean) + np.abs(logvar) < LARGEST):
+        iterations.run(normal, next(rates))
+        if bad is None and not iterations.within(LARGEST):
             bad = t
         step(t + 1, loss)
-    if not np.all(np.abs(mean) + np.abs(logvar) < LARGEST):  # NaN included
+    if not iterations.within(LARGEST):
         raise InputError(
             "q(z|y) diverges: its mean or log-variance is NaN or beyond {:g} after the update of "
             "iteration {}; try a lower --lr, or --r_lr if the method has it".format(LARGEST, bad)
         )
-    return mean, logvar, dict(record)
+    return iterations.mean, iterations.logvar, dict(record)
 
 
-def _free_energy(decoder, y, z, with_value):
-    """-log p(y|z) - log p(z) in nats (None unless `with_value`), and its gradient in z.
+def _iterations(work):
+    """The class that runs iterations, which process `work` elements of y altogether."""
+    if work < _WORTH_COMPILING:
+        return Iterations
+    try:
+        from coding import compiled
+    except ImportError:  # numba is not installed
+        return Iterations
+    return compiled.Iterations
 
-    The gradient ignores the rounding of z to the grid of the networks (straight-through).
+
+class Iterations:
+    """Adam on the mean and log-variance of q(z|y).
+
+    Args:
+      decoder: `decoding.Decoder` of a bits-back model.
+      y: integers as float64, (h, w, C).
+      mean, logvar: initial values, float64 (h', w', C).
+      scale: factor of the loss, which is in nats without it.
+      settings: `container.Settings`.
+
+    Attributes:
+      mean, logvar: the current values.
     """
-    grid = np.floor(z / UNIT + 0.5)
-    mu, log_sigma, activations = decoder.hyper_synthesis.forward(grid, y.shape[:2])
-    y_nats, mu_gradient, log_sigma_gradient = _gaussian_nats(
-        y, mu * UNIT, log_sigma * UNIT, with_value
-    )
-    gradient = decoder.hyper_synthesis.backward(mu_gradient, log_sigma_gradient, activations)
-    z_nats, z_gradient = _prior_nats(decoder.prior, z, with_value)
-    return y_nats + z_nats if with_value else None, gradient + z_gradient
+
+    def __init__(self, decoder, y, mean, logvar, scale, settings):
+        self._decoder, self._y, self._scale = decoder, y, scale
+        self._adam = settings[2:]
+        self._moments = 2 * [(0.0, 0.0)]
+        self.mean, self.logvar = mean, logvar
+
+    def within(self, largest):
+        """Whether |mean| + |log-variance| is below `largest` everywhere; NaN is not."""
+        return bool(np.all(np.abs(self.mean) + np.abs(self.logvar) < largest))
+
+    def run(self, normal, rate):
+        """Runs an iteration with N(0, 1) noise `normal` (h', w', C), and `rate` of `adam_rates`."""
+        z, deviation, grid = sample(self.mean, self.logvar, normal)
+        gradient = y_gradient(self._decoder.hyper_synthesis, self._y, grid)
+        gradient = gradient + prior(z, self._decoder.prior.weights)[0]
+        steps = [
+            update(value, self._scale * g, *moments, rate, *self._adam)
+            for value, g, moments in zip(
+                (self.mean, self.logvar), q_gradients(gradient, deviation), self._moments
+            )
+        ]
+        (self.mean, *first), (self.logvar, *second) = steps
+        self._moments = [first, second]
 
 
-def _gaussian_nats(y, mu, log_sigma, with_value):
-    """Σ -log p(y|z) (0 unless `with_value`) and its gradients in mu and log sigma."""
-    mu_gradient, log_sigma_gradient = np.empty_like(y), np.empty_like(y)
-    arrays = [a.reshape(-1) for a in (y, mu, log_sigma, mu_gradient, log_sigma_gradient)]
-    nats = 0.0
+def y_gradient(hyper_synthesis, y, grid):
+    """The gradient of -log p(y|z) in z, at z = `grid` · 2^-12.
+
+    It passes straight through the rounding of z to this grid.
+    """
+    mu, log_sigma, activations = hyper_synthesis.forward(grid, y.shape[:2])
+    mu_gradient, log_sigma_gradient, _ = _gaussians(y, mu, log_sigma)
+    return hyper_synthesis.backward(mu_gradient, log_sigma_gradient, activations)
+
+
+def free_energy(decoder, y, mean, logvar, normal):
+    """-log p(y|z) - log p(z) + log q(z|y) in nats, for the sample z that `normal` selects.
+
+    It is only shown, so that its sums may have any order.
+    """
+    z, _, grid = sample(mean, logvar, normal)
+    mu, log_sigma, _ = decoder.hyper_synthesis.forward(grid, y.shape[:2])
+    _, _, mass = _gaussians(y, mu, log_sigma)
+    _, density = prior(z, decoder.prior.weights)
+    q = 0.5 * np.sum(normal * normal + logvar + np.log(2 * np.pi))
+    return -np.sum(np.log(mass)) - np.sum(np.log(density)) - q
+
+
+def _gaussians(y, mu, log_sigma):
+    """`gaussian` of whole arrays; mu and log sigma in units of 2^-12."""
+    results = np.empty((3, *y.shape))
+    arrays = [a.reshape(-1) for a in (y, mu, log_sigma, *results)]
     for start in range(0, y.size, _BLOCK):
         y_, mu_, log_sigma_, *out = (array[start : start + _BLOCK] for array in arrays)
-        difference = y_ - mu_
-        distance = np.abs(difference)
-        inverse = arithmetic.exp(-log_sigma_)
-        near, far = (distance - 0.5) * inverse, (distance + 0.5) * inverse
-        near_tail, near_bell = arithmetic.normal_tail(np.abs(near))
-        far_tail, far_bell = arithmetic.normal_tail(far)
-        # The difference keeps its precision if both ends are in one tail.
-        mass = np.where(near < 0, 1 - near_tail, near_tail) - far_tail
-        bounded = np.maximum(mass, _BOUND)
-        slope = _INVERSE_SQRT_2PI / bounded
-        np.multiply((far_bell - near_bell) * inverse * slope, np.sign(difference), out=out[0])
-        np.multiply(near * near_bell - far * far_bell, -slope, out=out[1])
-        if with_value:
-            nats -= np.sum(np.log(bounded))
-    return nats, mu_gradient, log_sigma_gradient
+        for array, values in zip(out, gaussian(y_, mu_ * UNIT, log_sigma_ * UNIT)):
+            array[:] = values
+    return results
 
 
-def _prior_nats(prior, z, with_value):
-    """Σ -log p(z) (0 unless `with_value`) and its gradient in z."""
-    logits, slope, bend = prior.logits(z)
+# --- Functions of single elements ------------------------------------------------------------
+
+
+def sample(mean, logvar, normal):
+    """z of N(mean, exp(logvar)), its deviation from the mean, and z in units of 2^-12, rounded."""
+    deviation = arithmetic.exp(0.5 * logvar) * normal
+    z = mean + deviation
+    return z, deviation, np.floor(z / UNIT + 0.5)
+
+
+def gaussian(y, mu, log_sigma):
+    """The gradients of -log p(y|z) in mu and log sigma, and p(y|z), at least `_BOUND`."""
+    difference = y - mu
+    distance = np.abs(difference)
+    inverse = arithmetic.exp(-log_sigma)
+    near, far = (distance - 0.5) * inverse, (distance + 0.5) * inverse
+    near_tail, near_bell = arithmetic.normal_tail(np.abs(near))
+    far_tail, far_bell = arithmetic.normal_tail(far)
+    # The difference keeps its precision if both ends are in one tail; `abs` selects that tail or 1
+    # minus it.
+    mass = np.abs((near < 0) - near_tail) - far_tail
+    mass = np.maximum(mass, _BOUND)
+    slope = _INVERSE_SQRT_2PI / mass
+    mu_gradient = (far_bell - near_bell) * inverse * slope * np.copysign(1.0, difference)
+    return mu_gradient, (near * near_bell - far * far_bell) * -slope, mass
+
+
+def prior(z, weights):
+    """The gradient of -log p(z) in z, and p(z), at least `_BOUND`; see `prior_logits`."""
+    logits, slope, bend = prior_logits(z, weights)
     right = arithmetic.sigmoid(logits)
     density = right * (1 - right) * slope
     # d/dz log p = p'/p; where p is bounded, the denominator is the bound.
     derivative = right * (1 - right) * (bend + (1 - 2 * right) * slope * slope)
-    bounded = np.maximum(density, _BOUND)
-    return -np.sum(np.log(bounded)) if with_value else 0.0, -derivative / bounded
+    density = np.maximum(density, _BOUND)
+    return -derivative / density, density
+
+
+def q_gradients(gradient, deviation):
+    """The gradients in the mean and the log-variance of q, from the gradient in z.
+
+    The final ½ is the gradient of the entropy of q.
+    """
+    return gradient, gradient * deviation * 0.5 - 0.5
+
+
+def update(value, gradient, mean, square, rate, beta1, beta2, epsilon):
+    """A step of Adam as TensorFlow 1 has it: epsilon is added before biases are corrected.
+
+    Args:
+      value, gradient: of a variable.
+      mean, square: Adam's means of the gradients and of their squares.
+      rate: see `adam_rates`.
+
+    Returns:
+      the new value, mean and square.
+    """
+    mean = mean * beta1 + gradient * (1 - beta1)
+    square = square * beta2 + (gradient * gradient) * (1 - beta2)
+    return value - rate * mean / (np.sqrt(square) + epsilon), mean, square
+
+
+def adam_rates(settings):
+    """Yields Adam's learning rate for each step, with both biases corrected."""
+    power1 = power2 = 1.0
+    while True:
+        power1, power2 = power1 * settings.adam_beta1, power2 * settings.adam_beta2
+        yield settings.lr * math.sqrt(1 - power2) / (1 - power1)
 
 
 class _Noise:
@@ -149,24 +253,3 @@ class _Noise:
         raw = generator.random_raw(-(-int(np.prod(shape)) * _NOISE_BITS // 64))
         index = raw.astype("<u8").view("<u2")[: int(np.prod(shape))]
         return self._quantiles[index].reshape(shape)
-
-
-class _Adam:
-    """Adam as TensorFlow 1 has it: epsilon is added to the root before its bias is corrected."""
-
-    def __init__(self, settings, number):
-        self._settings = settings
-        self._means, self._squares = [0.0] * number, [0.0] * number
-        self._powers = 1.0, 1.0
-
-    def update(self, values, gradients):
-        """The values after one step."""
-        _, lr, beta1, beta2, epsilon = self._settings
-        self._powers = self._powers[0] * beta1, self._powers[1] * beta2
-        rate = lr * math.sqrt(1 - self._powers[1]) / (1 - self._powers[0])
-        updated = []
-        for i, (value, gradient) in enumerate(zip(values, gradients)):
-            self._means[i] = self._means[i] * beta1 + gradient * (1 - beta1)
-            self._squares[i] = self._squares[i] * beta2 + (gradient * gradient) * (1 - beta2)
-            updated.append(value - rate * self._means[i] / (np.sqrt(self._squares[i]) + epsilon))
-        return updated

@@ -22,7 +22,7 @@ class GridCodec:
     """Coder for single images.
 
     Args:
-      decoder: `integer_model.Decoder` of a base model.
+      decoder: `decoding.Decoder` of a base model.
       kind: `container.INTEGERS`, `CENTRED` or `CENTRED_BOUNDED`.
       step: k, where the grid of y has a spacing of 2^(k / 8).
     """

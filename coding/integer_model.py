@@ -4,28 +4,18 @@ They are the float32 values of the checkpoint, rounded to fixed point. If TFC tr
 transform of a kernel, the inverse transform is computed in float64, in a fixed order.
 """
 
-import collections
 import hashlib
 
 import numpy as np
 
 from coding import arithmetic, container, tables
+from coding.decoding import Decoder
 from coding.integer_networks import UNIT, HyperAnalysis, HyperSynthesis, Prior, integer_layer
 from model import entropy_models
 from runtime.quiet_tf import tf
 
 H_S = "mb_t2018hyper_synthesis_transform/layer_"
 H_A = "hyper_analysis_transform/layer_"
-
-
-class Decoder(
-    collections.namedtuple("Decoder", "hyper_synthesis hyper_analysis prior medians digest")
-):
-    """The parts of a model that coding latents needs.
-
-    hyper_analysis: None for the base model; medians: (C,) in units of 2^-12, zero for bits-back;
-    digest: bytes that depend on every weight that a decoder uses and on the tables.
-    """
 
 
 def load(run, bits_back):
@@ -97,18 +87,20 @@ def _fourier_basis(side):
 
 
 def _prior(reader, scope):
-    def read(name, function):
-        layers = range(len(entropy_models.FILTERS) - 1)
-        present = [i for i in layers if reader.has_tensor("{}{}_{}".format(scope, name, i))]
-        arrays = (reader.get_tensor("{}{}_{}".format(scope, name, i)) for i in present)
-        # Channels last: [output][input](C,).
-        return [function(array.astype(np.float64)).transpose(1, 2, 0) for array in arrays]
+    def read(name, layer, function=lambda array: array):
+        name = "{}{}_{}".format(scope, name, layer)
+        if not reader.has_tensor(name):  # the last layer has no factors
+            return []
+        # (C, units, inputs)
+        return [function(reader.get_tensor(name).astype(np.float64))]
 
-    return Prior(
-        read("matrix", arithmetic.softplus),
-        [bias[:, 0] for bias in read("bias", lambda bias: bias)],
-        [factor[:, 0] for factor in read("factor", arithmetic.tanh)],
-    )
+    weights = []
+    for layer in range(len(entropy_models.FILTERS) - 1):
+        parts = read("matrix", layer, arithmetic.softplus) + read("bias", layer)
+        parts += read("factor", layer, arithmetic.tanh)
+        joined = np.concatenate(parts, axis=2)
+        weights.append(joined.reshape(len(joined), -1).T)
+    return Prior(np.concatenate(weights))
 
 
 def _digest(decoder, reader):

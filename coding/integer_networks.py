@@ -163,35 +163,66 @@ class HyperAnalysis:
         return np.split(a * UNIT, 2, axis=-1)
 
 
-class Prior(collections.namedtuple("Prior", "matrices biases factors")):
-    """p(z), like `entropy_models.Density`, as lists with an entry of float64 arrays per layer.
+class Prior(collections.namedtuple("Prior", "weights")):
+    """p(z), like `entropy_models.Density` with its layers of 3 units.
 
-    matrices: (d_out, d_in, C); biases and factors: (d_out, C).
+    weights: float64 (`PRIOR_WEIGHTS`, C). They start at the first layer; each of its units has its
+    entries of the matrix, its bias and, except in the last layer, its factor.
     """
 
     def logits(self, z):
         """The logit of the cdf at `z` (…, C), and its first and second derivatives."""
-        values, slopes, bends = [z], [np.ones_like(z)], [np.zeros_like(z)]
-        for index, (matrix, bias) in enumerate(zip(self.matrices, self.biases)):
-            values, slopes, bends = (
-                [sum(m * v for m, v in zip(row, inputs)) for row in matrix]
-                for inputs in (values, slopes, bends)
-            )
-            values = [value + b for value, b in zip(values, bias)]
-            if index < len(self.factors):
-                for i, factor in enumerate(self.factors[index]):
-                    squashed = arithmetic.tanh(values[i])
-                    steepness = factor * (1 - squashed * squashed)
-                    values[i] = values[i] + factor * squashed
-                    bends[i] = bends[i] * (1 + steepness) - (
-                        2 * steepness * squashed * slopes[i] * slopes[i]
-                    )
-                    slopes[i] = slopes[i] * (1 + steepness)
-        return values[0], slopes[0], bends[0]
+        return prior_logits(z, self.weights)
 
     def cdf(self, z):
         """The distribution function at `z` (…, C)."""
         return arithmetic.sigmoid(self.logits(z)[0])
+
+
+PRIOR_WEIGHTS = 43
+
+
+def prior_logits(z, w):
+    """The logit of p(z)'s cdf at `z`, and its first and second derivatives.
+
+    Args:
+      z: (…, C), or a scalar where numba compiles this.
+      w: the `weights` of a `Prior`, or those of the scalar's channel.
+    """
+    a = _prior_activation(w[0] * z + w[1], w[0], 0.0, w[2])
+    b = _prior_activation(w[3] * z + w[4], w[3], 0.0, w[5])
+    c = _prior_activation(w[6] * z + w[7], w[6], 0.0, w[8])
+    for k in (9, 24):
+        a, b, c = (
+            _prior_unit(w, k, a, b, c),
+            _prior_unit(w, k + 5, a, b, c),
+            _prior_unit(w, k + 10, a, b, c),
+        )
+    return _prior_sums(w, 39, a, b, c)
+
+
+def _prior_unit(w, k, a, b, c):
+    """A hidden unit whose weights start at w[k]: its value, slope and bend (derivatives in z)."""
+    value, slope, bend = _prior_sums(w, k, a, b, c)
+    return _prior_activation(value, slope, bend, w[k + 4])
+
+
+def _prior_sums(w, k, a, b, c):
+    return (
+        w[k] * a[0] + w[k + 1] * b[0] + w[k + 2] * c[0] + w[k + 3],
+        w[k] * a[1] + w[k + 1] * b[1] + w[k + 2] * c[1],
+        w[k] * a[2] + w[k + 1] * b[2] + w[k + 2] * c[2],
+    )
+
+
+def _prior_activation(value, slope, bend, factor):
+    squashed = arithmetic.tanh(value)
+    steepness = factor * (1 - squashed * squashed)
+    return (
+        value + factor * squashed,
+        slope * (1 + steepness),
+        bend * (1 + steepness) - 2 * steepness * squashed * slope * slope,
+    )
 
 
 def integer_layer(kernel, bias, name, **settings):

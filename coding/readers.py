@@ -1,13 +1,13 @@
 """Readers of whole files, which decode the latents and pixels of each image."""
 
 import abc
-import functools
+import contextlib
 
 import utils
-from coding import container, integer_model, tfci
-from coding.bits_back_codec import BitsBackCodec, read_side_information
-from coding.grid_codec import GridCodec, spacing
-from coding.stack import Exhausted, Stack, words_of
+from coding import container, decoding, integer_model, tfci
+from coding.bits_back_codec import read_side_information
+from coding.grid_codec import spacing
+from coding.stack import words_of
 from model import device, hyperprior
 from model.hyperprior import Mbt2018, Mbt2018BB
 from runtime import console
@@ -78,8 +78,7 @@ class _ContainerReader(Reader):
 
     def _decoder(self, run):
         decoder = integer_model.load(run, self._header.bits_back is not None)
-        if decoder.digest != self._header.digest:
-            raise InputError("made with another model than {}".format(run.checkpoint))
+        decoder.check(self._header, run.checkpoint)
         return decoder
 
 
@@ -91,9 +90,7 @@ class GridReader(_ContainerReader):
         self.spacing = spacing(header.step)
 
     def latents(self, run, weights):
-        codec = GridCodec(self._decoder(run), self._header.kind, self._header.step)
-        for number, words in enumerate(self._words):
-            yield number, codec.decode(words, self.height, self.width)
+        return decoding.grid_latents(self._decoder(run), self._header, self._words)
 
 
 class BitsBackReader(_ContainerReader):
@@ -111,20 +108,15 @@ class BitsBackReader(_ContainerReader):
         self.side_info = None
 
     def latents(self, run, weights):
-        codec = BitsBackCodec(self._decoder(run), self._header.bits_back, Stack(self._words[0]))
-        try:
-            for number in reversed(range(self.images)):
-                y, z = codec.pop(
-                    self.height, self.width, functools.partial(self._posterior, codec, number)
-                )
-                yield number, {"y": y, "z": z}
-        except Exhausted:
-            raise InputError("not written by this program: a file with too few bits")
-        side_info = self._header.bits_back.side_info, self._header.bits_back.seed
+        stack = yield from decoding.archive_latents(
+            self._decoder(run), self._header, self._words[0], self._shown
+        )
         if self.has_side_info:
-            self.side_info = read_side_information(codec.stack, *side_info)
+            settings = self._header.bits_back
+            self.side_info = read_side_information(stack, settings.side_info, settings.seed)
 
-    def _posterior(self, codec, number, y):
+    @contextlib.contextmanager
+    def _shown(self, number):
         title = "q(z|y) of image {} of {}".format(number + 1, self.images)
         its = self._header.bits_back.posterior.its
         with console.Progress(max(its, 1), title=title) as progress:
@@ -132,7 +124,7 @@ class BitsBackReader(_ContainerReader):
             def step(done, _):
                 (progress.show if progress.due() else progress.advance)(done)
 
-            return codec.posterior(y, self.height * self.width, step)
+            yield step
 
 
 class PackedReader(Reader):

@@ -37,7 +37,7 @@ Evaluated = collections.namedtuple("Evaluated", "results records content")
 Evaluated.__doc__ = """The outcome of evaluating a method on images.
 
 results: dict of arrays (n,), the metrics of each image; records: dict of arrays, the course of the
-optimisation (`optimise.merge_records`); content: the bytes of the compressed file.
+optimisation (`optimise.merge_records`); content: the bytes of the compressed file, or None.
 """
 
 
@@ -59,7 +59,7 @@ class Evaluator:
         """Optimises, codes and measures images, a batch at a time; returns `Evaluated`.
 
         Args:
-          writer: the `writers.Writer` from the method's `coder`.
+          writer: the `writers.Writer` from the method's `coder`, or None.
           path: path of the images, for messages.
           batches: iterable of uint8 (N, H, W, 3).
           save: `save(number, reconstruction)`, called with the uint8 (H, W, 3) of each image; or
@@ -77,7 +77,7 @@ class Evaluator:
             records.append(record)
             batch_sizes.append(len(pixels))
         results = {key: np.array([figures[key] for figures in metrics]) for key in metrics[0]}
-        content, bits = writer.finish()
+        content, bits = writer.finish() if writer else (None, {})
         for key, values in bits.items():
             results[key + "_bpp"] = values / (pixels.shape[1] * pixels.shape[2])
         if self._method_class.reports_batches:
@@ -133,11 +133,11 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
         name = "{}: image {}".format(path, number)
         check_finite(values.values(), name, hint)
         with naming(name):
-            figures, record, reconstruction = evaluation.code(index, values, writer)
+            figures, record, reconstruction = evaluation.finish(index, values, writer)
             while evaluation.misses_target(figures, writer):
                 writer.take_back()
                 values = evaluation.improve()
-                figures, record, reconstruction = evaluation.code(index, values, writer)
+                figures, record, reconstruction = evaluation.finish(index, values, writer)
         figures.update(utils.ms_ssim(pixels[index], reconstruction))
         check_finite([figures["mse"], figures["est_bpp"]], name, hint)
         metrics.append(figures)
@@ -285,19 +285,43 @@ class Evaluation:
             steering = self.steering if stage is self.method.stages[0] else None
             return stage.run(self.session, progress, show, steering)
 
-    def code(self, index, latents, writer):
-        """Codes an image of the batch and measures the decoded result.
+    def finish(self, index, latents, writer):
+        """Codes an image of the batch, if there is a writer, and measures the decoded result.
 
         Args:
           index: index of the image in the batch.
           latents: its dict from `optimise`.
-          writer: a `writers.Writer`.
+          writer: a `writers.Writer`, or None.
 
         Returns:
-          metrics: dict of numbers, and `latents_sha256` (`digests.digest`).
-          record: the record of the coding (`writers.Coded`).
+          metrics: dict of numbers; with a writer, also `latents_sha256` (`digests.digest`) and the
+            seconds of coding.
+          record: the record of the coding (`writers.Coded`); empty without a writer.
           reconstruction: uint8 (H, W, 3).
         """
+        figures, record = {}, {}
+        if writer:
+            coded = self._code(latents, writer)
+            latents, record = coded.latents, coded.record
+            figures["latents_sha256"] = digests.digest(latents)
+        feed = {self.coded[name]: value[None] for name, value in latents.items()}
+        begun = time.time()
+        decoded = self.session.run(self.x_tilde, feed)
+        if writer:
+            figures["encode_seconds"] = coded.encode_seconds
+            figures["decode_seconds"] = coded.decode_seconds + time.time() - begun
+        feed.update({self.index: index, self.decoded: decoded})
+        metrics, reconstruction = self.session.run([self.metrics, self.reconstruction], feed)
+        if self.steering:
+            figures["lmbda_found"] = self.steering.lmbda
+        if self.aim.region:
+            figures.update(self.aim.region.figures(self.images[index], reconstruction))
+            lmbda = figures.get("lmbda_found", self.args.lmbda)
+            figures["est_rd_loss"] = lmbda * figures["weighted_mse"] + metrics["est_bpp"]
+        return {**metrics, **figures}, record, reconstruction
+
+    def _code(self, latents, writer):
+        """Codes the latents of an image; returns `writers.Coded`."""
         with console.shown(self.args.verbose, writer.its, "Rate optimisation") as (progress, write):
 
             def step(done, loss):
@@ -305,22 +329,7 @@ class Evaluation:
                 if loss is not None:
                     write(progress_line(done - 1, {"bpp": loss}, None))
 
-            coded = writer.add(latents, self.shape[1:3], step)
-        feed = {self.coded[name]: value[None] for name, value in coded.latents.items()}
-        begun = time.time()
-        decoded = self.session.run(self.x_tilde, feed)
-        decode_seconds = coded.decode_seconds + time.time() - begun
-        feed.update({self.index: index, self.decoded: decoded})
-        metrics, reconstruction = self.session.run([self.metrics, self.reconstruction], feed)
-        metrics["latents_sha256"] = digests.digest(coded.latents)
-        metrics.update(encode_seconds=coded.encode_seconds, decode_seconds=decode_seconds)
-        if self.steering:
-            metrics["lmbda_found"] = self.steering.lmbda
-        if self.aim.region:
-            metrics.update(self.aim.region.figures(self.images[index], reconstruction))
-            lmbda = metrics.get("lmbda_found", self.args.lmbda)
-            metrics["est_rd_loss"] = lmbda * metrics["weighted_mse"] + metrics["est_bpp"]
-        return metrics, coded.record, reconstruction
+            return writer.add(latents, self.shape[1:3], step)
 
 
 def progress_line(t, relaxed, rounded):

@@ -64,7 +64,7 @@ class Method:
       coding_flags: like `flags`, for how files are written.
       stages: list of `Stage`s, in the order in which they run.
       latents: dict of tensors (N, …) that the coder rounds (`coder`) after the stages have run.
-      coded: names of the latents that the coder returns.
+      coded: names of the latents that the coder returns; without a coder, those in `latents`.
     """
 
     row = ""
@@ -174,7 +174,7 @@ class Method:
 
     @classmethod
     def coder(cls, run, weights, args):
-        """The `writers.Writer` that rounds and codes the latents.
+        """The `writers.Writer` that rounds and codes the latents; None to code nothing.
 
         Args:
           run, weights: the `checkpoints.Run`, and its weights from `checkpoints.load`.
@@ -188,7 +188,7 @@ class Method:
         Args:
           num_pixels: H·W of the images.
           noise: `Noise` of the images.
-          latents: dict of tensors, as the coder returns them.
+          latents: dict of tensors, those in `coded`.
         """
         return self.model.rates(num_pixels, **latents)
 
@@ -305,15 +305,61 @@ class BitsBackMethod(Method):
             "", "file whose bits the first z is decoded from; decompress recovers it"
         ),
         "z_spacing": Flag(0.125, "spacing of the grid on which z is coded: a power of 2, up to 1"),
+        "estimate_only": Flag(
+            False, "code nothing: estimate rates only, with q(z|y) fitted by TensorFlow"
+        ),
     }
     coded = ("y", "z", "z_mean", "z_logvar")
     rate_flags = None
 
     def build(self):
-        return [], {"y": self.predicted()["y"]}
+        return self.given_y([], self.predicted()["y"])
+
+    def given_y(self, stages, y):
+        """What `build` returns, from the stages that find `y` and from the latter, not rounded.
+
+        With --estimate_only, this adds q(z|y) to the latents, and the stage that fits it, which
+        otherwise are the coder's.
+        """
+        if not self.args.estimate_only:
+            return stages, {"y": y}
+        self.coded = ("y", "z_mean", "z_logvar")
+        y = tf.math.round(y)
+        q = self.model.hyper_analysis(y)
+        if self.rate_flags:
+            stage = self._fit(y, q)
+            stages, q = [*stages, stage], stage.latents
+        return stages, {"y": y, **q}
+
+    def _fit(self, y, start):
+        """The stage that minimises the rate given `y`, over the mean and log-variance of q(z|y)."""
+        its, lr = (getattr(self.args, flag) for flag in self.rate_flags)
+        height, width = self.x.shape.as_list()[1:3]
+
+        def loss(**latents):
+            bpp = self.model.rates(height * width, **latents)["bpp"]
+            return tf.reduce_mean(bpp), {"bpp": bpp}
+
+        def sampled(t, **q):
+            normal = self.noise.at(t, "z given y").normal(q["z_mean"])
+            return {"y": y, **self.model.sample(normal=normal, **q)}
+
+        def sent(**q):
+            return self.sent(self.noise, y, **q)
+
+        stage = Stage(start, loss, sampled, sent, its, lambda t: lr, self.args)
+        stage.title = "Rate optimisation"
+        return stage
 
     @classmethod
     def coder(cls, run, weights, args):
+        if args.estimate_only:
+            for name in ("side_info", "z_spacing"):
+                if getattr(args, name) != cls.coding_flags[name].default:
+                    raise InputError(
+                        "--{}: has no effect with --estimate_only, which codes nothing".format(name)
+                    )
+            return None
         settings = container.Settings()
         if cls.rate_flags:
             its, lr = (getattr(args, flag) for flag in cls.rate_flags)
@@ -327,11 +373,13 @@ class BitsBackMethod(Method):
         return {"y": y, **self.model.sample(z_mean, z_logvar, normal)}
 
     def rates(self, num_pixels, noise, latents):
-        """Bits per pixel with a sample of z drawn from `noise`, and `bpp_coded`.
+        """Bits per pixel with a sample of z drawn from `noise`; if z is coded, also `bpp_coded`.
 
         The coded z depends on the bits of the images before it, this sample does not; `bpp_coded`
         is the rate with the coded z.
         """
         sampled = {key: value for key, value in latents.items() if key != "z"}
         rates = self.model.rates(num_pixels, **self.sent(noise, **sampled))
-        return {**rates, "bpp_coded": self.model.rates(num_pixels, **latents)["bpp"]}
+        if "z" in latents:
+            rates["bpp_coded"] = self.model.rates(num_pixels, **latents)["bpp"]
+        return rates

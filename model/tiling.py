@@ -1,4 +1,4 @@
-"""Processes large images in pieces, so that memory does not grow with their size.
+"""Processes large images and batches in pieces that fit in memory: first by image, then by tile.
 
 The transforms are local: a latent of y depends on the pixels within 32 rows and columns of its own
 16 × 16, and those pixels depend on the latents within 2 places. A piece is computed with a halo of
@@ -16,11 +16,15 @@ import itertools
 import numpy as np
 
 from model import device
+from runtime import machine
 from runtime.quiet_tf import tf
 
 STRIDE = 16  # pixels along a latent's side
 HALO = 2
-AREA = 64 * 64  # latents of a piece, including the halo, summed over the images of a batch
+GPU_AREA = 64 * 64  # latents of a piece, including the halo, summed over images, on a GPU
+_SHARE = 0.25  # of the memory, which a piece may take
+_LATENT_BYTES = 2048  # of activations and gradients by pixels of a latent, per channel (measured)
+_MANY_CHANNELS = 256  # assumed for g_a, whose images do not show the model's channels
 
 Span = collections.namedtuple("Span", "begin size core_begin core_end")
 Span.__doc__ = """A range of rows (or columns) of latents to compute, and the core to keep of it."""
@@ -37,52 +41,94 @@ def spans(length, longest):
     return [Span(begin, size, *core) for begin, *core in zip(begins, edges[:-1], edges[1:])]
 
 
-def _grid(batch, height, width):
-    """The spans of rows and columns of latents, for a `height` and `width` in pixels."""
-    height, width = -(-height // STRIDE), -(-width // STRIDE)
-    if batch * height * width <= AREA:
-        longest = max(height, width)
-    else:
-        longest = max(int((AREA / batch) ** 0.5), 4 * HALO)
-    return spans(height, longest), spans(width, longest)
+def largest(channels):
+    """The number of latents that a piece may have, for a model with this number of channels."""
+    if device.gpus():
+        return GPU_AREA
+    return max(int(_SHARE * machine.memory() / (_LATENT_BYTES * channels)), (4 * HALO) ** 2)
+
+
+class _Pieces:
+    """The pieces of a batch: groups of whole images, or tiles of single images.
+
+    Args:
+      batch, height, width: of the images, in pixels.
+      channels: channels of the model.
+
+    Attributes:
+      images: number of images in a piece.
+      rows, columns: lists of `Span`s of latents.
+    """
+
+    def __init__(self, batch, height, width, channels):
+        height, width = -(-height // STRIDE), -(-width // STRIDE)
+        area = largest(channels)
+        fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * height * width <= area]
+        self._batch, self.images = batch, max(fitting, default=1)
+        side = max(height, width) if fitting else max(int(area**0.5), 4 * HALO)
+        self.rows, self.columns = spans(height, side), spans(width, side)
+
+    def __len__(self):
+        return self._batch // self.images * len(self.rows) * len(self.columns)
+
+    def __iter__(self):
+        """Yields the first image, the span of rows and that of columns of each piece."""
+        return itertools.product(range(0, self._batch, self.images), self.rows, self.columns)
+
+    def joined(self, results, scale):
+        """Joins the cores of the pieces in `results`, a dict by piece."""
+
+        def core(span):
+            begin, end = span.core_begin - span.begin, span.core_end - span.begin
+            return slice(scale * begin, scale * end)
+
+        def row_of(image, row):
+            parts = (results[image, row, column] for column in self.columns)
+            cores = (part[:, core(row)] for part in parts)
+            return tf.concat([c[:, :, core(s)] for c, s in zip(cores, self.columns)], axis=2)
+
+        images = range(0, self._batch, self.images)
+        return tf.concat(
+            [tf.concat([row_of(image, row) for row in self.rows], axis=1) for image in images],
+            axis=0,
+        )
 
 
 def analysis(transform, x):
     """Computes `transform(x)`: images (N, H, W, 3) to latents (N, ⌈H/16⌉, ⌈W/16⌉, C)."""
     batch, height, width, _ = x.shape.as_list()
-    rows, columns = _grid(batch, height, width)
-    if len(rows) == len(columns) == 1:
+    pieces = _Pieces(batch, height, width, _MANY_CHANNELS)
+    if len(pieces) == 1:
         return transform(x)
 
     def extent(span, pixels):  # the image, and so the last span, may end within a latent
         return min(span.size * STRIDE, pixels - span.begin * STRIDE)
 
-    def size(row, column):
-        return extent(row, height), extent(column, width)
+    def size(image, row, column):
+        return pieces.images, extent(row, height), extent(column, width)
 
     # Pieces of one size share a loop.
-    pieces = list(itertools.product(rows, columns))
     results = {}
     for shape in sorted({size(*piece) for piece in pieces}):
         group = [piece for piece in pieces if size(*piece) == shape]
-        begins = [[STRIDE * row.begin, STRIDE * column.begin] for row, column in group]
-        outputs = _mapped(
-            lambda begin, shape=shape: transform(_cut(x, begin, shape)), tf.constant(begins)
-        )
+        begins = tf.constant([[image, r.begin * STRIDE, c.begin * STRIDE] for image, r, c in group])
+        outputs = _mapped(lambda begin, shape=shape: transform(_cut(x, begin, shape)), begins)
         results.update(zip(group, tf.unstack(outputs)))
-    return _joined(rows, columns, results, 1)
+    return pieces.joined(results, 1)
 
 
 def synthesis(transform, y, size):
     """Computes `transform(y, size=size)`: latents to images (N, H, W, 3)."""
-    rows, columns = _grid(y.shape.as_list()[0], *size)
-    if len(rows) == len(columns) == 1:
+    batch, _, _, channels = y.shape.as_list()
+    pieces = _Pieces(batch, *size, channels)
+    if len(pieces) == 1:
         return transform(y, size=size)
-    pieces = list(itertools.product(rows, columns))
-    shape = (rows[0].size, columns[0].size)
-    begins = tf.constant([[row.begin, column.begin] for row, column in pieces])
-    images = _mapped(lambda begin: transform(_cut(y, begin, shape), size=_pixels(shape)), begins)
-    x_tilde = _joined(rows, columns, dict(zip(pieces, tf.unstack(images))), STRIDE)
+    shape = (pieces.images, pieces.rows[0].size, pieces.columns[0].size)
+    begins = tf.constant([[image, row.begin, column.begin] for image, row, column in pieces])
+    images = _mapped(
+        lambda begin: transform(_cut(y, begin, shape), size=_pixels(shape[1:])), begins
+    )
+    x_tilde = pieces.joined(dict(zip(pieces, tf.unstack(images))), STRIDE)
     return x_tilde[:, : size[0], : size[1]]
 
 
@@ -109,41 +155,46 @@ def distortion(transform, y, x, weights=None):
     keeping its activations.
     """
     batch, height, width, _ = x.shape.as_list()
-    rows, columns = _grid(batch, height, width)
-    if len(rows) == len(columns) == 1:
+    latents = y.shape.as_list()
+    pieces = _Pieces(batch, height, width, latents[3])
+    if len(pieces) == 1:
         return distortion_of_whole(transform, y, x, weights)
     x_tilde = synthesis(transform, y, (height, width))
-    latents = y.shape.as_list()[1:3]
-    shape = (rows[0].size, columns[0].size)
-    below, right = (side - pixels for side, pixels in zip(_pixels(latents), (height, width)))
+    shape = (pieces.images, pieces.rows[0].size, pieces.columns[0].size)
+    pixels = _pixels(shape[1:])
+    below, right = (side - own for side, own in zip(_pixels(latents[1:3]), (height, width)))
     margins = [[0, 0], [0, below], [0, right], [0, 0]]
     x = tf.pad(x, margins)
     weights = None if weights is None else tf.pad(weights, margins)
-    pieces = list(itertools.product(rows, columns))
     elements = (
-        tf.constant([[row.begin, column.begin] for row, column in pieces]),
-        tf.constant(np.array([_kept(row, height) for row, _ in pieces])),
-        tf.constant(np.array([_kept(column, width) for _, column in pieces])),
+        tf.constant([[image, row.begin, column.begin] for image, row, column in pieces]),
+        tf.constant(np.array([_kept(row, height) for _, row, _ in pieces])),
+        tf.constant(np.array([_kept(column, width) for _, _, column in pieces])),
     )
 
     def error(y, begin, row_kept, column_kept):
         kept = row_kept[:, None, None] * column_kept[:, None]
         if weights is not None:
-            kept *= _cut(weights, STRIDE * begin, _pixels(shape))
-        piece = _cut(x, STRIDE * begin, _pixels(shape))
-        squares = tf.math.squared_difference(piece, transform(y, size=_pixels(shape)))
+            kept *= _cut(weights, begin * [0, STRIDE, STRIDE], (1, *pixels))
+        piece = _cut(x, begin * [1, STRIDE, STRIDE], (pieces.images, *pixels))
+        squares = tf.math.squared_difference(piece, transform(y, size=pixels))
         return tf.reduce_sum(kept * squares, axis=(1, 2, 3)) / (3 * height * width)
 
+    def placed(total, begin, part):
+        """Adds a part of `total`, which begins at `begin`."""
+        after = tf.constant(total.shape.as_list()) - begin - tf.constant(part.shape.as_list())
+        padded = tf.pad(part, tf.stack([begin, after], axis=1))
+        return total + tf.ensure_shape(padded, total.shape)
+
     def add_error(total, element):
-        return total + error(_cut(y, element[0], shape), *element)
+        begin, *_ = element
+        return placed(total, begin[:1], error(_cut(y, begin, shape), *element))
 
     def add_gradient(total, element):
-        piece = _cut(y, element[0], shape)
+        begin, *_ = element
+        piece = _cut(y, begin, shape)
         (gradient,) = tf.gradients(error(piece, *element), piece)
-        before = tf.pad(element[0], [[1, 1]])
-        after = tf.constant([0, *latents, 0]) - before - tf.constant([0, *shape, 0])
-        paddings = tf.stack([before, after], axis=1)
-        return total + tf.ensure_shape(tf.pad(gradient, paddings), y.shape)
+        return placed(total, tf.pad(begin, [[0, 1]]), gradient)
 
     def fold(add, initializer):
         # Like `tf.foldl`, whose counters a GPU would have to send to the host for each piece.
@@ -182,28 +233,10 @@ def _kept(span, pixels):
 
 
 def _cut(v, begin, size):
-    """The part of `v` (N, h, w, C) of `size` rows and columns that starts at `begin` (2,)."""
-    batch, _, _, channels = v.shape.as_list()
-    return tf.slice(v, tf.pad(begin, [[1, 1]]), (batch, *size, channels))
+    """The part of `v` (N, h, w, C) of `size` (n, h', w') that starts at `begin` (3,)."""
+    return tf.slice(v, tf.pad(begin, [[0, 1]]), (*size, v.shape.as_list()[3]))
 
 
 def _mapped(function, begins):
-    """Applies `function` to each of `begins` (n, 2), one after the other; stacked as (n, …)."""
+    """Applies `function` to each of `begins` (n, 3), one after the other; stacked as (n, …)."""
     return tf.map_fn(function, begins, tf.float32, parallel_iterations=1, back_prop=False)
-
-
-def _joined(rows, columns, results, scale):
-    """Joins the cores of the pieces in `results`, a dict by (row, column)."""
-
-    def core(span):
-        return slice(scale * (span.core_begin - span.begin), scale * (span.core_end - span.begin))
-
-    return tf.concat(
-        [
-            tf.concat(
-                [results[row, column][:, core(row), core(column)] for column in columns], axis=2
-            )
-            for row in rows
-        ],
-        axis=1,
-    )

@@ -4,6 +4,9 @@ import os
 import platform
 import re
 
+# Of cgroups, version 2 and 1, as containers see them.
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
 
 def cores():
     """Number of CPU cores that this process may use.
@@ -12,6 +15,20 @@ def cores():
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, usable // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
+
+
+def memory():
+    """Bytes of memory that this process may use: the machine's, or the limit of its cgroup."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CGROUP_LIMITS:
+        try:
+            with open(path) as file:
+                text = file.read().strip()
+        except OSError:
+            continue
+        if text.isdigit():  # "max" where there is no limit
+            found.append(int(text))
+    return min(found)
 
 
 def cpu_model():

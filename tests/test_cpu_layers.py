@@ -12,6 +12,7 @@ import tf_boilerplate
 from inference.evaluation import Evaluation
 from inference.noise import Noise, image_keys
 from model import checkpoints, cpu_layers, hyperprior, patch_products, tiling, winograd
+from runtime import machine
 from runtime.quiet_tf import tf
 
 
@@ -176,26 +177,63 @@ def test_spans(length):
         assert end in (length, *range(span.core_end + 2, length)), "halo behind"
 
 
-@pytest.mark.parametrize("size", [(176, 208), (171, 333), (40, 611)])
-def test_pieces_equal_the_whole(size, monkeypatch):
-    """Transforms, loss and gradients agree, for an image of arbitrary size."""
+WHOLE = 10**6
+
+
+@pytest.mark.parametrize(
+    "batch, size, areas",
+    [
+        (2, (171, 333), (11 * 21, 9 * 9)),  # an image at a time; tiles
+        (2, (40, 611), (9 * 9,)),
+        (4, (48, 37), (2 * 3 * 3,)),  # two images at a time
+    ],
+)
+def test_pieces_equal_the_whole(batch, size, areas, monkeypatch):
+    """Transforms, loss and gradients agree, for images of arbitrary size."""
     run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
     weights = checkpoints.load(hyperprior.Mbt2018, run)
     values = []
-    x = RNG.uniform(0, 1, (2, *size, 3)).astype(np.float32)
-    for area in (tiling.AREA, 2 * 9 * 9):
-        monkeypatch.setattr(tiling, "AREA", area)
+    x = RNG.uniform(0, 1, (batch, *size, 3)).astype(np.float32)
+    for area in (WHOLE, *areas):
+        monkeypatch.setattr(tiling, "largest", lambda channels, area=area: area)
         with tf.Graph().as_default(), tf.Session() as session:
             model = hyperprior.build(hyperprior.Mbt2018, weights)
             y = model.analysis(tf.constant(x))
             z = model.hyper_analysis(y)["z"]
             loss, metrics = model.rate_distortion(tf.constant(x), 0.01, y=y, z=z)
             loops = [op for op in session.graph.get_operations() if op.type == "Exit"]
-            assert bool(loops) == (area < 4096)
-            values.append(
-                session.run([y, loss, metrics["x_tilde"], *tf.gradients(metrics["mse"], y)])
-            )
-    assert_close(*values, 1e-5)
+            assert bool(loops) == (area < WHOLE)
+            gradients = tf.gradients(metrics["mse"], y)
+            values.append(session.run([y, metrics["mse"], loss, metrics["x_tilde"], *gradients]))
+    for others in values[1:]:
+        assert_close(values[0], others, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "batch, area, images, tiles",
+    [(24, 4096, 8, 1), (23, 4096, 1, 1), (1, 384, 1, 1), (3, 300, 1, 2), (2, 768, 2, 1)],
+)
+def test_batches_are_split_by_image_first(batch, area, images, tiles, monkeypatch):
+    """Images of 384 × 256 pixels, which have 24 × 16 latents."""
+    monkeypatch.setattr(tiling, "largest", lambda channels: area)
+    pieces = tiling._Pieces(batch, 256, 384, 32)
+    assert pieces.images == images and len(pieces.rows) * len(pieces.columns) == tiles
+    assert len(pieces) == batch // images * tiles
+
+
+def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("none", "max", "v2", "v1")]
+    paths[1].write_text("max\n")
+    paths[2].write_text("{}\n".format(2**30))
+    paths[3].write_text("{}\n".format(2**63 - 4096))  # no limit in version 1
+    monkeypatch.setattr(machine, "CGROUP_LIMITS", [str(path) for path in paths])
+    assert machine.memory() == 2**30
+    areas = [tiling.largest(channels) for channels in (32, 192, 10**6)]
+    assert areas == [2**28 // (2048 * 32), 2**28 // (2048 * 192), 64]
+    monkeypatch.setattr(machine, "CGROUP_LIMITS", ["/none"])
+    with open("/proc/meminfo") as file:
+        kilobytes = int(file.readline().split()[1])
+    assert machine.memory() == pytest.approx(1024 * kilobytes, rel=0.01)
 
 
 # --- The baseline graph ----------------------------------------------------------------------

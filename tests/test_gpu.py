@@ -111,7 +111,7 @@ def test_the_count_sees_what_the_layers_of_a_cpu_would_copy(monkeypatch):
 
 
 def test_an_iteration_in_pieces_stays_on_the_gpu_too(gpu, monkeypatch):
-    monkeypatch.setattr(tiling, "AREA", 9 * 9)
+    monkeypatch.setattr(tiling, "largest", lambda channels: 9 * 9)
     made = evaluation("sga", size=(171, 208))
     ops = iteration(made)
     assert any(op.type == "Exit" for op in ops)

@@ -251,6 +251,69 @@ def bench_training(args):
             )
 
 
+# --- Second stage of bb_sga --------------------------------------------------------------------
+
+SECOND_STAGES = [(32, 512, 768), (192, 512, 768)]
+
+
+def exact_iteration(module, folder, run, height, width):
+    """A function that runs an iteration of q(z|y) by the `Iterations` of a module of coding."""
+    import importlib
+
+    import numpy as np
+
+    from coding import container, exact_posterior, integer_model
+    from model import checkpoints
+
+    decoder = integer_model.load(checkpoints.find_run(folder, run), bits_back=True)
+    random = np.random.RandomState(0)
+    size, _ = container.latent_sizes(height, width)
+    y = random.normal(0, 1.5, (*size, len(decoder.medians))).round()
+    q = decoder.hyper_analysis.forward(y)
+    settings = container.Settings(1, 3e-3, 0.9, 0.999, 1e-8)
+    scale = 1 / (height * width)
+    iterations = importlib.import_module(module).Iterations(decoder, y, *q, scale, settings)
+    normal = random.normal(0, 1, q[0].shape)
+    rates = exact_posterior.adam_rates(settings)
+    return lambda: iterations.run(normal, next(rates))
+
+
+def estimated_iteration(folder, run, height, width):
+    """A function that runs an iteration of q(z|y) by TensorFlow, as `--estimate_only` does."""
+    import bb_no_sga
+    from inference.evaluation import Evaluation
+    from model import checkpoints
+    from tf_boilerplate import parse
+
+    method = bb_no_sga.BBNoSGA
+    args = parse("bb_no_sga", "", method, None, ["compress", run, "photograph", "--estimate_only"])
+    args.lmbda = 0.01
+    weights = checkpoints.load(method.model_class, checkpoints.find_run(folder, run))
+    pixels = photograph(height, width)[None]
+    evaluation = Evaluation(method, weights, pixels.shape, args)
+    evaluation.begin(pixels)
+    (stage,) = evaluation.method.stages
+    evaluation.session.run(stage.start)
+    return evaluation.session.make_callable(stage.update)
+
+
+def bench_second_stage(args):
+    """Prints milliseconds of an iteration of q(z|y) at fixed y."""
+    print("| N | image | NumPy | compiled | ratio | TensorFlow, --estimate_only |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for n, height, width in SECOND_STAGES:
+            where = (folder, untrained(folder, n, "mbt2018_bb"), height, width)
+            with workers(
+                Worker(exact_iteration, "coding.exact_posterior", *where),
+                Worker(exact_iteration, "coding.compiled", *where),
+                Worker(estimated_iteration, *where),
+            ) as made:
+                numpy, ours, estimated = take_turns(made, args.turns, 1 if n > 64 else 5)
+            line = "| {} | {} × {} | {:.0f} ms | {:.0f} ms | {:.2f} | {:.0f} ms |"
+            print(line.format(n, width, height, numpy, ours, ours / numpy, estimated), flush=True)
+
+
 # --- Start-up --------------------------------------------------------------------------------
 
 STARTS = [32, 192]
@@ -334,6 +397,7 @@ def main():
 BENCHES = {
     "iterations": bench_iterations,
     "training": bench_training,
+    "second_stage": bench_second_stage,
     "startup": bench_startup,
     "memory": bench_memory,
 }
