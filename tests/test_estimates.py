@@ -47,7 +47,7 @@ def test_what_has_no_effect_is_refused(capsys, shipped, tmp_path):
     argv = ["--checkpoint_dir", shipped, "compress", RUNS["bb_plain"], ODD, "--estimate_only"]
     argv += ["--results_dir", tmp_path]
     line = refused(capsys, "bb_plain", *argv, tmp_path / "file.tfci")
-    assert "file.tfci: --estimate_only codes nothing" in line
+    assert "file.tfci: --estimate_only writes no file" in line
     for flag in (("--side_info", ODD), ("--z_spacing", 1)):
         line = refused(capsys, "bb_plain", *argv, *flag)
         assert flag[0] + ": has no effect with --estimate_only" in line
