@@ -73,7 +73,7 @@ def decoded(script, folder, models):
 
 @pytest.mark.parametrize("script", sorted(SETTINGS))
 def test_rates(script, photo, shipped, tmp_path):
-    """Asked for the rate of a run at fixed λ, from another λ, a method finds that λ and its loss."""
+    """Asked for the rate of a run at fixed λ, a method finds it and its loss from another."""
     plain = compress(script, tmp_path, photo, shipped, *SETTINGS[script])
     key = "net_bpp" if script == "bb_sga" else "actual_bpp"
     rate = round(float(plain[key][0]), 4)
