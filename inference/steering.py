@@ -95,9 +95,9 @@ class Steering:
         return self._log
 
     def _change(self, session, integral, proportional):
-        bound = np.log(FACTOR)
-        self._integral = float(np.clip(integral, self._own - bound, self._own + bound))
-        self.lmbda = float(np.exp(self._integral + proportional))
+        low, high = self._own - np.log(FACTOR), self._own + np.log(FACTOR)
+        self._integral = float(np.clip(integral, low, high))
+        self.lmbda = float(np.exp(np.clip(self._integral + proportional, low, high)))
         self._lambda.set(session, self.lmbda)
 
     def after(self, session, t):
