@@ -50,9 +50,11 @@ class GridCodec:
         centres = self._medians * UNIT
         z = nearest(z, centres) if self._centred else np.rint(z)
         mu, codes, shifts = self._p_y(z, y.shape[:2])
-        y = nearest(y, mu) if self._centred else np.rint(y)
+        # Symbols rather than y less mu, which is no integer to the last bit if D is no power of 2.
+        symbols = np.floor(y - mu + 0.5) if self._centred else np.rint(y)
+        y = symbols + mu if self._centred else symbols
         stack = Stack()
-        stack.push((y - mu if self._centred else y) - shifts, codes, self._gaussians)
+        stack.push(symbols - shifts, codes, self._gaussians)
         stack.push(z - (centres if self._centred else 0), channels(z.shape), self._z_tables)
         return stack.words(), {"y": y, "z": z}
 

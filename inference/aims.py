@@ -29,6 +29,9 @@ def prepare(method_class, args, images):
     target = targets.read(args, images)
     run = targets.find_run(method_class, args, images, target)
     args.lmbda = checkpoints.lambda_of(run, args.lmbda)
+    by_lambda = target and method_class.flags or getattr(args, "step", None) == "auto"
+    if by_lambda and not args.lmbda:
+        raise InputError("--lambda: 0 leaves nothing to start from; a target or a step needs more")
     region = None
     if getattr(args, "weight_map", ""):
         region = regions.read(args.weight_map, images.shape[1:3], args.keep_weights)

@@ -95,9 +95,9 @@ class Steering:
         return self._log
 
     def _change(self, session, integral, proportional):
-        bound = np.log(FACTOR)
-        self._integral = float(np.clip(integral, self._own - bound, self._own + bound))
-        self.lmbda = float(np.exp(self._integral + proportional))
+        low, high = self._own - np.log(FACTOR), self._own + np.log(FACTOR)
+        self._integral = float(np.clip(integral, low, high))
+        self.lmbda = float(np.exp(np.clip(self._integral + proportional, low, high)))
         self._lambda.set(session, self.lmbda)
 
     def after(self, session, t):
@@ -125,7 +125,7 @@ class Steering:
         )
         self._record(done, log)
         if done > 0.6 * its:
-            self._settled.append(self._integral)
+            self._settled.append(np.log(self.lmbda))
 
     def _judge(self, done, error, waits):
         """Doubles the gains if the result hardly follows λ, and halves them if it overshoots."""
@@ -154,7 +154,7 @@ class Steering:
         low, aim, high = self.target.aim()
         if self._settled:
             self._integral = float(np.mean(self._settled))
-        best = None
+        best, side, scale = None, 0, 1.0
         for n in range(self._left + 1):
             log = self.measure(session)
             # A result on the wrong side of a size is no result, however close.
@@ -167,7 +167,10 @@ class Steering:
             if low <= log <= high or n == self._left:
                 break
             gain, least, most = PUSH
-            push = np.sign(aim - log) * np.clip(gain * abs(aim - log), least, most)
+            if side * (aim - log) < 0:
+                scale /= 2  # it has gone past the target
+            side = np.sign(aim - log)
+            push = scale * side * np.clip(gain * abs(aim - log), least, most)
             push *= self._gain * (1 + HARDER * n / self._stage.its)
             self._change(session, self._integral, push)
             self._stage.again(session, self._position, self._extra)

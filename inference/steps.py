@@ -21,8 +21,8 @@ FLAGS = {
     )
 }
 # Change of log D per unit of the logarithm of λ, relative to the model's, and of bits or 1 / MSE:
-# what was best for a crop of kodim07 with a model of N = 64 at 0.25 to 1.6 times its own rate. In
-# the limit of high rates, it would be -1/2 per λ.
+# what was best on a crop of kodim07 with a model of N = 64, at 0.25 to 1.6 times its own rate. At
+# high rates, theory says -1/2 per λ.
 PER_LAMBDA, PER_RESULT = -0.6, -0.85
 
 

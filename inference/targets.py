@@ -5,6 +5,7 @@ A target is met by the choice of a model, if there are several, and of λ (`stee
 
 import collections
 import functools
+import re
 
 import numpy as np
 
@@ -149,14 +150,11 @@ def find_run(method_class, args, images, target):
       InputError: there is no such run, or the method can meet no target with one run.
     """
     find = functools.partial(checkpoints.find_run, args.checkpoint_dir)
-    if target is None:
-        return find(args.runname, args.num_filters)
-    names = checkpoints.run_folders(args.checkpoint_dir, args.runname) or [args.runname]
-    if names == [args.runname] and not method_class.flags:
+    is_pattern = bool(re.search(r"[*?\[]", args.runname))
+    if target and not (is_pattern or method_class.flags):
         line = "{}: {}.py can only choose a model; give a pattern of run names, such as '*'"
         raise InputError(line.format(target, method_class.script()))
-    if len(names) == 1:
-        args.runname = names[0]
+    if not (target and is_pattern and checkpoints.run_folders(args.checkpoint_dir, args.runname)):
         return find(args.runname, args.num_filters)
     (pixels,) = images.batches(1)
     found = own_figures(method_class, args, pixels, args.runname)
@@ -203,9 +201,11 @@ def give_up(steering, method_class, args, pixels):
     """
     target = steering.target
     line = "{}: with {}, λ leads to {}".format(target, args.runname, target.text(steering.result))
-    others = own_figures(method_class, args, pixels, "*")
-    best = closest(target, others)
-    if best.run.name != args.runname:
+    try:
+        best = closest(target, own_figures(method_class, args, pixels, "*"))
+    except InputError:  # the run is in a folder within that folder
+        best = None
+    if best and best.run.name != args.runname:
         own = target.text(_log(target, best))
         line += "; {} is closer, whose own prediction has {}".format(best.run.name, own)
     else:

@@ -73,7 +73,7 @@ def decoded(script, folder, models):
 
 @pytest.mark.parametrize("script", sorted(SETTINGS))
 def test_rates(script, photo, shipped, tmp_path):
-    """Asked for the rate of a run at fixed λ, a method finds that λ and its loss from another."""
+    """Asked for the rate of a run at fixed λ, a method finds it and its loss from another."""
     plain = compress(script, tmp_path, photo, shipped, *SETTINGS[script])
     key = "net_bpp" if script == "bb_sga" else "actual_bpp"
     rate = round(float(plain[key][0]), 4)
@@ -153,7 +153,7 @@ def test_what_no_lambda_can_reach(photo, shipped, tmp_path, capsys):
         ("sga", ("--target_bpp", 0), "0 is not above 0"),
         ("sga", ("--max_bytes", -5), "-5 is not above 0"),
         ("sga", ("--max_bytes", "many"), "'many' is not a whole number"),
-        ("sga", ("--max_bytes", 15), "--max_bytes 15: less than the 16 bytes of a file without"),
+        ("sga", ("--max_bytes", 15), "--max_bytes 15: less than the 18 bytes of a file without"),
         (
             "sga",
             ("--sga_its", 1, "--target_bpp", 24),
@@ -260,4 +260,4 @@ def test_steering_of_a_lag(slope, lag, ratio, its):
         assert np.exp(plant.log) == pytest.approx(0.3 * ratio, rel=0.01)
         assert steered.record()["more_its"] <= 0.4 * its
     if reachable and slope > 0.1:
-        assert slope * abs(np.log(steered.lmbda / 0.01) - right) < 0.05
+        assert slope * abs(np.log(steered.lmbda / 0.01) - right) < (0.05 if lag < 0.1 else 0.1)
