@@ -162,13 +162,16 @@ def _curve(dataset, method, points, groups, hull):
         ]
         for one, other in itertools.combinations(points, 2):
             if all(one[key] == other[key] for key in tables.SETTING):
-                names = [" ".join((p["model"], p["checkpoint_sha256"][:8])) for p in (one, other)]
+                names = (
+                    "{} {}".format(p["model"], p["checkpoint_sha256"][:8]).strip()
+                    for p in (one, other)
+                )
                 where = tables.where(*(one[key] for key in tables.POINT))
                 line = (
                     "{}: of two checkpoints, {} and {}; --models picks a run by its name, and "
                     "--hull takes the best of all"
                 )
-                raise InputError(line.format(where, *names))
+                raise InputError(line.format(where, *sorted(names)))
     _check_points(points, "{}, {}".format(dataset, method))
     keys = [tuple(point[key] for key in tables.POINT) for point in points]
     images = {name: np.stack([groups[key][name] for key in keys]) for name in ("rate", *QUALITIES)}

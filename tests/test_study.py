@@ -583,7 +583,7 @@ def test_report_of_result_files(uninterrupted, tmp_path):
         (
             made_rows() + made_rows(model="other", lambdas=(0.01,)),
             (),
-            "λ = 0.01: of two checkpoints, m-0.01  and other",
+            "λ = 0.01: of two checkpoints, m-0.01 and other",
         ),
         (made_rows("sga"), (), "--anchor: made has no mbt2018, but sga"),
         (made_rows(), ("--methods", "sga"), "--methods: no results of sga, but of mbt2018"),
