@@ -34,9 +34,9 @@ source: name of the stage whose weights it starts from, or None.
 LAMBDAS = (0.0005, 0.001, 0.0015, 0.0025)
 
 STAGES = (
-    Stage("trunk", "mbt2018", 0.0025, 60000, 1e-3, 1.0, None),
+    Stage("trunk", "mbt2018", 0.0025, 41710, 1e-3, 1.0, None),
     *(
-        Stage("{}-{:g}".format(script, lmbda), script, lmbda, 15000, 1e-3, 0.01, "trunk")
+        Stage("{}-{:g}".format(script, lmbda), script, lmbda, 3000, 1e-3, 0.01, "trunk")
         for lmbda in reversed(LAMBDAS)
         for script in ("mbt2018", "mbt2018_bb")
     ),
