@@ -17,7 +17,7 @@ from matplotlib import font_manager, ft2font
 from inference.scripts import METHODS
 from runtime import console, files
 from runtime.errors import InputError
-from study.tables import CODECS
+from study.codecs import CODECS
 
 plt.switch_backend("Agg")
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # "building the font cache"

@@ -12,7 +12,7 @@ from PIL import Image
 from inference import scripts
 from runtime import console, files
 from runtime.errors import InputError
-from study import command, documents, statistics, tables, tasks
+from study import command, documents, inputs, statistics, tables, tasks
 
 NAME = "report.html"
 TEMPLATE = "report.html"  # beside this file
@@ -58,7 +58,7 @@ def pictures(table, args):
     """
     if not args.pictures:
         return []
-    images = tasks.find_images(args.pictures, args.crop)
+    images = inputs.find(args.pictures, args.crop)
     anchor = args.anchor[0]
     found = statistics.gains(table, anchor)
     if args.show is None and len(found):
@@ -88,7 +88,7 @@ def pictures(table, args):
 
 
 def _picture(image, base, row, args):
-    original = tasks.read(image)
+    original = inputs.read(image)
     versions = [{"label": "original", "caption": "24 bpp", "source": _png(original)}]
     for one in (base, row):
         pixels = _decoded(one, image, original, args)

@@ -15,6 +15,7 @@ from inference.methods import find_method
 from inference.scripts import METHODS
 from runtime import files
 from runtime.errors import InputError
+from study.codecs import CODECS
 
 IDENTITY = ("dataset", "image", "method", "model", "lambda", "quality")
 SETTINGS = (
@@ -36,7 +37,6 @@ SECONDS = ("seconds", "encode_seconds", "decode_seconds")
 COLUMNS = IDENTITY + SETTINGS + METRICS + SECONDS
 NEEDED = ("image", "method", "est_bpp", "psnr")  # columns that any table must have
 SETTING = ("lambda", "quality")  # every row has one of these
-CODECS = ("jpeg", "webp", "jpeg2000", "avif", "jpegxl", "heic")  # classical, in order of tables
 
 # --- Result files ----------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ def place(method):
     script = method.split()[0]
     others = len(METHODS)
     if script in CODECS:
-        return others + 1 + CODECS.index(script), method
+        return others + 1 + list(CODECS).index(script), method
     return METHODS.index(script) if script in METHODS else others, method
 
 

@@ -24,7 +24,7 @@ import utils
 from inference import scripts
 from runtime import files
 from runtime.errors import InputError
-from study import command, figures, tables, tasks
+from study import command, figures, inputs, tables, tasks
 
 FACTORS = (0.5, 0.7, 0.85, 1.0, 1.1)  # rates asked for, relative to those of plain runs
 LAMBDAS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)  # of one model, relative to its own
@@ -45,7 +45,7 @@ class Runs:
         self._script, self._flags = tasks.split(method)
         self._folder, self._dir = folder, args.checkpoint_dir
         self._path = os.path.join(folder, image.name + ".png")
-        utils.write_png(self._path, tasks.read(image))
+        utils.write_png(self._path, inputs.read(image))
 
     def result(self, runname, *flags):
         """The result of one run, a dict."""
@@ -79,7 +79,7 @@ def oracle(runs, runname, rate, lmbda):
 def rates(args):
     """Rows, dicts, of every image and rate."""
     rows = []
-    for image in tasks.find_images(args.images, args.crop):
+    for image in inputs.find(args.images, args.crop):
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(image, args.method, args, folder)
             plain = runs.result(args.runname)
@@ -122,7 +122,7 @@ def steps(args):
     ways = {"λ": [(one, one.lmbda * f, 1) for f in LAMBDAS]}
     ways["λ and step"] = [(*way[:2], "auto") for way in ways["λ"]]
     ways["models"] = [(model, model.lmbda, 1) for model in models]
-    for image in tasks.find_images(args.images, args.crop):
+    for image in inputs.find(args.images, args.crop):
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(image, args.method, args, folder)
             for way, settings in ways.items():
@@ -181,8 +181,8 @@ def picture(args):
     """Draws the image, the method's file and those of other codecs, all of at most --bytes."""
     if not args.bytes:
         raise InputError("--bytes: needed, the size of the files")
-    (image,) = tasks.find_images(args.images, args.crop)
-    pixels = tasks.read(image)
+    (image,) = inputs.find(args.images, args.crop)
+    pixels = inputs.read(image)
     panels = [("original", pixels, pixels.size)]
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(image, args.method, args, folder)

@@ -10,7 +10,7 @@ from PIL import Image
 from test_study import made_rows, write_rows
 
 from runtime.errors import InputError
-from study import page, report, tasks
+from study import inputs, page, report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -45,7 +45,7 @@ def pictures(tmp_path, monkeypatch):
     for name in "ab":
         pixels = rng.randint(0, 256, (24, 40, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(str(tmp_path / "images" / (name + ".png")))
-    images = {image.name: image for image in tasks.find_images([str(tmp_path / "images")])}
+    images = {image.name: image for image in inputs.find([str(tmp_path / "images")])}
     for row in made_rows(seed="0", task="") + made_rows("sga --lr 1", seed="0", task=""):
         part = 1.0 if row["method"] == "mbt2018" else {"a": 0.95, "b": 0.8}[row["image"]]
         digest = images[row["image"]].sha256
