@@ -13,7 +13,7 @@ which float64 represents exactly in any order of summation:
 The input latents are multiples of 2^-12 (as integers, medians and the grid of a bits-back z are).
 The weights are the float32 values of the checkpoint, rounded (`integer_model.py`).
 
-In the demo models, mu and log sigma differ from the float model's by about 1e-3. Together with the
+In models of N = 32, mu and log sigma differ from the float model's by about 1e-3. Together with the
 grids of `tables.py`, this changes the rate of Kodak images by -0.05% to +0.003%.
 """
 

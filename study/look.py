@@ -255,7 +255,7 @@ def parse(argv):
         metavar="'SCRIPT FLAGS'",
         help="script, and its flags for compress (%(default)s)",
     )
-    add("--runname", default="", help="run folder (the demo model for the script)")
+    add("--runname", default="", help="run folder (the shipped model of the highest rate)")
     add("--window", type=command.positive, default=96, help="pixels of the close-up (%(default)s)")
     command.add_output(parser, "look")
     return parser.parse_args(argv)

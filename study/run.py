@@ -1,6 +1,6 @@
 """Runs methods × models × images: each method on each image, with each model that suits it.
 
-    python -m study.run kodak/ --models 'mbt2018*-num_filters=32-*' --output results/mine
+    python -m study.run kodak/ --models 'mbt2018*-num_filters=64-*' --output results/mine
 
 writes a result file for each task, a table by image (`images.csv`) and one of means (`means.csv`)
 into the output folder, and the tables as tasks end. Tasks run side by side on the cores of this

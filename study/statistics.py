@@ -62,7 +62,7 @@ def settings(table):
     """What rows are compared at: λ, and the model's name less its kind where λ has several models.
 
     Models of two kinds go together if their names differ in the first word alone, as in
-    `mbt2018-num_filters=32-lmbda=0.01` and `mbt2018_bb-num_filters=32-lmbda=0.01`.
+    `mbt2018-num_filters=64-lmbda=0.001` and `mbt2018_bb-num_filters=64-lmbda=0.001`.
 
     Returns:
       `Series` of str, one for each row of `table`.
