@@ -11,11 +11,12 @@ import collections
 import json
 import os
 
-from inference import scripts
 from runtime import files
 from runtime.errors import InputError
 from study import command, figures
 from training import validation
+
+MOST = 1.2  # losses above this multiple of the lowest of a panel lie outside of it
 
 Run = collections.namedtuple("Run", "script parent lmbda steps losses")
 Run.__doc__ = """Measurements of a run.
@@ -68,7 +69,7 @@ def draw(runs):
     rows = -(-len(lambdas) // columns)
     size = (5 * columns, 3.2 * rows)
     figure, axes = figures.subplots(rows, columns, figsize=size, squeeze=False)
-    looks = figures.looks([run.script for run in runs], scripts.METHODS)
+    looks = figures.looks([run.script for run in runs])
     for panel, lmbda in zip(axes.flat, lambdas):
         drawn = [run for run in runs if run.lmbda == lmbda]
         for run in drawn:
@@ -79,6 +80,11 @@ def draw(runs):
             if len(run.steps) > 30:
                 look["marker"] = None
             panel.plot(run.steps, run.losses, **look, label=figures.plain(label))
+        # New weights begin far above; the axis is for what comes after.
+        shown = [loss for run in drawn for loss in run.losses]
+        shown = [loss for loss in shown if loss <= MOST * min(shown)]
+        margin = 0.05 * (max(shown) - min(shown)) or 0.01
+        panel.set_ylim(min(shown) - margin, max(shown) + margin)
         panel.set_title("λ = {:g}".format(lmbda))
         panel.set_xlabel("steps")
         panel.set_ylabel("λ·MSE + bpp")
