@@ -155,7 +155,8 @@ class Steering:
         if self._settled:
             self._integral = float(np.mean(self._settled))
         best, side, scale = None, 0, 1.0
-        for n in range(self._left + 1):
+        most_its = self._left // 2  # the rest corrects for what the coded image turns out to have
+        for n in range(most_its + 1):
             log = self.measure(session)
             # A result on the wrong side of a size is no result, however close.
             distance = abs(log - aim) + (
@@ -164,7 +165,7 @@ class Steering:
             if best is None or distance < best:
                 best = distance
                 session.run(self._stage.remember)
-            if low <= log <= high or n == self._left:
+            if low <= log <= high or n == most_its:
                 break
             gain, least, most = PUSH
             if side * (aim - log) < 0:
@@ -198,7 +199,7 @@ class Steering:
     @property
     def exhausted(self):
         """Whether nothing is left to try."""
-        return self._left <= 0 or self._attempts >= ATTEMPTS
+        return self._left < 2 or self._attempts >= ATTEMPTS
 
     def record(self):
         """The course of λ, a dict of arrays: iterations, λ, results in the units of the target."""
