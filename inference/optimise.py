@@ -8,6 +8,7 @@ from model import device
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 
+RECORD_EVERY = 100  # iterations between records, unless a flag says otherwise
 LARGEST_LATENT = 1e6  # float32 resolves fractions of mu up to here; the coder's integers go further
 
 
@@ -38,8 +39,8 @@ class Stage:
       rounded: `rounded(**latents)` returns the latents as they are transmitted.
       its: iterations.
       learning_rate: function of t that returns a tensor or a number.
-      adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`, and `record_every`, the iterations
-        between figures that are shown and saved with the result.
+      adam: has `adam_beta1`, `adam_beta2` and `adam_epsilon`, and perhaps `record_every`, the
+        iterations between figures that are shown and saved with the result.
       temperature: function of t that returns a tensor, to be shown and recorded; or None.
       early_stop: an `EarlyStop`, or None.
 
@@ -64,7 +65,8 @@ class Stage:
         temperature=None,
         early_stop=None,
     ):
-        self.its, self.early_stop, self.record_every = its, early_stop, adam.record_every
+        self.its, self.early_stop = its, early_stop
+        self.record_every = getattr(adam, "record_every", RECORD_EVERY)
         with device.on_host():
             step = _variable(tf.zeros((), tf.int64))
             t = step.read_value()

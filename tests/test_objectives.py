@@ -80,7 +80,7 @@ def test_a_map_as_it_is(photo, shipped, tmp_path):
 @pytest.mark.parametrize("size", [(64, 48), (300, 260)])
 def test_weighted_distortion_in_pieces(size, monkeypatch):
     """The error and its gradient, against loops in NumPy; whole, and in pieces."""
-    monkeypatch.setattr(tiling, "AREA", 12 * 12)
+    monkeypatch.setattr(tiling, "largest", lambda channels: 12 * 12)
     rng = np.random.RandomState(0)
     x = rng.rand(1, *size, 3).astype(np.float32)
     weights = rng.rand(1, *size, 3).astype(np.float32)

@@ -171,7 +171,8 @@ def test_smoke_of_the_landscape(tmp_path):
 )
 def test_the_landscape_refuses(flags, text, capsys, tmp_path):
     image = os.path.join(ROOT, "samples", "coffee.png")
-    there = ("--image", image, "--checkpoint_dir", DEMO_DIR, "--output", tmp_path / "l.png")
+    there = ("--image", image, "--checkpoint_dir", DEMO_DIR, "--runname", DEMO["sga"])
+    there += ("--output", tmp_path / "l.png")
     assert text in refused(capsys, sga_landscape.main, *there, *flags)
 
 
@@ -260,7 +261,8 @@ def test_smoke_of_the_look(method, size, mode, untrained, tmp_path):
 )
 def test_the_look_refuses(flags, text, capsys, tmp_path):
     image = () if flags[0] == "none.png" else (photograph(tmp_path, 53, 37),)
-    there = ("--checkpoint_dir", DEMO_DIR, "--window", "32", "--output", tmp_path / "out")
+    there = ("--checkpoint_dir", DEMO_DIR, "--runname", DEMO["sga"], "--window", "32")
+    there += ("--output", tmp_path / "out")
     assert text in refused(capsys, look.main, *image, *there, *flags)
     assert not (tmp_path / "out").exists()
 
