@@ -21,6 +21,7 @@ from runtime.errors import InputError
 from study import command, curves, documents, inputs, tables
 
 COLUMNS = ("method", "model", "images", "bpp", "psnr", *codecs.PILLOW, "published")
+COLUMNS += tuple(codec + "_images" for codec in codecs.PILLOW)
 
 
 def main(argv=None):
@@ -85,7 +86,8 @@ def groups_of(path, pixels):
 def means(found, pixels, step):
     """The mean rate and PSNR of files, and how far the latter lies above that of each codec.
 
-    `step()` is called for each file and codec.
+    Some codecs cannot make a file that small: the difference is the mean of those images where they
+    can, of which there are `<codec>_images`. `step()` is called for each file and codec.
     """
     differences = {codec: [] for codec in codecs.PILLOW}
     for image, bpp, psnr in found:
@@ -94,12 +96,27 @@ def means(found, pixels, step):
             size = bpp * height * width / 8
             values.append(psnr - codecs.psnr_at_size(codec, pixels[image], size))
             step()
-    return {
+    row = {
         "images": len(found),
         "bpp": np.mean([bpp for _, bpp, _ in found]),
         "psnr": np.mean([psnr for _, _, psnr in found]),
-        **{codec: np.mean(values) for codec, values in differences.items()},
     }
+    for codec, values in differences.items():
+        there = [value for value in values if not np.isnan(value)]
+        row[codec] = np.mean(there) if there else ""
+        row[codec + "_images"] = len(there)
+    return row
+
+
+def _shown(codec):
+    """A function of a row that gives the text of a codec's cell."""
+
+    def text(row):
+        number = row[codec + "_images"]
+        few = " ({})".format(number) if number < row["images"] else ""
+        return "{:+.2f} dB{}".format(row[codec], few)
+
+    return text
 
 
 def published(path):
@@ -119,9 +136,10 @@ def table(rows):
     """The rows as a `documents.Table`."""
     columns = [("method", "method", "{}"), ("model", "model", "{}"), ("images", "images", "{}")]
     columns += [("bpp", "bpp", "{:.4f}"), ("PSNR", "psnr", "{:.2f} dB")]
-    labels = {**codecs.LABELS, "published": "published"}
-    columns += [("to " + label, key, "{:+.2f} dB") for key, label in labels.items()]
-    return documents.Table("same-size", "PSNR above others at the same size", columns, rows, ())
+    columns += [("to " + label, key, _shown(key)) for key, label in codecs.LABELS.items()]
+    columns += [("to published", "published", "{:+.2f} dB")]
+    notes = ["In brackets: on how many images, where the codec cannot make all files that small."]
+    return documents.Table("same-size", "PSNR above others at the same size", columns, rows, notes)
 
 
 if __name__ == "__main__":

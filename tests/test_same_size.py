@@ -84,7 +84,7 @@ def test_the_table_of_differences(tmp_path, capsys):
     paths = [str(tmp_path / name) for name in ("images.csv", "chelsea.png")]
     output = tmp_path / "out"
     same_size.main([*paths, "--published", str(tmp_path / "m-psnr.csv"), "--output", str(output)])
-    header, sga, bits_back, _ = capsys.readouterr().out.splitlines()
+    header, sga, bits_back, *_ = capsys.readouterr().out.splitlines()
     assert {path.name for path in output.iterdir()} == {"same_size.csv", "same_size.md"}
     assert "| +1.00 dB |" in (output / "same_size.md").read_text()
     assert "to published" in header
@@ -104,3 +104,15 @@ def test_tables_that_do_not_fit(table, message, tmp_path):
     (tmp_path / "images.csv").write_text(table)
     with pytest.raises(same_size.InputError, match=message):
         same_size.main([str(tmp_path / "images.csv"), CHELSEA, "--output", str(tmp_path)])
+
+
+def test_files_that_a_codec_cannot_make_are_left_out(tmp_path, capsys):
+    """0.02 bits per pixel are 80 bytes, where JPEG's headers alone take more."""
+    Image.fromarray(PIXELS).save(str(tmp_path / "chelsea.png"))
+    table = TABLE.format(30, 30).replace("0.5,0.7,0.6", "0.5,0.02,").replace("bb_sga", "sga")
+    (tmp_path / "images.csv").write_text(table.replace("sga,m,0.01,0.5,0.02", "sga,m,1,0.5,0.02"))
+    paths = [str(tmp_path / name) for name in ("images.csv", "chelsea.png")]
+    same_size.main([*paths, "--output", str(tmp_path)])
+    out = capsys.readouterr().out
+    jpeg = codecs.psnr_at_size("jpeg", PIXELS, 0.6 * PIXELS.shape[0] * PIXELS.shape[1] / 8)
+    assert "{:+.2f} dB (1)".format(30 - jpeg) in out
