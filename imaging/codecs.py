@@ -157,6 +157,17 @@ def around_size(name, pixels, size):
     return below, above
 
 
+def within_size(pixels, size):
+    """Yields (label, bytes, decoded image) of each codec's largest file of at most `size` bytes.
+
+    Codecs that Pillow lacks, or that cannot make a file that small, are left out.
+    """
+    for name, codec in PILLOW.items():
+        content = None if codec.missing() else around_size(name, pixels, size)[0]
+        if content is not None:
+            yield LABELS[name], content, codec.decode(content)
+
+
 def mse(pixels, decoded):
     """Mean squared error of uint8 (H, W, 3)."""
     return np.mean((pixels.astype(np.float64) - decoded) ** 2)

@@ -15,7 +15,7 @@ import numpy as np
 import utils
 from coding import container, writers
 from inference import regions, scripts, steps, targets
-from inference.optimise import Stage
+from inference.optimise import RECORD_EVERY, Stage
 from model import device, hyperprior
 from runtime.errors import InputError
 from runtime.flags import Flag
@@ -33,7 +33,7 @@ ATANH_FLAG = {
 }
 
 
-def adam_flags(sga_its, lr, record_every=100):
+def adam_flags(sga_its, lr, record_every=RECORD_EVERY):
     """The flags of an Adam run, with a method's defaults; without --record_every if that is 0."""
     text = "iterations between figures of the optimisation, shown by --verbose and saved"
     return {

@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from imaging import codecs
 from inference import scripts
 from runtime import console, files
 from runtime.errors import InputError
@@ -92,7 +93,7 @@ def _picture(image, base, row, args):
     versions = [{"label": "original", "caption": "24 bpp", "source": _png(original)}]
     for one in (base, row):
         pixels = _decoded(one, image, original, args)
-        caption = "{:.4f} bpp, {:.2f} dB".format(one["est_bpp"], _psnr(original, pixels))
+        caption = "{:.4f} bpp, {:.2f} dB".format(one["est_bpp"], codecs.psnr(original, pixels))
         versions.append({"label": one["method"], "caption": caption, "source": _png(pixels)})
     height, width, _ = original.shape
     return {
@@ -119,11 +120,6 @@ def _decoded(row, image, original, args):
             result = scripts.compress(script, row["model"], pixels, folder, *flags, **place)
             files.write_bytes(path, files.read_bytes(result[: -len(".npz")] + ".png"))
     return np.asarray(Image.open(path).convert("RGB"))
-
-
-def _psnr(original, pixels):
-    mse = np.square(original.astype(float) - pixels).mean()
-    return np.inf if mse == 0 else 10 * np.log10(255**2 / mse)
 
 
 def _png(pixels):

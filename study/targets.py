@@ -11,16 +11,14 @@ serve rates from a quarter to four times its own, by λ alone, by λ and step, a
 the models trained for each λ (BD-rate). `picture` draws JPEG, WebP and JPEG 2000 of the same size.
 """
 
-import csv
-import io
 import os
 import tempfile
 
 import bjontegaard
 import numpy as np
-from PIL import Image, features
 
 import utils
+from imaging import codecs
 from inference import scripts
 from runtime import files
 from runtime.errors import InputError
@@ -149,34 +147,6 @@ def steps(args):
 # --- One picture -----------------------------------------------------------------------------
 
 
-def classical(pixels, size):
-    """The files of at most `size` bytes that JPEG, WebP and JPEG 2000 make, a dict of bytes."""
-    image = Image.fromarray(pixels)
-
-    def coded(kind, **options):
-        content = io.BytesIO()
-        image.save(content, kind, **options)
-        return content.getvalue()
-
-    found = {}
-    for kind, options in (("JPEG", {"optimize": True}), ("WebP", {"method": 6})):
-        if kind == "WebP" and not features.check("webp"):
-            continue
-        fitting = [coded(kind, quality=quality, **options) for quality in range(1, 96)]
-        fitting = [content for content in fitting if len(content) <= size]
-        if fitting:
-            found[kind] = max(fitting, key=len)
-    if features.check("jpg_2000"):
-        for ratio in np.geomspace(1, 1.3, 60) * pixels.size / size:
-            content = coded(
-                "JPEG2000", quality_layers=[ratio], irreversible=True, quality_mode="rates", mct=1
-            )
-            if len(content) <= size:
-                found["JPEG 2000"] = content
-                break
-    return found
-
-
 def picture(args):
     """Draws the image, the method's file and those of other codecs, all of at most --bytes."""
     if not args.bytes:
@@ -195,8 +165,7 @@ def picture(args):
             script, "--checkpoint_dir", args.checkpoint_dir, "decompress", name, output, decoded
         )
         panels.append((args.method, utils.read_image(decoded), os.path.getsize(output)))
-    for name, content in classical(pixels, args.bytes).items():
-        shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    for name, content, shown in codecs.within_size(pixels, args.bytes):
         panels.append((name, shown, len(content)))
     columns = -(-len(panels) // 2)
     shape = pixels.shape[0] / pixels.shape[1]
@@ -204,9 +173,9 @@ def picture(args):
     for ax in axes.ravel():
         ax.axis("off")
     for ax, (name, shown, size) in zip(axes.ravel(), panels):
-        mse = np.mean((shown.astype(float) - pixels) ** 2)
         label = "{}: {} bytes".format(name, size)
-        label += ", {:.2f} dB".format(10 * np.log10(255**2 / mse)) if mse else ""
+        psnr = codecs.psnr(pixels, shown)
+        label += ", {:.2f} dB".format(psnr) if np.isfinite(psnr) else ""
         ax.imshow(shown)
         ax.set_title(figures.plain(label), fontsize="small")
         print(label)
@@ -222,12 +191,8 @@ def main(argv=None):
     args = parse(argv)
     rows = {"rates": rates, "steps": steps, "picture": picture}[args.part](args)
     if rows:
-        text = io.StringIO()
-        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
         path = os.path.join(args.output, args.part + ".csv")
-        files.write_bytes(path, text.getvalue().encode())
+        files.write_bytes(path, tables.to_csv(rows, list(rows[0])))
         print("wrote " + path)
 
 

@@ -58,6 +58,17 @@ def test_files_around_a_size(codec):
     assert codecs.around_size(codec, PIXELS, 10**6)[1] is None
 
 
+def test_the_largest_files_within_a_size(monkeypatch):
+    found = {label: (file, image) for label, file, image in codecs.within_size(PIXELS, 3000)}
+    assert list(found) == ["JPEG", "WebP", "JPEG 2000"]
+    for name, (file, image) in zip(codecs.PILLOW, found.values()):
+        assert file == codecs.around_size(name, PIXELS, 3000)[0]
+        np.testing.assert_array_equal(image, Image.open(io.BytesIO(file)).convert("RGB"))
+    monkeypatch.setattr(codecs.PILLOW["webp"], "missing", lambda: "not there")
+    assert [label for label, *_ in codecs.within_size(PIXELS, 3000)] == ["JPEG", "JPEG 2000"]
+    assert list(codecs.within_size(PIXELS, 10)) == []
+
+
 def test_jpeg_2000_has_the_colour_transform():
     """Without it, it is 2 dB worse: the comparison would flatter us."""
     file = io.BytesIO()

@@ -61,12 +61,9 @@ def compress(script, args, *flags):
 def classical(original, bpp):
     """Yields (name, result, reconstruction) of classical codecs at no more than `bpp`."""
     area = original.shape[0] * original.shape[1]
-    for name, codec in codecs.PILLOW.items():
-        file, _ = codecs.around_size(name, original, bpp * area / 8)
-        if file is not None:
-            pixels = codec.decode(file)
-            quality = {**utils.ms_ssim(original, pixels), "psnr": codecs.psnr(original, pixels)}
-            yield codecs.LABELS[name], {"actual_bpp": 8 * len(file) / area, **quality}, pixels
+    for label, content, pixels in codecs.within_size(original, bpp * area / 8):
+        quality = {**utils.ms_ssim(original, pixels), "psnr": codecs.psnr(original, pixels)}
+        yield label, {"actual_bpp": 8 * len(content) / area, **quality}, pixels
 
 
 def draw(panels, path, columns=3):

@@ -7,6 +7,7 @@ import sys
 
 from coding import decoding, integer_model
 from model import checkpoints
+from model.hyperprior import Mbt2018BB
 from runtime import files, signals
 
 
@@ -17,7 +18,7 @@ def main():
     checkpoint_dir, runname, path = sys.argv[1:]
     with signals.command("export_integers"):
         run = checkpoints.find_run(checkpoint_dir, runname)
-        decoder = integer_model.load(run, bits_back=runname.startswith("mbt2018_bb"))
+        decoder = integer_model.load(run, checkpoints.is_of(Mbt2018BB, run))
         with files.atomic_write(path) as file:
             decoding.write(decoder, file)
         print("wrote {}".format(path))
