@@ -184,8 +184,10 @@ def test_two_workers_of_batch_4_follow_one_of_batch_8(photos, tmp_path):
     for name, value in one.items():
         if name.endswith("/quantized_cdf"):
             continue  # integers, derived from the other variables
-        # Adam divides by the gradient's size: if that is almost zero, rounding errors show.
-        atol = 1e-3 if "reparam_gamma" in name else 1e-6
+        # Adam divides by the gradient's size: if that is almost zero, rounding errors show. The
+        # quantiles minimise an absolute value, whose gradient changes its sign at the minimum.
+        sensitive = "reparam_gamma" in name or "quantiles" in name
+        atol = 1e-3 if sensitive else 1e-6
         np.testing.assert_allclose(two[name], value, rtol=1e-4, atol=atol, err_msg=name)
         if "kernel" in name and "Adam" not in name:
             assert np.abs(value - start[name]).max() > 1e-3  # the weights have moved
