@@ -8,8 +8,8 @@ import sys
 import numpy as np
 
 import utils
-from coding import container, digests, readers
-from inference import aims, evaluation, scripts
+from coding import container, readers
+from inference import choice, evaluation, scripts
 from model import checkpoints, device
 from model.hyperprior import Mbt2018BB
 from runtime import console, files, flags, signals
@@ -183,7 +183,7 @@ def summary_hook(x, x_tilde, metrics, logdir, secs):
 def compress(method_class, args):
     """Runs a method on the images named on the command line; writes and prints its results."""
     images = utils.Images(args.eval_imgs, console.note)
-    run, aim = aims.prepare(method_class, args, images)
+    run, aim = choice.prepare(method_class, args, images)
     batches = images.batches(args.eval_batch_size)
     with naming(images.path):
         container.check_size(*images.shape[:3])
@@ -216,6 +216,8 @@ def compress(method_class, args):
     with enough_memory(images.path, remedy):
         evaluator = evaluation.Evaluator(method_class, weights, args, aim)
         results, records, content = evaluator.evaluate(writer, images.path, batches, save)
+    if evaluator.missed is not None:
+        choice.explain(evaluator.missed, aim.target, method_class, args, images)
     # The result comes first, which may have taken hours; what is printed comes last.
     written, failure = [], None
     if path:
@@ -227,15 +229,13 @@ def compress(method_class, args):
             with files.atomic_write(args.output) as file:
                 file.write(content)
                 file.flush()
-                if writer.verify_elsewhere:
-                    with naming("{}: not written".format(args.output)):
-                        expected = results["latents_sha256"]
-                        digests.check_elsewhere(run, file.name, expected, args.verbose)
+                with naming("{}: not written".format(args.output)):
+                    writer.check(file.name, results["latents_sha256"], args.verbose)
             written.append(args.output)
         except InputError as error:
             failure = error
     batch_means = (key for key in results if key.startswith("avg_"))
-    for key in (*evaluation.METRICS, *aims.METRICS, "seconds", *batch_means):
+    for key in (*evaluation.METRICS, "seconds", *batch_means):
         if key in results:
             print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
     for name in written:

@@ -7,8 +7,7 @@ import numpy as np
 
 import utils
 from coding import container, digests
-from inference import steps, targets
-from inference.aims import NO_AIM
+from inference import steps
 from inference.noise import Noise, image_keys
 from inference.optimise import LARGEST_LATENT, merge_records, within
 from inference.steering import Lambda, Steering
@@ -30,8 +29,17 @@ METRICS = (
     "est_rd_loss",
     "net_bpp",
     "actual_bpp",
+    "lmbda_found",
+    "psnr_inside",
+    "psnr_outside",
 )  # computed per image
 
+Aim = collections.namedtuple("Aim", "target region", defaults=(None, None))
+Aim.__doc__ = """What results are to have, besides a low loss.
+
+target: a `targets.Target`, or None; region: a `regions.Region`, or None.
+"""
+NO_AIM = Aim()
 
 Evaluated = collections.namedtuple("Evaluated", "results records content")
 Evaluated.__doc__ = """The outcome of evaluating a method on images.
@@ -48,7 +56,7 @@ class Evaluator:
       method_class: a `methods.Method`.
       weights: as returned by `checkpoints.load`.
       args: the parsed command line.
-      aim: `aims.Aim`.
+      aim: `Aim`.
     """
 
     def __init__(self, method_class, weights, args, aim=NO_AIM):
@@ -66,7 +74,7 @@ class Evaluator:
             None.
 
         Raises:
-          InputError: the latents of an image diverge or cannot be coded, or it misses the target.
+          InputError: the latents of an image diverge or cannot be coded.
         """
         metrics, records, batch_sizes = [], [], []
         for pixels in batches:
@@ -88,6 +96,14 @@ class Evaluator:
         if self._aim.region:
             records["weight_map_sha256"] = self._aim.region.sha256
         return Evaluated(results, records, content)
+
+    @property
+    def missed(self):
+        """What the last image has instead of the target, as a logarithm; None if it meets it."""
+        steering = self._evaluation.steering
+        if steering and steering.target.side(steering.result):
+            return steering.result
+        return None
 
     def _built(self, shape):
         """The `Evaluation` for batches of a shape."""
@@ -135,7 +151,8 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
         with naming(name):
             figures, record, reconstruction = evaluation.finish(index, values, writer)
             while evaluation.misses_target(figures, writer):
-                writer.take_back()
+                if writer:
+                    writer.take_back()
                 values = evaluation.improve()
                 figures, record, reconstruction = evaluation.finish(index, values, writer)
         figures.update(utils.ms_ssim(pixels[index], reconstruction))
@@ -165,7 +182,7 @@ class Evaluation:
       weights: as returned by `checkpoints.load`.
       shape: (N, H, W, 3) of the batches.
       args: the parsed command line.
-      aim: `aims.Aim`.
+      aim: `Aim`.
     """
 
     def __init__(self, method_class, weights, shape, args, aim=NO_AIM):
@@ -198,8 +215,7 @@ class Evaluation:
             self.method = method_class(model, x, args, Noise(keys), lmbda and lmbda.tensor, weights)
             self.steering = None
             if steered:
-                overhead = targets.overhead_bits(method_class, *shape[1:3])
-                self.steering = Steering(aim.target, self.method, lmbda, overhead)
+                self.steering = Steering(aim.target, self.method, lmbda)
             self._build_measurement(model, x, keys)
             initialiser = tf.global_variables_initializer()
             self.graph.finalize()
@@ -256,20 +272,15 @@ class Evaluation:
         return [dict(zip(latents, values)) for values in zip(*latents.values())]
 
     def misses_target(self, figures, writer):
-        """Whether a coded image misses the target, and there is a better one to try.
-
-        Raises:
-          InputError: it misses the target, and there is none.
-        """
+        """Whether an image's result misses the target, and there is a better one to try."""
         if not self.steering:
             return False
-        content, bits = writer.finish()
-        size = bits["net"][0] if "net" in bits else 8 * len(content)
-        if not self.steering.missed(size, figures["psnr"]):
-            return False
-        if self.steering.exhausted:
-            targets.give_up(self.steering, type(self.method), self.args, self.images)
-        return not self.steering.exhausted
+        if writer:
+            content, bits = writer.finish()
+            size = bits["net"][0] if "net" in bits else 8 * len(content)
+        else:
+            size = figures["est_bpp"] * self.shape[1] * self.shape[2]
+        return self.steering.missed(size, figures["psnr"]) and not self.steering.exhausted
 
     def improve(self):
         """The latents of the image, as from `optimise`, once they are closer to the target."""

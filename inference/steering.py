@@ -63,23 +63,21 @@ class Steering:
       target: `targets.Target`.
       method: a `methods.Method`; the loss of its first stage depends on λ.
       lmbda: `Lambda`.
-      overhead: bits of the file that the estimated rate lacks, about.
 
     Attributes:
       lmbda: λ as it stands, in the end the λ found.
       result: logarithm of what the file has that was coded last.
     """
 
-    def __init__(self, target, method, lmbda, overhead):
+    def __init__(self, target, method, lmbda):
         self.target, self._lambda = target, lmbda
         self._stage, self._position = method.stages[0], method.landing
-        self._overhead = overhead
         self._every = max(1, self._stage.its // (100 if target.is_rate else 30))
         self._aim = target.aim()[1]
 
     def begin(self, session):
         """Sets λ for the start of the run, once the latents are at theirs."""
-        self._own, self._offset = np.log(self._lambda.start), self._overhead
+        self._own, self._offset = np.log(self._lambda.start), self.target.overhead
         self._course = collections.defaultdict(list)
         self._logs, self._settled = [], []
         self._gain, self._judged = 1.0, (0, None)

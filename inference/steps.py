@@ -9,7 +9,6 @@ import numpy as np
 
 from coding import container
 from coding.grid_codec import spacing
-from inference import targets
 from runtime.errors import InputError
 from runtime.flags import Flag
 
@@ -42,7 +41,8 @@ def number(step):
 
 def nearest(step):
     """The step on the grid that is closest to a `step`; `InputError` if there is none."""
-    return spacing(number(step))
+    k = number(step)
+    return spacing(k)
 
 
 def lambda_for(lmbda, step):
@@ -50,18 +50,21 @@ def lambda_for(lmbda, step):
     return lmbda * step ** (1 / PER_LAMBDA)
 
 
-def choose(method_class, run, args, images, target):
-    """The step for --step auto: coarser for rates below the model's own, finer above.
+def for_lambda(lmbda, own):
+    """The step for --step auto at a λ: coarser below the λ that the model was trained with."""
+    return _within_limits(PER_LAMBDA * np.log(lmbda / own))
+
+
+def for_target(log, own):
+    """The step for --step auto with a target: coarser below the model's own result.
 
     Args:
-      method_class, run, args, images: as for `targets.find_run`.
-      target: `targets.Target`, or None for a λ.
+      log: the logarithm that is aimed at (`targets.Target.aim`).
+      own: the same of the result without optimisation.
     """
-    if target is None:
-        log = PER_LAMBDA * np.log(args.lmbda / (run.lmbda or args.lmbda))
-    else:
-        (pixels,) = images.batches(1)
-        own = targets.own_figure(method_class, run, args, pixels)
-        log = PER_RESULT * (target.aim()[1] - target.log(own.bits, own.psnr))
+    return _within_limits(PER_RESULT * (own - log))
+
+
+def _within_limits(log):
     largest = 2.0 ** (container.MAX_STEP // container.STEPS_PER_OCTAVE)
-    return nearest(np.clip(np.exp(log), 1 / largest, largest))
+    return float(np.clip(np.exp(log), 1 / largest, largest))

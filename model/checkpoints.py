@@ -70,6 +70,31 @@ def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
     return Run(name, checkpoint, step, found, lambda_in(name))
 
 
+def find_runs(checkpoint_dir, pattern, model_class, num_filters=None):
+    """The runs of a model whose names match a glob pattern, a list of `Run`.
+
+    Args:
+      checkpoint_dir, num_filters: as for `find_run`.
+      pattern: of run names.
+      model_class: `Mbt2018` or `Mbt2018BB`.
+
+    Raises:
+      InputError: there are none.
+    """
+    found, refused = [], None
+    for name in run_folders(checkpoint_dir, pattern) or [pattern]:
+        try:
+            run = find_run(checkpoint_dir, name, num_filters)
+            if is_of(model_class, run):
+                found.append(run)
+        except InputError as error:
+            refused = error
+    if not found:
+        line = "{}: no run of {}.py there, whose models this script needs"
+        raise refused or InputError(line.format(pattern, model_class.name))
+    return found
+
+
 def lambda_in(name):
     """λ in a run name, in any notation of Python; None where there is none or something else."""
     number = r"lmbda=((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)(?!\.?[0-9]|[A-Za-z,])"

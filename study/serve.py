@@ -20,7 +20,7 @@ import sys
 import tf_boilerplate
 import utils
 from coding import container
-from inference import aims, evaluation
+from inference import choice, evaluation
 from inference.methods import find_method
 from model import checkpoints
 from runtime import errors, signals
@@ -42,7 +42,7 @@ def main(script, *argv):
             with errors.naming(image):
                 container.check_size(*images.shape[:3])
             own = argparse.Namespace(**vars(args))
-            run, aim = aims.prepare(method_class, own, images)
+            run, aim = choice.prepare(method_class, own, images)
             if aim.region is not None or built != (run, aim, own):
                 weights = checkpoints.load(method_class.model_class, run)
                 evaluator = evaluation.Evaluator(method_class, weights, own, aim)
@@ -50,6 +50,8 @@ def main(script, *argv):
             writer = method_class.coder(run, weights, own)
             with enough_memory(image, "smaller images need less"):
                 evaluated = evaluator.evaluate(writer, image, images.batches(1))
+            if evaluator.missed is not None:
+                choice.explain(evaluator.missed, aim.target, method_class, own, images)
             values = method_class.provenance(run, images, own)
             utils.write_result(result, {**values, **evaluated.records, **evaluated.results})
             print(file=answers, flush=True)

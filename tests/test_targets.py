@@ -251,7 +251,7 @@ def test_steering_of_a_lag(slope, lag, ratio, its):
         stages, landing = [plant], 0.7
 
     target = targets.Target("target_bpp", 0.3 * ratio, 10**6)
-    steered = steering.Steering(target, Method, Variable, 0)
+    steered = steering.Steering(target, Method, Variable)
     plant.begin(np.log(0.3), np.log(0.01))
     steered.begin(plant)
     for t in range(its):

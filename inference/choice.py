@@ -1,0 +1,154 @@
+"""The choice of what is evaluated: the model, and what its result is to have.
+
+With a target, a run's name may be a pattern. Each model that it matches then codes the image
+without optimisation, and the one whose result is closest to the target is taken.
+"""
+
+import argparse
+import collections
+import re
+
+from inference import evaluation, regions, scripts, steps, targets
+from inference.methods import find_method
+from model import checkpoints
+from runtime import console
+from runtime.errors import InputError
+
+
+def prepare(method_class, args, images):
+    """The `checkpoints.Run` and the `evaluation.Aim` of a command line; sets its λ and step.
+
+    Args:
+      method_class, args: the method and its parsed command line.
+      images: `utils.Images`.
+
+    Raises:
+      InputError: the run does not exist, or nothing can have what is asked for.
+    """
+    region = None
+    if getattr(args, "weight_map", ""):
+        region = regions.read(args.weight_map, images.shape[1:3], args.keep_weights)
+    elif getattr(args, "keep_weights", False):
+        raise InputError("--keep_weights: there is no --weight_map")
+    target = targets.read(method_class, args, images)
+    run = find_run(method_class, args, images, target)
+    args.lmbda = checkpoints.lambda_of(run, args.lmbda)
+    automatic = getattr(args, "step", None) == "auto"
+    if (target and method_class.flags or automatic) and not args.lmbda:
+        raise InputError("--lambda: 0 leaves nothing to start from; a target or a step needs more")
+    if automatic and target:
+        own = target_log(target, own_result(method_class, run, args, images))
+        args.step = steps.for_target(target.aim()[1], own)
+    elif automatic:
+        args.step = steps.for_lambda(args.lmbda, run.lmbda or args.lmbda)
+    if "step" in method_class.objective_flags:
+        args.step = steps.nearest(args.step)
+    return run, evaluation.Aim(target, region)
+
+
+def find_run(method_class, args, images, target):
+    """The `checkpoints.Run` of a command line, whose run name may be a pattern with a target.
+
+    Raises:
+      InputError: there is no such run, or the method can meet no target with one run.
+    """
+    is_pattern = bool(re.search(r"[*?\[]", args.runname))
+    if target and not (is_pattern or method_class.flags):
+        line = "{}: {}.py can only choose a model; give a pattern of run names, such as '*'"
+        raise InputError(line.format(target, method_class.script()))
+    if target and is_pattern:
+        args.runname = chosen_run(method_class, args, images, target).name
+    return checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
+
+
+def chosen_run(method_class, args, images, target):
+    """The `checkpoints.Run` that the run's name, a pattern, matches and that suits a target best.
+
+    Raises:
+      InputError: there is no such run, or none makes the file small enough.
+    """
+    found = own_results(method_class, args, images, args.runname)
+    chosen = closest(target, found)
+    if not method_class.flags and target.flag == "max_bytes":
+        fitting = [own for own in found if own.bits <= 8 * target.value]
+        if not fitting:
+            smallest = min(found, key=lambda own: own.bits)
+            line = "{}: the smallest file is one of {:.0f} bytes, with {}"
+            raise InputError(line.format(target, smallest.bits / 8, smallest.run.name))
+        chosen = max(fitting, key=lambda own: own.bits)
+    line = "of {} models, {} is taken: its own prediction has {}"
+    text = target.text(target_log(target, chosen))
+    console.note(line.format(len(found), chosen.run.name, text))
+    return chosen.run
+
+
+def explain(result, target, method_class, args, images):
+    """Says what a model can reach and which other model of the folder is closer to the target.
+
+    Args:
+      result: of `evaluation.Evaluator.missed`.
+      target: the `targets.Target`.
+      method_class, args, images: as for `prepare`.
+
+    Raises:
+      InputError: always, except for a file that is smaller than it might be.
+    """
+    line = "{}: with {}, λ leads to {}".format(target, args.runname, target.text(result))
+    try:
+        best = closest(target, own_results(method_class, args, images, "*"))
+    except InputError:  # the run is in a folder within that folder
+        best = None
+    if best and best.run.name != args.runname:
+        own = target.text(target_log(target, best))
+        line += "; {} is closer, whose own prediction has {}".format(best.run.name, own)
+    else:
+        line += "; no other model in {} is closer".format(args.checkpoint_dir)
+    if target.flag != "max_bytes" or target.side(result) > 0:
+        raise InputError(line)
+    console.note(line)
+
+
+# --- What models do by themselves ------------------------------------------------------------
+
+Own = collections.namedtuple("Own", "run bits psnr")
+Own.__doc__ = """What a model does with an image by itself, without optimisation.
+
+run: `checkpoints.Run`; bits: of the file, or the estimated net rate of bits-back; psnr: in dB.
+"""
+
+
+def closest(target, found):
+    """That of a list of `Own` whose rate or PSNR is closest to the target; of equals, the better.
+
+    The closer λ stays to the one that a model was trained with, the less its result loses.
+    """
+
+    def order(own):
+        return round(abs(target_log(target, own) - target.aim()[1]), 2), -own.psnr
+
+    return min(found, key=order)
+
+
+def target_log(target, own):
+    """The logarithm of what an `Own` has of the target's kind."""
+    return target.log(own.bits, own.psnr)
+
+
+def own_results(method_class, args, images, pattern):
+    """A list of `Own` for the runs that match a pattern; `InputError` if none suits the method."""
+    where = args.checkpoint_dir, pattern, method_class.model_class, args.num_filters
+    return [own_result(method_class, run, args, images) for run in checkpoints.find_runs(*where)]
+
+
+def own_result(method_class, run, args, images):
+    """`Own` of a run for one image: what mbt2018.py or bb_plain.py makes of it."""
+    plain = find_method(scripts.MODELS[method_class.model_class.name][0])
+    own = argparse.Namespace(**{"container": True, **vars(args)})
+    own.lmbda, own.step, own.estimate_only = 0.0, 1.0, True
+    weights = checkpoints.load(plain.model_class, run)
+    writer = plain.coder(run, weights, own)
+    evaluator = evaluation.Evaluator(plain, weights, own)
+    results, _, content = evaluator.evaluate(writer, images.path, images.batches(1))
+    height, width = images.shape[1:3]
+    bits = 8 * len(content) if content else height * width * results["est_bpp"][0]
+    return Own(run, float(bits), float(results["psnr"][0]))
