@@ -316,9 +316,27 @@ def test_tables_of_the_documents_are_those_of_the_results():
         number += text.count("<!-- table: ")
     assert number >= 3
     block = "<!-- table: results/demo/report.md, {} -->\nold\n<!-- end of table -->"
-    assert "| bb_sga " in paste_tables.pasted(block.format("Gains"))
-    with pytest.raises(LookupError, match="no heading that begins with Nothing"):
-        paste_tables.pasted(block.format("Nothing"))
+    whole = paste_tables.pasted(block.format("Gains"))
+
+    def gain(method):
+        (line,) = (line for line in whole.splitlines() if line.startswith("| {} ".format(method)))
+        return line.split("|")[4].strip()
+
+    part = paste_tables.pasted(block.format("Gains; columns: gain, method; rows: sga, ste"))
+    cells = [[cell.strip() for cell in line.split("|")] for line in part.splitlines()[1:-1]]
+    assert [row[1:-1] for row in cells] == [
+        ["gain", "method"],
+        [cells[1][1], cells[1][2]],
+        [gain("sga"), "sga"],
+        [gain("ste"), "ste"],
+    ]
+    for wrong, message in (
+        ("Nothing", "no heading that begins with Nothing"),
+        ("Gains; columns: x", "nothing is called x"),
+        ("Gains; rows: y", "nothing is called y"),
+    ):
+        with pytest.raises(LookupError, match=message):
+            paste_tables.pasted(block.format(wrong))
 
 
 # --- Figures ---------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Pastes tables into README.md and docs/: `python -m tools.paste_tables`.
 
 A table there stands between two comments, which name the file that it is copied from and, if this
-has several tables, the beginning of the heading above it:
+has several tables, the beginning of the heading above it. They may name the columns and the rows to
+take, the latter by their first cells, of which the first row that has one is meant:
 
-    <!-- table: results/demo/report.md, Gains -->
+    <!-- table: results/demo/report.md, Gains; columns: method, gain; rows: sga, bb_sga -->
     <!-- end of table -->
 
 The files are written by `study.report` and `study.budgets`.
@@ -18,7 +19,10 @@ from inference.scripts import ROOT
 from runtime import files
 
 BLOCK = re.compile(
-    r"(<!-- table: ([^,\n]+?)(?:, ([^\n]+?))? -->\n).*?(<!-- end of table -->)", re.S
+    r"(<!-- table: (?P<path>[^,;\n]+?)(?:, (?P<heading>[^;\n]+?))?"
+    r"(?:; columns: (?P<columns>[^;\n]+?))?(?:; rows: (?P<rows>[^;\n]+?))? -->\n)"
+    r".*?(<!-- end of table -->)",
+    re.S,
 )
 
 
@@ -26,9 +30,29 @@ def pasted(text):
     """A text with the tables that its comments name.
 
     Raises:
-      LookupError: a file has no such heading, or no table below it.
+      LookupError: a file has no such heading, no table below it, or no such column or row.
     """
-    return BLOCK.sub(lambda match: match[1] + table(match[2], match[3] or "") + match[4], text)
+
+    def block(match):
+        lines = table(match["path"], match["heading"] or "")
+        cells = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in lines]
+        rows = _numbers([row[0] for row in cells[2:]], match["rows"], match["path"])
+        columns = _numbers(cells[0], match["columns"], match["path"])
+        lines = [lines[0], lines[1], *(lines[2 + row] for row in rows)]
+        lines = ["|".join(["", *(line.split("|")[1 + n] for n in columns), "\n"]) for line in lines]
+        return match[1] + "".join(lines) + match[match.lastindex]
+
+    return BLOCK.sub(block, text)
+
+
+def _numbers(names, wanted, path):
+    """The places of the wanted names, separated by commas; with None, all places."""
+    if wanted is None:
+        return range(len(names))
+    missing = set(wanted.split(", ")) - set(names)
+    if missing:
+        raise LookupError("{}: nothing is called {}".format(path, ", ".join(sorted(missing))))
+    return [names.index(name) for name in wanted.split(", ")]
 
 
 def table(path, heading):
@@ -42,7 +66,7 @@ def table(path, heading):
     found = re.search(r"^(\|.*\n)+", "".join(lines), re.M)
     if not found:
         raise LookupError("{}: no table".format(path))
-    return found[0]
+    return found[0].splitlines()
 
 
 def documents():
