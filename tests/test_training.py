@@ -28,6 +28,7 @@ import mbt2018
 import mbt2018_bb
 import tf_boilerplate
 from inference import methods
+from model import checkpoints, hyperprior
 from runtime import machine
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
@@ -245,6 +246,16 @@ def test_nothing_to_train_on(photos, tmp_path, capsys):
     assert not glob.glob(str(tmp_path / "mbt2018-*"))
 
 
+def hyper_analysis(folder, y):
+    """What h_a of the model in a run folder makes of y, a dict of arrays."""
+    run = checkpoints.find_run(*os.path.split(folder))
+    model_class = hyperprior.Mbt2018BB if "_bb" in run.name else hyperprior.Mbt2018
+    weights = checkpoints.load(model_class, run)
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = hyperprior.build(model_class, weights)
+        return session.run(model.hyper_analysis(tf.constant(y)))
+
+
 def test_a_shipped_model_is_not_trained_further(photos, tmp_path, capsys):
     """It has no optimiser state; --init_from still accepts its weights."""
     base = train("mbt2018", photos, tmp_path, "--last_step", 3)
@@ -264,9 +275,15 @@ def test_a_shipped_model_is_not_trained_further(photos, tmp_path, capsys):
     (tmp_path / "bb").mkdir()
     folder = train("mbt2018_bb", photos, tmp_path / "bb", "--last_step", 0, "--init_from", base)
     values = checkpoint_values(folder)
-    name = "synthesis_transform/layer_0/kernel_rdft"
-    np.testing.assert_array_equal(values[name], weights[name])
+    for name in ("synthesis_transform/layer_0/kernel_rdft", "entropy_bottleneck/matrix_1"):
+        own = name.replace("entropy_bottleneck/", "")
+        np.testing.assert_array_equal(values[own], weights[name])
     assert values["global_step"] == 0
+    # z_mean of the bits-back model is z of the base model.
+    y = np.random.RandomState(0).randn(1, 8, 8, 4).astype(np.float32)
+    z, q = (hyper_analysis(folder, y) for folder in (base, folder))
+    np.testing.assert_array_equal(q["z_mean"], z["z"])
+    assert np.abs(q["z_logvar"]).max() > 0
 
 
 def test_a_run_that_was_moved_goes_on(photos, tmp_path):

@@ -8,10 +8,13 @@ import time
 import numpy as np
 
 from model import checkpoints
+from model.hyperprior import Mbt2018
 from runtime import files
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from training import horovod, validation
+
+LAST_OF_H_A = "hyper_analysis_transform/layer_2/kernel_rdft"  # (frequencies, N·channels of z)
 
 
 def record_settings(folder, args, start):
@@ -64,6 +67,9 @@ def restore(checkpoint, variables):
 def warm_start(source, variables):
     """An initialiser that copies those trainable `variables` that a run folder, `source`, has.
 
+    A bits-back model also takes a base model's p(z), which has another scope there, and what h_a
+    maps to z, as its z_mean.
+
     Returns:
       A function for `tf.train.Scaffold`; None if `source` is ''.
 
@@ -75,16 +81,30 @@ def warm_start(source, variables):
     checkpoint = checkpoints.newest_checkpoint(source)
     if checkpoint is None:
         raise InputError("--init_from: {}: no checkpoint there".format(source))
-    shapes = checkpoints.read_checkpoint(checkpoint)[0]
+    reader = tf.train.load_checkpoint(checkpoint)
+    shapes = reader.get_variable_to_shape_map()
     wanted = [v for v in variables if v.trainable]
-    shared = [v for v in wanted if shapes.get(v.op.name) == v.shape.as_list()]
-    if not shared:
+    values, means = {}, []
+    for v in wanted:
+        name, shape = v.op.name, v.shape.as_list()
+        name = name if name in shapes else Mbt2018.prior_scope + name
+        if shapes.get(name) == shape:
+            values[v] = reader.get_tensor(name)
+        elif name == LAST_OF_H_A and shapes.get(name) == [shape[0], shape[1] // 2]:
+            means.append((v, reader.get_tensor(name)))
+    if not values:
         raise InputError("--init_from: {}: none of its weights fit this model".format(checkpoint))
-    saver = tf.train.Saver(shared)
 
     def initialise(scaffold, session):
-        saver.restore(session, checkpoint)
-        print("{} of {} weights are from {}".format(len(shared), len(wanted), checkpoint))
+        for v, z in means:
+            frequencies, size = z.shape
+            channels = int(np.sqrt(size))
+            kernel = session.run(v).reshape(frequencies, channels, -1)
+            kernel[..., :channels] = z.reshape(frequencies, channels, channels)
+            values[v] = kernel.reshape(frequencies, -1)
+        for v, value in values.items():
+            v.load(value, session)
+        print("{} of {} weights are from {}".format(len(values), len(wanted), checkpoint))
 
     return initialise
 
