@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from model import entropy_models
 from runtime.quiet_tf import tf, tfc
 
 SCALES = np.exp(np.linspace(np.log(0.11), np.log(256), 64))
@@ -103,31 +104,27 @@ class Plain:
         return parts
 
 
-class SGA:
-    """Baseline SGA on one image, with values fed and gradients fetched in each step.
+class Baseline:
+    """A method on one image, with values fed and gradients fetched in each step.
 
     Args:
-      folder: run folder of a base model, whose name contains N and λ.
+      folder: run folder, whose name contains N and λ.
       pixels: uint8 (H, W, 3).
+
+    A subclass sets `rate`, Adam's, and in `build` `latents`, placeholders, and `loss`.
     """
+
+    bits_back = False
 
     def __init__(self, folder, pixels):
         n, lmbda = re.search("num_filters=([0-9]+).*lmbda=([0-9.e-]+)", folder).groups()
+        self.noise = []
         with tf.Graph().as_default():
             x = tf.constant(pixels[None] / 255, tf.float32)
-            height, width = pixels.shape[:2]
-            self.model = Plain(int(n))
-            start = self.model.analysis(x)
-            start = [start, self.model.hyper_analysis(start)]
-            self.tau = tf.placeholder(tf.float32, ())
-            self.latents = [tf.placeholder(tf.float32, v.shape) for v in start]
-            self.noise = []
-            y_tilde, z_tilde = (self._relaxed(v) for v in self.latents)
-            parts = self.model.run(x, y_tilde, z_tilde)
-            likelihoods = [tf.maximum(parts["p_y_unbounded"], 1e-9), parts["p_z"]]
-            bits = sum(tf.reduce_sum(tf.log(v)) / -np.log(2) for v in likelihoods)
-            mse = 255**2 * tf.reduce_mean(tf.squared_difference(x, parts["x_tilde"]))
-            self.loss = float(lmbda) * mse + bits / (height * width)
+            self.num_filters, self.lmbda = int(n), float(lmbda)
+            self.pixels = pixels.shape[0] * pixels.shape[1]
+            self.model = Plain(self.num_filters, self.bits_back)
+            start = self.build(x)
             self.gradients = tf.gradients(self.loss, self.latents)
             weights = [v for v in tf.global_variables() if "gaussian_conditional" not in v.name]
             self.session = tf.Session()
@@ -136,6 +133,44 @@ class SGA:
             self.values = self.session.run(start)
         self.moments = [(np.zeros_like(v), np.zeros_like(v)) for v in self.values]
         self.t = 0
+
+    def settings(self):
+        """What is fed besides latents and noise."""
+        return {}
+
+    def step(self, feed=()):
+        """Runs an iteration; returns the loss before it. `feed` may hold the `noise`."""
+        feed = {**dict(feed), **dict(zip(self.latents, self.values)), **self.settings()}
+        loss, gradients = self.session.run([self.loss, self.gradients], feed)
+        self.t += 1
+        rate = self.rate * np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
+        for value, gradient, (m, v) in zip(self.values, gradients, self.moments):
+            m += 0.1 * (gradient - m)
+            v += 0.001 * (gradient**2 - v)
+            value -= rate * m / (np.sqrt(v) + 1e-8)
+        return loss
+
+
+class SGA(Baseline):
+    """Baseline SGA, with Gumbel noise."""
+
+    rate = 5e-3
+
+    def build(self, x):
+        start = self.model.analysis(x)
+        start = [start, self.model.hyper_analysis(start)]
+        self.tau = tf.placeholder(tf.float32, ())
+        self.latents = [tf.placeholder(tf.float32, v.shape) for v in start]
+        y_tilde, z_tilde = (self._relaxed(v) for v in self.latents)
+        parts = self.model.run(x, y_tilde, z_tilde)
+        likelihoods = [tf.maximum(parts["p_y_unbounded"], 1e-9), parts["p_z"]]
+        bits = sum(tf.reduce_sum(tf.log(v)) / -np.log(2) for v in likelihoods)
+        mse = 255**2 * tf.reduce_mean(tf.squared_difference(x, parts["x_tilde"]))
+        self.loss = self.lmbda * mse + bits / self.pixels
+        return start
+
+    def settings(self):
+        return {self.tau: min(0.5 * np.exp(-1e-3 * (self.t - 700)), 0.5)}
 
     def _relaxed(self, v):
         down, up = tf.floor(v), tf.ceil(v)
@@ -147,18 +182,29 @@ class SGA:
         weights = tf.nn.softmax((logits + gumbel) / self.tau)
         return tf.reduce_sum(weights * tf.stack([down, up], axis=-1), axis=-1)
 
-    def step(self, feed=()):
-        """Runs an iteration; returns the loss before it. `feed` may hold the Gumbel `noise`."""
-        tau = min(0.5 * np.exp(-1e-3 * (self.t - 700)), 0.5)
-        feed = {**dict(feed), **dict(zip(self.latents, self.values)), self.tau: tau}
-        loss, gradients = self.session.run([self.loss, self.gradients], feed)
-        self.t += 1
-        rate = 5e-3 * np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
-        for value, gradient, (m, v) in zip(self.values, gradients, self.moments):
-            m += 0.1 * (gradient - m)
-            v += 0.001 * (gradient**2 - v)
-            value -= rate * m / (np.sqrt(v) + 1e-8)
-        return loss
+
+class Fit(Baseline):
+    """Baseline of fitting q(z|y) at fixed y, with normal noise. Each step runs g_a on the image."""
+
+    rate = 3e-3
+    bits_back = True
+
+    def build(self, x):
+        y = tf.round(self.model.analysis(x))
+        start = tf.split(self.model.hyper_analysis(y), 2, axis=-1)
+        self.latents = [tf.placeholder(tf.float32, v.shape) for v in start]
+        mean, logvar = self.latents
+        normal = tf.random.normal(mean.shape)
+        self.noise.append(normal)
+        z = mean + tf.exp(0.5 * logvar) * normal
+        parts = self.model.run(x, y, z)
+        density = entropy_models.density(self.num_filters)
+        prior = tf.maximum(entropy_models.density_pdf(z, density), 1e-9)
+        log_q = -0.5 * (tf.square(normal) + logvar + np.log(2 * np.pi))
+        nats = tf.reduce_sum(log_q) - tf.reduce_sum(tf.log(prior))
+        nats -= tf.reduce_sum(tf.log(tf.maximum(parts["p_y_unbounded"], 1e-9)))
+        self.loss = nats / np.log(2) / self.pixels
+        return start
 
 
 def training_graph(x, num_filters, lmbda):

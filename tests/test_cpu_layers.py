@@ -7,6 +7,7 @@ import plain
 import pytest
 from conftest import DEMO, DEMO_DIR
 
+import bb_no_sga
 import sga
 import tf_boilerplate
 from inference.evaluation import Evaluation
@@ -279,4 +280,34 @@ def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
         starts, theirs.values, evaluation.session.run([ours_y, ours_z])
     ):
         # Adam's first steps are as long where the gradient is almost zero, and may differ there.
+        assert np.abs(value - latents).sum() < 0.01 * np.abs(value - start).sum() != 0
+
+
+def test_an_iteration_of_q_equals_the_plain_one():
+    """With the same noise, the loss of q(z|y) and Adam's steps agree."""
+    pixels = np.random.RandomState(1).randint(0, 256, (75, 53, 3)).astype(np.uint8)
+    run = checkpoints.find_run(DEMO_DIR, DEMO["bb_sga"])
+    argv = ["compress", run.name, "image", "--estimate_only", "--lr", "3e-3"]
+    args = tf_boilerplate.parse("bb_no_sga", "", bb_no_sga.BBNoSGA, None, argv)
+    args.lmbda = run.lmbda
+    weights = checkpoints.load(hyperprior.Mbt2018BB, run)
+    evaluation = Evaluation(bb_no_sga.BBNoSGA, weights, (1, *pixels.shape), args)
+    evaluation.begin(pixels[None])
+    (stage,) = evaluation.method.stages
+    evaluation.session.run(stage.start)
+
+    theirs = plain.Fit(os.path.join(DEMO_DIR, run.name), pixels)
+    ours = [stage.latents[name] for name in ("z_mean", "z_logvar")]
+    starts = [value.copy() for value in theirs.values]
+    for value, latents in zip(starts, evaluation.session.run(ours)):
+        np.testing.assert_allclose(value, latents, atol=2e-5)
+    for t in range(3):
+        with tf.Graph().as_default(), tf.Session() as session:
+            noise = Noise(tf.constant(image_keys(pixels[None], args.seed)))
+            normal = noise.at(t, "z given y").normal(tf.zeros(theirs.values[0].shape))
+            normal = session.run(normal)
+        loss = theirs.step({theirs.noise[0]: normal})
+        relaxed = evaluation.session.run([stage.update, stage._relaxed])[1]
+        assert relaxed["bpp"] == pytest.approx(loss, rel=1e-5)
+    for start, value, latents in zip(starts, theirs.values, evaluation.session.run(ours)):
         assert np.abs(value - latents).sum() < 0.01 * np.abs(value - start).sum() != 0

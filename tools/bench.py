@@ -118,8 +118,10 @@ def photograph(height, width):
     return np.tile(pixels, (rows, columns, 1))[:height, :width, :3]
 
 
-def our_iteration(folder, run, height, width):
-    """A function that runs an iteration of sga.py with a model in `folder`."""
+def our_iteration(folder, run, height, width, images=1):
+    """A function that runs an iteration of sga.py on a batch with a model in `folder`."""
+    import numpy as np
+
     import sga
     from inference.evaluation import Evaluation
     from model import checkpoints
@@ -128,7 +130,7 @@ def our_iteration(folder, run, height, width):
     args = parse("sga", "", sga.SGA, None, ["compress", run, "photograph"])
     args.lmbda = 0.01
     weights = checkpoints.load(sga.SGA.model_class, checkpoints.find_run(folder, run))
-    pixels = photograph(height, width)[None]
+    pixels = np.stack([photograph(height, width)] * images)
     evaluation = Evaluation(sga.SGA, weights, pixels.shape, args)
     evaluation.begin(pixels)
     (stage,) = evaluation.method.stages
@@ -136,11 +138,11 @@ def our_iteration(folder, run, height, width):
     return evaluation.session.make_callable(stage.update)
 
 
-def plain_iteration(folder, run, height, width):
-    """A function that runs an iteration of the baseline."""
+def plain_iteration(name, folder, run, height, width):
+    """A function that runs an iteration of the baseline `name`."""
     from tests import plain
 
-    return plain.SGA(os.path.join(folder, run), photograph(height, width)).step
+    return getattr(plain, name)(os.path.join(folder, run), photograph(height, width)).step
 
 
 def matrix_product():
@@ -164,7 +166,7 @@ def bench_iterations(args):
             run = untrained(folder, n)
             where = (folder, run, height, width)
             with workers(
-                Worker(plain_iteration, *where, allocator=False),
+                Worker(plain_iteration, "SGA", *where, allocator=False),
                 Worker(our_iteration, *where),
                 Worker(matrix_product),
             ) as made:
@@ -186,6 +188,27 @@ def bench_iterations(args):
                 ),
                 flush=True,
             )
+
+
+# --- Batches ---------------------------------------------------------------------------------
+
+BATCHES = [(32, 256, 384, 24), (64, 256, 384, 24)]
+
+
+def bench_batches(args):
+    """Prints milliseconds of an iteration of sga.py per image, alone and in a batch."""
+    print("| N | image | alone | images | together, per image | ratio |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for n, height, width, images in BATCHES:
+            where = (folder, untrained(folder, n), height, width)
+            with workers(
+                Worker(our_iteration, *where), Worker(our_iteration, *where, images)
+            ) as made:
+                alone, together = take_turns(made, args.turns, 3)
+            line = "| {} | {} × {} | {:.1f} ms | {} | {:.1f} ms | {:.2f} |"
+            each = together / images
+            print(line.format(n, width, height, alone, images, each, each / alone), flush=True)
 
 
 # --- Training --------------------------------------------------------------------------------
@@ -299,19 +322,21 @@ def estimated_iteration(folder, run, height, width):
 
 def bench_second_stage(args):
     """Prints milliseconds of an iteration of q(z|y) at fixed y."""
-    print("| N | image | NumPy | compiled | ratio | TensorFlow, --estimate_only |")
-    print("|---|---|---|---|---|---|")
+    print("| N | image | baseline | here | ratio | here by NumPy | --estimate_only |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for n, height, width in SECOND_STAGES:
             where = (folder, untrained(folder, n, "mbt2018_bb"), height, width)
             with workers(
-                Worker(exact_iteration, "coding.exact_posterior", *where),
+                Worker(plain_iteration, "Fit", *where, allocator=False),
                 Worker(exact_iteration, "coding.compiled", *where),
+                Worker(exact_iteration, "coding.exact_posterior", *where),
                 Worker(estimated_iteration, *where),
             ) as made:
-                numpy, ours, estimated = take_turns(made, args.turns, 1 if n > 64 else 5)
-            line = "| {} | {} × {} | {:.0f} ms | {:.0f} ms | {:.2f} | {:.0f} ms |"
-            print(line.format(n, width, height, numpy, ours, ours / numpy, estimated), flush=True)
+                times = take_turns(made, args.turns, 1 if n > 64 else 5)
+            line = "| {} | {} × {} | {:.0f} ms | {:.0f} ms | {:.2f} | {:.0f} ms | {:.0f} ms |"
+            ratio = times[1] / times[0]
+            print(line.format(n, width, height, *times[:2], ratio, *times[2:]), flush=True)
 
 
 # --- Start-up --------------------------------------------------------------------------------
@@ -396,6 +421,7 @@ def main():
 
 BENCHES = {
     "iterations": bench_iterations,
+    "batches": bench_batches,
     "training": bench_training,
     "second_stage": bench_second_stage,
     "startup": bench_startup,
