@@ -49,7 +49,7 @@ def compute(missing, args, number, keep):
         slots = [address for address, worker in workers for _ in range(worker["nthreads"])]
         estimate = schedule.Estimate(missing, max(1, len(slots)))
         with console.Progress(len(missing), title="tasks", left=estimate.seconds) as progress:
-            futures = _submit(client, missing, threads, slots, args.retries)
+            futures = _submit(client, missing, threads, slots, args)
             for done, future in enumerate(distributed.as_completed(futures), 1):
                 task = futures[future]
                 try:
@@ -70,14 +70,15 @@ def compute(missing, args, number, keep):
     return failed
 
 
-def _submit(client, missing, threads, slots, retries):
+def _submit(client, missing, threads, slots, args):
     """Submits tasks to Dask; returns a dict from futures to tasks."""
     futures = {}
     for index, (task, slot) in enumerate(schedule.placed(missing, max(1, len(slots)))):
         place = {"workers": slots[slot], "allow_other_workers": True} if slots else {}
         key = "{}, {}".format(task, task.key)
         future = client.submit(
-            execution.attempt, task, threads, key=key, retries=retries, priority=-index, **place
+            *(execution.attempt, task, threads, args.separate),
+            **{"key": key, "retries": args.retries, "priority": -index, **place},
         )
         futures[future] = task
     return futures
