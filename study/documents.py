@@ -27,6 +27,7 @@ LATEX_TABLE = r"""\begin{{table}}
 \centering
 \caption{{{}}}
 \label{{tab:{}}}
+\smallskip
 \resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%
 {}}}{}
 \end{{table}}"""
@@ -84,7 +85,7 @@ def as_markdown(table):
 def as_latex(table):
     """A `table` environment, no wider than the line, which needs booktabs and graphicx."""
     body = re.sub(r"(?<=[ (])-(?=[0-9])", "−", _tabulated(table, "latex_booktabs"))
-    notes = "".join("\n\\par\\small " + _escaped(note) for note in table.notes)
+    notes = "".join("\n\n\\smallskip\\small " + _escaped(note) for note in table.notes)
     # Two hyphens of a flag would become a dash.
     body = body.replace("--", "-{}-")
     environment = LATEX_TABLE.format(_escaped(table.title), table.name, body, notes)

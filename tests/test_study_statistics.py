@@ -2,6 +2,8 @@
 
 import csv
 import itertools
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -316,6 +318,20 @@ def test_tables_are_the_same_in_all_formats():
     assert r"x\_1 \& 50\%" in latex and r"\ensuremath{-}1.50\%" in latex
     assert r"\caption{Title with \ensuremath{\lambda}\_1}" in latex and r"A note: 50\%." in latex
     assert latex.count(r"\\") == 3 and latex.count("{") == latex.count("}")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on the PATH")
+def test_latex_sets_all_tables_of_a_report_within_the_line(tmp_path):
+    rows = made_rows(seed=0) + made_rows("sga --preset fast", rate=0.9, seed=0)
+    rows += made_rows("sga --preset best", rate=0.8, seed=0)
+    report.main([write_rows(tmp_path / "images.csv", rows), "--output", str(tmp_path)])
+    lines = r"\documentclass{article} \usepackage{booktabs,graphicx} \begin{document}"
+    (tmp_path / "paper.tex").write_text(lines + r"\input{report.tex} \end{document}")
+    command = ["pdflatex", "-halt-on-error", "paper.tex"]
+    process = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE)
+    assert process.returncode == 0 and b"Overfull" not in process.stdout
+    assert (tmp_path / "paper.pdf").exists()
+    assert "sga -{}-preset fast" in (tmp_path / "report.tex").read_text()
 
 
 def test_tables_of_the_documents_are_those_of_the_results():
