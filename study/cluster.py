@@ -56,7 +56,8 @@ def compute(missing, args, number, keep):
                     outcome = future.result()
                 except Exception as error:  # of the task; a dead worker; a cluster that is gone
                     outcome = execution.Outcome(b"", _reason(error), None, None)
-                first = estimate.ended(task, outcome.seconds, outcome.start)
+                start = 0 if args.separate else outcome.start  # each of them has one then
+                first = estimate.ended(task, outcome.seconds, start)
                 if outcome.refusal is not None:
                     failed += 1
                     line = "failed: {}: {}".format(task, outcome.refusal)
