@@ -75,12 +75,11 @@ def _submit(client, missing, threads, slots, args):
     """Submits tasks to Dask; returns a dict from futures to tasks."""
     futures = {}
     for index, (task, slot) in enumerate(schedule.placed(missing, max(1, len(slots)))):
-        place = {"workers": slots[slot], "allow_other_workers": True} if slots else {}
-        key = "{}, {}".format(task, task.key)
-        future = client.submit(
-            *(execution.attempt, task, threads, args.separate),
-            **{"key": key, "retries": args.retries, "priority": -index, **place},
-        )
+        options = {"key": "{}, {}".format(task, task.key), "retries": args.retries}
+        if slots:
+            options.update(workers=slots[slot], allow_other_workers=True)
+        work = (execution.attempt, task, threads, args.separate)
+        future = client.submit(*work, priority=-index, **options)
         futures[future] = task
     return futures
 

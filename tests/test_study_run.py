@@ -31,7 +31,7 @@ def study(tmp_path, monkeypatch):
     """
     ran, output = [], tmp_path / "out"
 
-    def submit(function, task, threads, **_):
+    def submit(function, task, threads, separate, **_):
         ran.append(task)
         return Future(function(task, threads))
 
@@ -461,6 +461,8 @@ def test_a_process_is_kept_for_what_differs_in_the_image_alone(tmp_path, monkeyp
     kept = first()
     execution.run_task(of_b, 1)
     assert alive == [kept]
+    execution.attempt(of_a, 1, separate=True)
+    assert not alive
     for changed in (
         (of_other, 1),  # another size
         (of_a, 2),
