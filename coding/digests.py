@@ -60,7 +60,7 @@ def digests_elsewhere(run, path):
         errors="replace",
     )
     if process.returncode:
-        line = "the fresh process that was to decode it {}"
+        line = "the fresh process that was to decode it: {}"
         raise Unfinished(line.format(signals.reason(process.returncode, process.stderr)))
     return process.stdout.split()
 

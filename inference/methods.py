@@ -35,7 +35,10 @@ ATANH_FLAG = {
 
 def adam_flags(sga_its, lr, record_every=RECORD_EVERY):
     """The flags of an Adam run, with a method's defaults; without --record_every if that is 0."""
-    text = "iterations between figures of the optimisation, shown by --verbose and saved"
+    text = (
+        "iterations between figures of the optimisation, shown by --verbose and saved (of the "
+        "second stage of bb_sga only with --estimate_only)"
+    )
     return {
         "sga_its": Flag(sga_its, "iterations"),
         "lr": Flag(lr, "learning rate of Adam"),

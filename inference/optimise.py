@@ -285,7 +285,7 @@ def merge_records(batches):
         prefix = "rate_" if index else ""
         its = sorted({t for record in records for t in record["its"]})
         merged[prefix + "its"] = np.array(its)
-        for key in set(records[0]) - {"its"}:
+        for key in sorted(set(records[0]) - {"its"}):
             values = np.full((len(records), len(its)), np.nan)
             for row, record in zip(values, records):
                 row[np.searchsorted(its, record["its"])] = record[key]

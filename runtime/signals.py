@@ -34,16 +34,17 @@ def command(name):
 
 
 def reason(code, errors):
-    """How a process ended, for a sentence about it.
+    """Why a process failed.
 
     Args:
-      code: its exit code, not 0; errors: what it wrote to stderr.
+      code: its exit code, not 0.
+      errors: what it wrote to stderr, of which the last line counts.
     """
     if code < 0:
         name = signal.Signals(-code).name
-        return "was ended by {}{}".format(name, " (memory?)" if name == "SIGKILL" else "")
+        return "ended by {}{}".format(name, " (memory?)" if name == "SIGKILL" else "")
     lines = errors.strip().splitlines()
-    return "failed: " + lines[-1] if lines else "ended with exit code {}".format(code)
+    return lines[-1] if lines else "ended with exit code {}".format(code)
 
 
 def _end(name, reason, code):

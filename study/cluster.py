@@ -49,14 +49,15 @@ def compute(missing, args, number, keep):
         slots = [address for address, worker in workers for _ in range(worker["nthreads"])]
         estimate = schedule.Estimate(missing, max(1, len(slots)))
         with console.Progress(len(missing), title="tasks", left=estimate.seconds) as progress:
-            futures = _submit(client, missing, threads, slots, args.retries)
+            futures = _submit(client, missing, threads, slots, args)
             for done, future in enumerate(distributed.as_completed(futures), 1):
                 task = futures[future]
                 try:
                     outcome = future.result()
                 except Exception as error:  # of the task; a dead worker; a cluster that is gone
                     outcome = execution.Outcome(b"", _reason(error), None, None)
-                first = estimate.ended(task, outcome.seconds, outcome.start)
+                start = 0 if args.separate else outcome.start  # each of them has one then
+                first = estimate.ended(task, outcome.seconds, start)
                 if outcome.refusal is not None:
                     failed += 1
                     line = "failed: {}: {}".format(task, outcome.refusal)
@@ -70,15 +71,15 @@ def compute(missing, args, number, keep):
     return failed
 
 
-def _submit(client, missing, threads, slots, retries):
+def _submit(client, missing, threads, slots, args):
     """Submits tasks to Dask; returns a dict from futures to tasks."""
     futures = {}
     for index, (task, slot) in enumerate(schedule.placed(missing, max(1, len(slots)))):
-        place = {"workers": slots[slot], "allow_other_workers": True} if slots else {}
-        key = "{}, {}".format(task, task.key)
-        future = client.submit(
-            execution.attempt, task, threads, key=key, retries=retries, priority=-index, **place
-        )
+        options = {"key": "{}, {}".format(task, task.key), "retries": args.retries}
+        if slots:
+            options.update(workers=slots[slot], allow_other_workers=True)
+        work = (execution.attempt, task, threads, args.separate)
+        future = client.submit(*work, priority=-index, **options)
         futures[future] = task
     return futures
 

@@ -95,7 +95,7 @@ def _run(words, **values):
     if process.returncode:
         kind = RuntimeError if process.returncode < 0 else InputError
         reason = signals.reason(process.returncode, process.stderr.decode(errors="replace"))
-        raise kind("{} {}".format(command[0], reason))
+        raise kind("{}: {}".format(command[0], reason))
 
 
 CODECS = {

@@ -21,12 +21,15 @@ MISSING = "–"
 LATEX = {  # characters that pdfLaTeX does not know
     **{"λ": r"\ensuremath{\lambda}", "·": r"\ensuremath{\cdot}", "±": r"\ensuremath{\pm}"},
     **{"−": r"\ensuremath{-}", "×": r"\ensuremath{\times}", "–": "--", "…": r"\dots{}"},
+    "ø": r"{\o}",
 }
 LATEX_TABLE = r"""\begin{{table}}
 \centering
 \caption{{{}}}
 \label{{tab:{}}}
-{}{}
+\smallskip
+\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{%
+{}}}{}
 \end{{table}}"""
 
 
@@ -80,9 +83,11 @@ def as_markdown(table):
 
 
 def as_latex(table):
-    """A `table` environment, which needs the package booktabs."""
+    """A `table` environment, no wider than the line, which needs booktabs and graphicx."""
     body = re.sub(r"(?<=[ (])-(?=[0-9])", "−", _tabulated(table, "latex_booktabs"))
-    notes = "".join("\n\\par\\small " + _escaped(note) for note in table.notes)
+    notes = "".join("\n\n\\smallskip\\small " + _escaped(note) for note in table.notes)
+    # Two hyphens of a flag would become a dash.
+    body = body.replace("--", "-{}-")
     environment = LATEX_TABLE.format(_escaped(table.title), table.name, body, notes)
     return "".join(LATEX.get(character, character) for character in environment)
 
@@ -102,4 +107,4 @@ def markdown(title, tables, notes):
 
 def latex(tables):
     """LaTeX to include in a paper."""
-    return "\n\n".join(["% needs \\usepackage{booktabs}", *map(as_latex, tables)])
+    return "\n\n".join(["% needs \\usepackage{booktabs,graphicx}", *map(as_latex, tables)])

@@ -25,7 +25,7 @@ import numpy as np
 
 from inference.scripts import ROOT
 from model import checkpoints, device
-from runtime import machine
+from runtime import machine, signals
 from runtime.errors import InputError
 from study import codecs, inputs, tables, tasks
 from study.versions import version
@@ -39,10 +39,10 @@ its graph, 0 if the process was there.
 """
 
 
-def attempt(task, threads):
+def attempt(task, threads, separate=False):
     """`run_task`, but a failure that another attempt would repeat is returned.
 
-    Dask tries again what raises.
+    Dask tries again what raises. The process ends with the task if `separate`.
 
     Returns:
       `Outcome`.
@@ -51,6 +51,9 @@ def attempt(task, threads):
         return run_task(task, threads)
     except InputError as error:
         return Outcome(b"", str(error), None, None)
+    finally:
+        if separate:
+            end_process()
 
 
 def run_task(task, threads):
@@ -112,10 +115,9 @@ def _of_script(task, pixels, threads):
     """The values of a result of a script, by name; and whether a process was started for it."""
     environment = _environment(threads)
     identity = (task.method, task.run, task.settings, task.version, pixels.shape, environment)
+    if getattr(_kept, "process", None) and _kept.process.identity != identity:
+        end_process()
     process, _kept.process = getattr(_kept, "process", None), None
-    if process and process.identity != identity:
-        process.close()
-        process = None
     with tempfile.TemporaryDirectory() as folder:
         image = os.path.join(folder, task.image.name + ".npy")
         result = os.path.join(folder, "result.npz")
@@ -131,6 +133,13 @@ def _of_script(task, pixels, threads):
             raise type(error)(str(error).replace(image, path))
         _kept.process = process
         return {**tables.load(result), "checkpoint_sha256": task.run.sha256}, started
+
+
+def end_process():
+    """Ends the process that this thread keeps."""
+    if getattr(_kept, "process", None):
+        _kept.process.close()
+        _kept.process = None
 
 
 def _command(task):
@@ -217,7 +226,7 @@ class Process:
         text = self._errors.read().decode(errors="replace")
         self.close()
         if code:
-            raise (InputError if code == 2 else RuntimeError)(reason(code, text))
+            raise (InputError if code == 2 else RuntimeError)(signals.reason(code, text))
         return False
 
     def close(self):
@@ -228,20 +237,6 @@ class Process:
             self._popen.stdin.close()
         self._popen.stdout.close()
         self._errors.close()
-
-
-def reason(code, text):
-    """Why a script failed.
-
-    Args:
-      code: its exit code, not 0.
-      text: what it wrote to stderr.
-    """
-    if code < 0:
-        name = signal.Signals(-code).name
-        return "ended by {}{}".format(name, " (memory?)" if name == "SIGKILL" else "")
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "ended with exit code {}".format(code)
 
 
 _LIBC = ctypes.CDLL(None)

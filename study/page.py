@@ -9,11 +9,11 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from imaging import codecs
+from imaging.codecs import psnr
 from inference import scripts
 from runtime import console, files
 from runtime.errors import InputError
-from study import command, documents, inputs, statistics, tables, tasks
+from study import codecs, command, documents, inputs, statistics, tables, tasks
 
 NAME = "report.html"
 TEMPLATE = "report.html"  # beside this file
@@ -29,9 +29,15 @@ def add_flags(parser):
         default=[],
         metavar="IMAGES",
         help="images of the results, as study.run takes them, to show in report.html: the "
-        "original, the anchor's and a method's, which are decoded again",
+        "original, the anchor's and those of --show, which are decoded again",
     )
-    add("--show", metavar="METHOD", help="method of --pictures (the one with the largest gain)")
+    add(
+        "--show",
+        nargs="+",
+        metavar="METHOD",
+        help="methods of --pictures, and classical codecs, at the quality nearest in rate (the "
+        "method with the largest gain)",
+    )
     add(
         "--crop",
         type=command.size,
@@ -45,7 +51,7 @@ def add_flags(parser):
 
 
 def pictures(table, args):
-    """Decodes the pictures of --pictures, by running the scripts unless that was done before.
+    """Decodes the pictures of --pictures, by running the methods unless that was done before.
 
     Args:
       table: a `tables.frame` of comparable rows.
@@ -62,48 +68,64 @@ def pictures(table, args):
     images = inputs.find(args.pictures, args.crop)
     anchor = args.anchor[0]
     found = statistics.gains(table, anchor)
-    if args.show is None and len(found):
-        args.show = found.groupby("method")["gain"].mean().idxmax()
-    of_method = found[found["method"] == args.show]
-    if not len(of_method):
-        names = ", ".join(found["method"].unique()) or "nothing"
-        line = "--show: no gains of {} over {}, but of {}"
-        raise InputError(line.format(args.show, anchor, names))
-    lambdas = sorted(of_method["lambda"].unique())
-    lmbda = lambdas[len(lambdas) // 2]
-    of_anchor = table[(table["method"] == anchor) & (table["lambda"] == lmbda)]
-    shown = []
+    gains = found.groupby("method")["gain"].mean()
+    classical = [method for method in args.show or () if method in codecs.CODECS]
+    shown = [method for method in args.show or () if method not in classical]
+    shown = shown or list(gains.nlargest(1).index) or [None]
+    lambdas = sorted(found["lambda"][found["method"] == shown[0]].unique())
+    lmbda = lambdas[len(lambdas) // 2] if lambdas else None
+    at_lambda = found[found["lambda"] == lmbda]
+    groups = [table[(table["method"] == anchor) & (table["lambda"] == lmbda)]]
+    groups += [at_lambda[at_lambda["method"] == method] for method in shown]
+    groups += [table[table["method"] == codec] for codec in classical]
+    for method, group in zip([*shown, *classical], groups[1:]):
+        if not len(group):
+            names = ", ".join([*gains.index, *codecs.CODECS.keys() & {*table["method"]}])
+            line = "--show: no gains of {} over {}, but of {}"
+            raise InputError(line.format(method, anchor, names or "nothing"))
+    made = []
     for image in images:
         rows = []
-        for group in (of_anchor, of_method[of_method["lambda"] == lmbda]):
+        for group in groups:
             same = (group["image_sha256"] == image.sha256) | (
                 (group["image_sha256"] == "") & (group["image"] == image.name)
             )
             if not same.any():
                 line = "--pictures: {}: no row has these pixels (--crop as study.run had it)"
                 raise InputError(line.format(image.path))
-            rows.append(group[same].iloc[0].to_dict())
-        shown.append((image, *rows))
-    shown.sort(key=lambda one: -one[2]["gain"])
-    return [_picture(*one, args) for one in shown]
+            # Of a codec the quality with the rate nearest to the first method's.
+            rate = rows[1]["est_bpp"] if len(rows) > len(shown) else np.nan
+            nearest = np.argmin(np.abs(group["est_bpp"][same].values - rate))
+            rows.append(group[same].iloc[nearest].to_dict())
+        made.append((image, rows))
+    made.sort(key=lambda one: -one[1][1]["gain"])
+    return [_picture(*one, args) for one in made]
 
 
-def _picture(image, base, row, args):
+def _picture(image, rows, args):
     original = inputs.read(image)
     versions = [{"label": "original", "caption": "24 bpp", "source": _png(original)}]
-    for one in (base, row):
-        pixels = _decoded(one, image, original, args)
-        caption = "{:.4f} bpp, {:.2f} dB".format(one["est_bpp"], codecs.psnr(original, pixels))
-        versions.append({"label": one["method"], "caption": caption, "source": _png(pixels)})
+    for row in rows:
+        pixels = _decoded(row, image, original, args)
+        caption = "{:.4f} bpp, {:.2f} dB".format(row["est_bpp"], psnr(original, pixels))
+        quality = ", quality {:g}".format(row["quality"]) if row["quality"] != "" else ""
+        label = row["method"] + quality
+        versions.append({"label": label, "caption": caption, "source": _png(pixels)})
     height, width, _ = original.shape
+    words = image.name, rows[1]["lambda"], rows[1]["gain"], rows[1]["method"]
     return {
         **{"name": image.name, "width": width, "height": height, "versions": versions},
-        "title": "{}, λ = {:g}: gain {:.2f}%".format(image.name, row["lambda"], row["gain"]),
+        "title": "{}, λ = {:g}: gain {:.2f}% by {}".format(*words),
     }
 
 
 def _decoded(row, image, original, args):
     """What a method makes of an image, uint8 (H, W, 3)."""
+    if row["method"] in codecs.CODECS:
+        codec = codecs.CODECS[row["method"]]
+        if codec.missing():
+            raise InputError("--show: {}: {}".format(row["method"], codec.missing()))
+        return codec.decode(codec.encode(original, codec.number(row["quality"]), 1), 1)
     script, flags = tasks.split(row["method"])
     name = tables.as_text("{}-{}-{:g}".format(image.name, row["method"], row["lambda"]))
     name = "{}-{}.png".format(name.replace("/", "-"), row["task"] or image.sha256[:16])

@@ -26,8 +26,9 @@ def make(table, content):
         _bits_back(names, content),
     ]
     if len(datasets) == 1:
-        made = [one._replace(title="{}, {}".format(one.title, *datasets)) for one in made]
-    made[3:3] = [_wins(dataset, rows) for dataset, rows in table.groupby("dataset", sort=False)]
+        made = [one._replace(title="{} ({})".format(one.title, *datasets)) for one in made]
+    groups = enumerate(table.groupby("dataset", sort=False), 1)
+    made[3:3] = [_wins("wins-{}".format(n), *group) for n, group in groups]
     return [one for one in made if one.rows]
 
 
@@ -38,7 +39,7 @@ def _means(names, content):
         *(("λ", "lambda", "{:g}"), ("quality", "quality", "{:g}"), *COUNTS),
         *((content["rate"], "rate", "{:.4f}"), ("PSNR", "psnr", "{:.3f}")),
         *(("MS-SSIM", "msssim", "{:.4f}"), ("λ·MSE+bpp", "est_rd_loss", "{:.4f}")),
-        *(("gain", "gain", _with_error("gain")), ("seconds", "seconds", "{:.1f}")),
+        *(("gain", "gain", _with_error("gain")), ("seconds", "seconds", "{:.2f}")),
     ]
     return documents.Table("means", title, columns, _without_one_seed(content["points"]), [])
 
@@ -74,17 +75,17 @@ def _gains(names, title, content):
     return documents.Table("gains", title, columns, rows, [])
 
 
-def _wins(dataset, rows):
+def _wins(name, dataset, rows):
     """How often each method is better than each other."""
     found = statistics.wins(rows)
     methods = sorted({pair[0] for pair in found}, key=tables.place)
-    title = "In how many (image, λ) the loss of the row's method is below the column's, {}"
+    title = "In how many (image, λ) the loss of the row's method is below the column's ({})"
     lines = []
     for one in methods:
         cells = {o: "{}/{}".format(*found[one, o]) for o in methods if (one, o) in found}
         lines.append({None: one, **cells})
     columns = [("", None, "{}"), *((name, name, "{:s}") for name in methods)]
-    return documents.Table("wins", title.format(dataset), columns, lines, [])
+    return documents.Table(name, title.format(dataset), columns, lines, [])
 
 
 def _bits_back(names, content):

@@ -319,6 +319,11 @@ def add_flags(parser, output):
         default=2,
         help="of a task that fails, unless its script refuses what it is given (%(default)s)",
     )
+    add(
+        "--separate",
+        action="store_true",
+        help="start a process for each task, which is slower and gives the same results",
+    )
     add("--recompute", action="store_true", help="also what is done already")
 
 

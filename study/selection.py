@@ -77,10 +77,10 @@ def comparable(table):
         common = set.intersection(*sets.values())
         if common != everything:
             lacking = [key for key, images in sets.items() if images != everything]
-            line = "{}: means over the {} of {} images that all have; {} settings lack some: {} …"
-            first = tables.where("", *lacking[0][1:])
-            counts = (len(common), len(everything), len(lacking), first)
-            notes.append(line.format(dataset, *counts))
+            names = tables.where("", *lacking[0][1:])
+            names += " and {} more".format(len(lacking) - 1) if lacking[1:] else ""
+            line = "{}: means over the {} of {} images that all have; some are not there yet of {}"
+            notes.append(line.format(dataset, len(common), len(everything), names))
         points = [tuple(point) for point in rows[[*tables.POINT]].values]
         kept = rows["image"].isin(common) & np.array([point in sets for point in points])
         keep |= table.index.isin(rows.index[kept])

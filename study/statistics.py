@@ -98,15 +98,16 @@ GAINS = ("images", "seeds", "gain", "gain_se", "gain_low", "gain_high", "gain_se
 def summary(found):
     """Mean gain with its uncertainty, of rows of one method, as a dict with the keys `GAINS`.
 
-    gain_se: standard error over the images, of which each counts once; gain_low, gain_high: 95%
-    interval over the images; gain_se_seeds: standard error over the seeds; NaN for what there is
-    not.
+    Each image counts once, and of an image each λ. gain_se: standard error over the images;
+    gain_low, gain_high: 95% interval over the images; gain_se_seeds: standard error over the seeds,
+    on the images and λ that all seeds have; NaN for what there is not.
     """
-    images = found.groupby("image", sort=False)["gain"].mean().values
-    seeds = found.groupby("seed", sort=False)["gain"].mean().values
+    cells = found.pivot_table("gain", ["image", "setting"], "seed")
+    images = cells.mean(axis=1).groupby("image").mean().values
+    seeds = cells.dropna().mean().values  # of what all of them have
     low, high = interval(lambda weights: images @ weights, len(images)) or (np.nan, np.nan)
     errors = standard_error(images), low, high, standard_error(seeds)
-    return dict(zip(GAINS, (len(images), len(seeds), images.mean(), *errors)))
+    return dict(zip(GAINS, (len(images), cells.shape[1], images.mean(), *errors)))
 
 
 def wins(table):
@@ -241,7 +242,7 @@ def _unfit(curve, quality):
         return "points without {}".format(quality)
     rates, values = curves.line(curve, quality)
     if len(rates) < BD_POINTS:
-        return "{} of the {} points that it takes".format(len(rates), BD_POINTS)
+        return "{} of the {} points that a delta needs".format(len(rates), BD_POINTS)
     if not (np.diff(values) > 0).all() or not (np.diff(rates) > 0).all():
         return "a {} that does not rise with the rate".format(quality)
     return None

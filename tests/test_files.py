@@ -616,7 +616,7 @@ def test_the_result_stays_where_the_process_that_checks_dies(death, tmp_path, mo
     shell.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(shell))
     (tmp_path / "out").mkdir()
-    reason = "ended by SIGKILL (memory?)" if "kill" in death else "failed: why"
+    reason = "ended by SIGKILL (memory?)" if "kill" in death else "decode it: why"
     check_not_written(tmp_path / "out", capsys, reason)
 
 

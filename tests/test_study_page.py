@@ -1,5 +1,7 @@
 """The page of a report, opened in a browser."""
 
+import csv
+import io
 import re
 import shutil
 import subprocess
@@ -73,6 +75,33 @@ def test_pictures_are_decoded_once_with_the_settings_of_their_rows(pictures, tmp
     assert len(runs) == 4
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)  # nothing from elsewhere
+
+
+def test_pictures_of_a_codec_have_about_the_same_rate(pictures, tmp_path):
+    argv, runs = pictures
+    with open(argv[0], newline="") as file:
+        rows = [{**row, "quality": ""} for row in csv.DictReader(file)]
+    rate = float(next(row["est_bpp"] for row in rows if row["method"] != "mbt2018"))
+    for row in [row for row in rows if row["method"] == "mbt2018"]:
+        for quality, factor in ((10, 0.5), (50, 1.1), (90, 4)):
+            lacking = {"lambda": "", "model": "", "est_rd_loss": ""}
+            known = {"method": "jpeg", "quality": quality, "est_bpp": factor * rate}
+            rows.append({**row, **lacking, **known})
+    report.main([write_rows(tmp_path / "codecs.csv", rows), *argv[1:], "--show", "jpeg"])
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    labels = re.findall('<button[^>]*title="([^"]*)">([^<]*)</button>', text)[:4]
+    assert [label for _, label in labels] == [
+        "original",
+        "mbt2018",
+        "sga --lr 1",
+        "jpeg, quality 50",
+    ]
+    pixels = np.asarray(Image.open(str(tmp_path / "images" / "b.png")))
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG", quality=50, subsampling="4:2:0", optimize=True)
+    decoded = np.asarray(Image.open(content)).astype(float)
+    psnr = 10 * np.log10(255**2 / np.mean((pixels - decoded) ** 2))
+    assert labels[3][0] == "{:.4f} bpp, {:.2f} dB".format(1.1 * rate, psnr)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on the PATH")

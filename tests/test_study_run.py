@@ -31,7 +31,7 @@ def study(tmp_path, monkeypatch):
     """
     ran, output = [], tmp_path / "out"
 
-    def submit(function, task, threads, **_):
+    def submit(function, task, threads, separate, **_):
         ran.append(task)
         return Future(function(task, threads))
 
@@ -173,10 +173,10 @@ def test_commands_are_codecs(fake_commands, study, tmp_path):
 
 def test_a_command_that_fails_says_why(fake_commands):
     (fake_commands / "cjxl").write_text("#!/bin/sh\necho no memory >&2\nexit 3\n")
-    with pytest.raises(InputError, match="cjxl failed: no memory"):
+    with pytest.raises(InputError, match="cjxl: no memory"):
         codecs.evaluate("jpegxl", np.zeros((8, 8, 3), np.uint8), 70.0, 1)
     (fake_commands / "cjxl").write_text("#!/bin/sh\nkill -9 $$\n")
-    with pytest.raises(RuntimeError, match="cjxl was ended by SIGKILL"):
+    with pytest.raises(RuntimeError, match="cjxl: ended by SIGKILL"):
         codecs.evaluate("jpegxl", np.zeros((8, 8, 3), np.uint8), 70.0, 1)
 
 
@@ -406,7 +406,7 @@ def test_images_in_one_process_have_the_results_of_the_script(
     monkeypatch.setattr(execution, "_kept", types.SimpleNamespace())
     monkeypatch.setattr(execution, "Process", lambda *a: started.append(a) or process(*a))
     outcomes = [execution.run_task(task, 1) for task in tasks.make_tasks(found, [method], models)]
-    execution._kept.process.close()
+    execution.end_process()
     assert len(started) == 1
     assert outcomes[0].seconds > outcomes[0].start > 0 == outcomes[1].start == outcomes[2].start
     with np.load(io.BytesIO(outcomes[-1].content)) as result:
@@ -461,6 +461,8 @@ def test_a_process_is_kept_for_what_differs_in_the_image_alone(tmp_path, monkeyp
     kept = first()
     execution.run_task(of_b, 1)
     assert alive == [kept]
+    execution.attempt(of_a, 1, separate=True)
+    assert not alive
     for changed in (
         (of_other, 1),  # another size
         (of_a, 2),

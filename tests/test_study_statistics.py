@@ -2,6 +2,8 @@
 
 import csv
 import itertools
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def test_intervals_of_bd_rates_hold_the_truth():
     assert held / trials == pytest.approx(0.95, abs=0.03)
 
 
-def test_the_interval_of_a_report_is_that_of_its_images(tmp_path):
+def test_deltas_and_gains_of_a_report_are_those_of_its_rates(tmp_path):
     """A method that saves 10% on each image saves 10% whatever the images."""
     rows = made_rows(images="abc") + made_rows("sga", rate=0.9, images="abc")
     delta = statistics.delta(*curves.of_rows(table_of(rows), "est_bpp"))
@@ -102,6 +104,18 @@ def test_gains_are_means_of_gains_of_images():
     wins = statistics.wins(table_of(rows))
     assert wins["sga", "mbt2018"] == (expected, 12)
     assert wins["mbt2018", "sga"] == (12 - expected, 12)
+
+
+def test_seeds_that_are_not_complete_count_for_what_they_have():
+    """Each λ counts once, and seeds are compared on what all have."""
+    rows = [row for row in noisy_rows() if (row["seed"], row["lambda"]) != (1, LAMBDAS[0])]
+    found = statistics.gains(table_of(rows), "mbt2018")
+    of_lambdas = found.groupby(["image", "lambda", "seed"])["gain"].mean()
+    by_seed = of_lambdas.drop(LAMBDAS[0], level="lambda").groupby("seed").mean()
+    summary = statistics.summary(found)
+    expected = of_lambdas.groupby(["image", "lambda"]).mean().mean()
+    assert summary["gain"] == pytest.approx(expected)
+    assert summary["gain_se_seeds"] == pytest.approx(np.std(by_seed, ddof=1) / 2**0.5)
 
 
 def test_models_of_two_kinds_are_compared_by_their_names():
@@ -221,8 +235,8 @@ def test_an_unfinished_study_is_reported_on_what_all_have(tmp_path, capsys):
     path = write_rows(tmp_path / "images.csv", rows)
     report.main([path, "--output", str(tmp_path / "out")])
     text = capsys.readouterr().out
-    note = "made: means over the 2 of 3 images that all have; 3 settings lack some: "
-    assert note + "sga, λ = 0.01 …\n" in text
+    note = "made: means over the 2 of 3 images that all have; some are not there yet of "
+    assert note + "sga, λ = 0.01 and 2 more\n" in text
     whole = [row for row in rows if row["image"] != "c"]
     kept, _ = selection.comparable(table_of(rows))
     assert tables.means(kept.to_dict("records")) == tables.means(whole)
@@ -304,6 +318,20 @@ def test_tables_are_the_same_in_all_formats():
     assert r"x\_1 \& 50\%" in latex and r"\ensuremath{-}1.50\%" in latex
     assert r"\caption{Title with \ensuremath{\lambda}\_1}" in latex and r"A note: 50\%." in latex
     assert latex.count(r"\\") == 3 and latex.count("{") == latex.count("}")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on the PATH")
+def test_latex_sets_all_tables_of_a_report_within_the_line(tmp_path):
+    rows = made_rows(seed=0) + made_rows("sga --preset fast", rate=0.9, seed=0)
+    rows += made_rows("sga --preset best", rate=0.8, seed=0)
+    report.main([write_rows(tmp_path / "images.csv", rows), "--output", str(tmp_path)])
+    lines = r"\documentclass{article} \usepackage{booktabs,graphicx} \begin{document}"
+    (tmp_path / "paper.tex").write_text(lines + r"\input{report.tex} \end{document}")
+    command = ["pdflatex", "-halt-on-error", "paper.tex"]
+    process = subprocess.run(command, cwd=str(tmp_path), stdout=subprocess.PIPE)
+    assert process.returncode == 0 and b"Overfull" not in process.stdout
+    assert (tmp_path / "paper.pdf").exists()
+    assert "sga -{}-preset fast" in (tmp_path / "report.tex").read_text()
 
 
 def test_tables_of_the_documents_are_those_of_the_results():

@@ -206,7 +206,7 @@ def study(tmp_path, monkeypatch):
         made_up = types.SimpleNamespace(submit=submit, scheduler_info=lambda: info)
         return contextlib.nullcontext((made_up, 1))
 
-    def submit(function, task, threads, key, retries, priority):
+    def submit(function, task, threads, separate, key, retries, priority):
         key.encode()
         outcome = made.attempt(task, threads)
         computed.append(task.image.name)
