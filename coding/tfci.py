@@ -13,7 +13,7 @@ import collections
 import warnings
 
 import numpy as np
-import scipy.stats
+from scipy import special
 
 from coding import container
 from model import checkpoints, entropy_models, hyperprior
@@ -69,7 +69,7 @@ def read_range_coder_tables(run):
 
 def _tables(reader):
     lower, median, _ = reader.get_tensor("entropy_bottleneck/quantiles")[:, 0, :].T
-    tail = -scipy.stats.norm.ppf(2.0**-9)  # TFC's default tail_mass, 2**-8, covers both tails
+    tail = -special.ndtri(2.0**-9)  # TFC's default tail_mass, 2**-8, covers both tails
 
     def tables(scope, first_symbol):
         cdf = reader.get_tensor(scope + "/quantized_cdf")
