@@ -35,7 +35,7 @@ test: setup-dev
 	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal -m "not parity"
 
 parity: setup-dev
-	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/test_parity.py tests/test_shipped_models.py tests/test_files.py
+	@TF_NUM_INTRAOP_THREADS=1 $(PYTHON) -m pytest -n 2 --dist worksteal tests/test_parity.py tests/test_estimates.py tests/test_shipped_models.py tests/test_files.py
 
 BENCH =
 bench: setup

@@ -96,11 +96,7 @@ def train(script, training_graph, args):
         run_folder.record_settings(folder, args, start)
         saver = tf.train.Saver(saved, max_to_keep=3, save_relative_paths=True)
         saver.recover_last_checkpoints(kept)  # so that those of earlier starts are deleted too
-        hooks.append(
-            tf.train.CheckpointSaverHook(
-                folder, save_secs=args.save_checkpoint_secs, saver=saver, listeners=[sound]
-            )
-        )
+        hooks.append(run_folder.Checkpoints(folder, args.save_checkpoint_secs, saver, sound))
         if logdir:
             hooks.append(summary_hook(x, x_tilde, shown, logdir, args.save_summary_secs))
     figures = "loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.2f}"

@@ -100,31 +100,28 @@ def train(photos, folder, *flags):
         tf_boilerplate.main(mbt2018.BaseHyperprior, mbt2018.training_graph, argv=argv)
 
 
-def test_training_goes_on_without_a_state_file(photos, tmp_path, capsys):
+def test_training_goes_on_without_a_state_file_and_keeps_three_checkpoints(
+    photos, tmp_path, capsys
+):
     folder = tmp_path / "mbt2018-num_filters=4-lmbda=0.01"
-    train(photos, tmp_path, "--last_step", 2)
-    for content in (None, b""):
+    folder.mkdir()
+    (folder / "checkpoint").write_bytes(b"")  # an empty one alone is a new run
+    train(photos, tmp_path, "--last_step", 2, "--save_checkpoint_secs", 0)
+    assert "steps 0 to 2" in capsys.readouterr().out
+    for last, content in ((3, None), (4, b"")):
         (folder / "checkpoint").unlink()
         if content is not None:
             (folder / "checkpoint").write_bytes(content)
-        last = 3 if content is None else 4
         train(photos, tmp_path, "--last_step", last)
         assert "steps {} to {}".format(last - 1, last) in capsys.readouterr().out
         assert checkpoint_values(folder)["global_step"] == last
-    # An empty one alone is a new run.
-    for path in glob.glob(str(folder / "model.ckpt*")):
-        os.unlink(path)
-    (folder / "checkpoint").write_bytes(b"")
-    train(photos, tmp_path, "--last_step", 1)
-    assert checkpoint_values(folder)["global_step"] == 1
-
-
-def test_three_checkpoints_stay_however_often_training_resumes(photos, tmp_path):
-    for last_step in range(1, 5):
-        train(photos, tmp_path, "--last_step", last_step)
-    paths = glob.glob(str(tmp_path / "*" / "model.ckpt-*.index"))
-    names = sorted(os.path.basename(path) for path in paths)
-    assert names == ["model.ckpt-{}.index".format(step) for step in (2, 3, 4)]
+        names = sorted(path.name for path in folder.glob("model.ckpt-*.index"))
+        expected = ["model.ckpt-{}.index".format(step) for step in (last - 2, last - 1, last)]
+        assert names == expected
+    # If there is nothing left to do, it says so and changes nothing.
+    train(photos, tmp_path, "--last_step", 3)
+    assert "steps 4 to 4" in capsys.readouterr().out
+    assert checkpoint_values(folder)["global_step"] == 4
 
 
 def test_training_into_a_path_that_could_not_be_read_again(photos, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import functools
 import glob
 import json
 import os
@@ -16,12 +17,7 @@ import numpy as np
 import oracle
 import plain
 import pytest
-from conftest import (
-    ROOT,
-    checkpoint_values,
-    compress,
-    train_argv,
-)
+from conftest import ROOT, UNTRAINED, checkpoint_values, compress, train_argv
 from PIL import Image
 
 import mbt2018
@@ -33,7 +29,7 @@ from runtime import machine
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from study import learning_curves
-from tools import recipe
+from tools import export, recipe
 from training import cores, data, validation
 
 MODELS = {"mbt2018": mbt2018, "mbt2018_bb": mbt2018_bb}
@@ -49,9 +45,36 @@ def train(model, *args, **kwargs):
     return folder
 
 
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    """`trained(model)` is a run folder of 30 steps, which tests share and leave as it is.
+
+    Its summaries are in the folder logs beside it.
+    """
+
+    @functools.lru_cache()
+    def run_folder(model):
+        folder = tmp_path_factory.mktemp(model)
+        flags = ["--last_step", STEPS, "--learning_rate", 3e-3, "--logdir", folder / "logs"]
+        flags += ["--save_summary_secs", 0, "--val_glob", photos / "[01].png", "--val_secs", 0]
+        return train(model, photos, folder, *flags)
+
+    return run_folder
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A copy of the base model's run folder, for the test to go on from or to damage."""
+    folder = trained("mbt2018")
+    return shutil.copytree(folder, str(tmp_path / os.path.basename(folder)))
+
+
 @pytest.mark.parametrize("model", list(MODELS))
 def test_checkpoint_has_the_names_and_shapes_of_the_reference(model, photos, tmp_path):
-    folder = train(model, photos, tmp_path, "--last_step", 1, n=8, lmbda=0.02)
+    folder = train(model, photos, tmp_path, "--last_step", 0, n=8, lmbda=0.02)
     name = "{}-num_filters=8-lmbda=0.02".format(model)
     assert os.path.basename(folder) == name
     ours = dict(tf.train.list_variables(tf.train.latest_checkpoint(folder)))
@@ -65,10 +88,9 @@ def test_checkpoint_has_the_names_and_shapes_of_the_reference(model, photos, tmp
         assert json.load(file)["lmbda"] == 0.02
 
 
-@pytest.mark.parametrize("model", list(MODELS))
-def test_initial_values_are_those_of_the_layers_of_tfc(model, photos, tmp_path):
-    folder = train(model, photos, tmp_path, "--last_step", 0)
-    ours = checkpoint_values(folder)
+@pytest.mark.parametrize("model, script", [("mbt2018", "mbt2018"), ("mbt2018_bb", "bb_plain")])
+def test_initial_values_are_those_of_the_layers_of_tfc(model, script, untrained):
+    ours = checkpoint_values(untrained / UNTRAINED[script])
     with tf.Graph().as_default(), tf.Session() as session:
         x, y, z = (tf.zeros(s) for s in [(1, 64, 64, 3), (1, 4, 4, 4), (1, 1, 1, 4)])
         layers = plain.Plain(4, bits_back=model == "mbt2018_bb")
@@ -102,11 +124,9 @@ def test_initial_values_are_those_of_the_layers_of_tfc(model, photos, tmp_path):
 
 
 @pytest.mark.parametrize("model", list(MODELS))
-def test_the_loss_falls_and_summaries_are_written(model, photos, tmp_path):
-    logs = tmp_path / "logs"
-    flags = ["--last_step", 60, "--learning_rate", 1e-3, "--logdir", logs, "--save_summary_secs", 0]
-    folder = train(model, photos, tmp_path, *flags)
-    (path,) = glob.glob(str(logs / os.path.basename(folder) / "events*"))
+def test_the_loss_falls_and_summaries_are_written(model, trained):
+    folder = trained(model)
+    (path,) = glob.glob(os.path.join(os.path.dirname(folder), "logs", "*", "events*"))
     losses, tags = [], set()
     for event in tf.train.summary_iterator(path):
         for value in event.summary.value:
@@ -115,32 +135,7 @@ def test_the_loss_falls_and_summaries_are_written(model, photos, tmp_path):
                 losses.append(value.simple_value)
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     assert {"bpp", "y_bpp", "z_bpp", "mse", "psnr", "original/image/0"} <= tags
-
-
-def test_goes_on_after_a_kill(photos, tmp_path):
-    """If killed without warning, it loses only the steps after its last checkpoint."""
-    command = [sys.executable, os.path.join(ROOT, "mbt2018.py")]
-    command += train_argv(photos, tmp_path, "--last_step", 100000, "--save_checkpoint_secs", 1)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    state = tmp_path / "mbt2018-num_filters=4-lmbda=0.01" / "checkpoint"
-    deadline = time.time() + 120
-    while time.time() < deadline:
-        time.sleep(0.5)
-        if state.exists() and "ckpt-0" not in state.read_text().splitlines()[0]:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    before = checkpoint_values(str(state.parent))["global_step"]
-    assert before > 0
-    folder = train("mbt2018", photos, tmp_path, "--last_step", before + 5)
-    after = checkpoint_values(folder)
-    assert after["global_step"] == before + 5
-    assert after["beta1_power"] < 0.9 ** min(before, 50)  # Adam resumed too
-    with open(os.path.join(folder, "record.txt")) as file:
-        assert file.read().count('"last_step"') == 2
-    # If there is nothing left to do, it says so and changes nothing.
-    train("mbt2018", photos, tmp_path, "--last_step", before + 5)
-    assert checkpoint_values(folder)["global_step"] == before + 5
+    assert {"validation/rd_loss", "validation/bpp", "validation/psnr"} <= tags
 
 
 def test_sigterm_saves_and_ends(photos, tmp_path):
@@ -214,13 +209,6 @@ def test_a_full_disk_ends_the_training_with_one_line(error, photos, tmp_path, mo
     assert checkpoint_values(folder)["global_step"] == 0
 
 
-def test_a_short_training_shows_its_loss(photos, tmp_path, capsys):
-    argv = train_argv(photos, tmp_path, "--last_step", 1)
-    with tf.Graph().as_default():
-        tf_boilerplate.main(None, mbt2018.training_graph, argv=["--verbose", *argv])
-    assert re.search(r"saved at step 1, loss=[0-9.]+ bpp=", capsys.readouterr().out)
-
-
 def test_images_that_cannot_be_used_are_named_and_skipped(photos, tmp_path, capsys):
     folder = tmp_path / "photos"
     shutil.copytree(str(photos), str(folder))
@@ -246,9 +234,9 @@ def test_nothing_to_train_on(photos, tmp_path, capsys):
     assert not glob.glob(str(tmp_path / "mbt2018-*"))
 
 
-def hyper_analysis(folder, y):
+def hyper_analysis(folder, y, checkpoint):
     """What h_a of the model in a run folder makes of y, a dict of arrays."""
-    run = checkpoints.find_run(*os.path.split(folder))
+    run = checkpoints.find_run(*os.path.split(folder), checkpoint=checkpoint)
     model_class = hyperprior.Mbt2018BB if "_bb" in run.name else hyperprior.Mbt2018
     weights = checkpoints.load(model_class, run)
     with tf.Graph().as_default(), tf.Session() as session:
@@ -256,50 +244,60 @@ def hyper_analysis(folder, y):
         return session.run(model.hyper_analysis(tf.constant(y)))
 
 
-def test_a_shipped_model_is_not_trained_further(photos, tmp_path, capsys):
-    """It has no optimiser state; --init_from still accepts its weights."""
-    base = train("mbt2018", photos, tmp_path, "--last_step", 3)
-    weights = checkpoint_values(base)
-    (tmp_path / "copy").mkdir()
-    copy = tmp_path / "copy" / os.path.basename(base)
-    with tf.Graph().as_default(), tf.Session() as session:
-        names = [n for n in weights if "Adam" not in n and "power" not in n]
-        kept = [tf.Variable(weights[n], name=n) for n in names]
-        session.run(tf.global_variables_initializer())
-        tf.train.Saver(kept).save(session, str(copy / "model.ckpt"), 3)
-    shutil.copy(os.path.join(base, "args.json"), str(copy))
-    line = fails(capsys, photos, tmp_path / "copy", "--last_step", 5)
+def test_a_shipped_model_is_not_trained_further(trained, photos, tmp_path, capsys):
+    """It has no optimiser state; --init_from still accepts its weights, and copies its record."""
+    base = trained("mbt2018")
+    shipped = tmp_path / os.path.basename(base)
+    export.main(base, str(shipped))
+    line = fails(capsys, photos, tmp_path, "--last_step", STEPS + 5)
     assert "--init_from" in line
-    with open(os.path.join(base, "args.json")) as old, open(str(copy / "args.json")) as new:
-        assert old.read() == new.read()  # a refused training leaves no trace
-    (tmp_path / "bb").mkdir()
-    folder = train("mbt2018_bb", photos, tmp_path / "bb", "--last_step", 0, "--init_from", base)
-    values = checkpoint_values(folder)
+    for name in ("args.json", "record.txt"):  # a refused training leaves no trace
+        with open(os.path.join(base, name)) as old:
+            assert old.read() == (shipped / name).read_text()
+    folder = train("mbt2018_bb", photos, tmp_path, "--last_step", 1, "--init_from", shipped)
+    values = checkpoint_values(os.path.join(folder, "model.ckpt-0"))
     for name in ("synthesis_transform/layer_0/kernel_rdft", "entropy_bottleneck/matrix_1"):
         own = name.replace("entropy_bottleneck/", "")
-        np.testing.assert_array_equal(values[own], weights[name])
+        np.testing.assert_array_equal(values[own], checkpoint_values(base)[name])
     assert values["global_step"] == 0
     # z_mean of the bits-back model is z of the base model.
     y = np.random.RandomState(0).randn(1, 8, 8, 4).astype(np.float32)
-    z, q = (hyper_analysis(folder, y) for folder in (base, folder))
+    z, q = hyper_analysis(base, y, None), hyper_analysis(folder, y, "model.ckpt-0")
     np.testing.assert_array_equal(q["z_mean"], z["z"])
     assert np.abs(q["z_logvar"]).max() > 0
+    with open(os.path.join(folder, "record.txt")) as file:
+        record = file.read()
+    steps = [int(step) for step in re.findall(r'"last_step": (\d+)', record)]
+    assert steps == [STEPS, 1]
+    assert '"init_from_step": {}'.format(STEPS) in record and '"start_step": 0' in record
 
 
-def test_a_run_that_was_moved_goes_on(photos, tmp_path):
+def test_a_run_that_was_moved_goes_on(copy, trained, photos, tmp_path, capsys):
     """Its state file may hold absolute paths, which TensorFlow writes by default."""
-    folder = train("mbt2018", photos, tmp_path, "--last_step", 2)
-    state = os.path.join(folder, "checkpoint")
-    with open(state, "w") as file:
-        file.write('model_checkpoint_path: "/home/authors/run/model.ckpt-2"\n')
-    train("mbt2018", photos, tmp_path, "--last_step", 4)
-    assert checkpoint_values(folder)["global_step"] == 4
+    with open(os.path.join(copy, "checkpoint"), "w") as file:
+        file.write('model_checkpoint_path: "/home/authors/run/model.ckpt-{}"\n'.format(STEPS))
+    last = STEPS + 1
+    flags = ["--learning_rate", 1e-3, "--lr_final", 1e-4, "--val_glob", photos / "[01].png"]
+    train("mbt2018", photos, tmp_path, "--last_step", last, *flags)
+    before, after = checkpoint_values(trained("mbt2018")), checkpoint_values(copy)
+    assert after["global_step"] == last
+    printed = capsys.readouterr().out
+    assert "validation at step {}: loss=".format(last) in printed
+    # However few steps there are, the loss is shown.
+    assert re.search(r"saved at step {}, loss=[0-9.]+ bpp=".format(last), printed)
+    # The last of 31 steps has a learning rate of 1e-3 (1e-4 + ½ (1 + cos(30/31 π))) = 2.7e-6.
+    name = "synthesis_transform/layer_3/bias"
+    assert 0 < np.abs(after[name] - before[name]).max() < 1e-5
+    # The validation continues, on the same images.
+    rows = validation.read_log(copy)
+    assert [row["step"] for row in rows[-3:]] == [STEPS, STEPS, last]
+    assert rows[-3]["rd_loss"] == pytest.approx(rows[-2]["rd_loss"], rel=1e-4)
+    assert len({row["images"] for row in rows}) == 1
 
 
-def test_a_checkpoint_of_another_shape_is_refused(photos, tmp_path, capsys):
-    folder = train("mbt2018", photos, tmp_path, "--last_step", 0)
-    os.rename(folder, folder.replace("filters=4", "filters=5"))
-    line = fails(capsys, photos, tmp_path, "--last_step", 2, n=5)
+def test_a_checkpoint_of_another_shape_is_refused(copy, photos, tmp_path, capsys):
+    os.rename(copy, copy.replace("filters=4", "filters=5"))
+    line = fails(capsys, photos, tmp_path, "--last_step", STEPS + 2, n=5)
     assert "of another shape" in line
 
 
@@ -378,17 +376,6 @@ def test_the_learning_rate_falls_along_a_cosine():
     assert tf_boilerplate.learning_rate(7, args) == 2e-3
 
 
-def test_the_learning_rate_reaches_the_weights(photos, tmp_path):
-    """The last of 40 steps has a rate of 1e-3 (1e-4 + ½ (1 + cos(39/40 π))) = 1.6e-6."""
-    flags = ["--learning_rate", 1e-3, "--lr_final", 1e-4]
-    name = "synthesis_transform/layer_3/bias"
-    folder = train("mbt2018", photos, tmp_path, "--last_step", 39, *flags)
-    before = checkpoint_values(folder)[name]
-    train("mbt2018", photos, tmp_path, "--last_step", 40, *flags)
-    moved = np.abs(checkpoint_values(folder)[name] - before)
-    assert 0 < moved.max() < 1e-5
-
-
 @pytest.mark.parametrize("flip", [False, True])
 def test_patches_are_mirrored_if_asked(flip, tmp_path):
     rng = np.random.RandomState(0)
@@ -406,19 +393,14 @@ def test_patches_are_mirrored_if_asked(flip, tmp_path):
 
 
 @pytest.mark.parametrize("model,script", [("mbt2018", "mbt2018"), ("mbt2018_bb", "bb_plain")])
-def test_validation_is_what_the_scripts_measure(model, script, photos, tmp_path, capsys):
-    logs = tmp_path / "logs"
-    flags = ["--last_step", 30, "--learning_rate", 3e-3, "--val_secs", 0]
-    flags += ["--val_glob", photos / "[01].png", "--logdir", logs]
-    folder = train(model, photos, tmp_path, *flags)
+def test_validation_is_what_the_scripts_measure(model, script, trained, photos, tmp_path):
+    folder = trained(model)
     rows = validation.read_log(folder)
-    assert [row["step"] for row in rows] == list(range(31))
-    assert "validation at step 30: loss=" in capsys.readouterr().out
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
     means = []
     for name in ("0.png", "1.png"):
-        run = os.path.basename(folder)
-        results = tmp_path / name
-        means.append(compress(script, run, photos / name, results, checkpoint_dir=str(tmp_path)))
+        top, run = os.path.split(folder)
+        means.append(compress(script, run, photos / name, tmp_path / name, checkpoint_dir=top))
     assert rows[-1]["psnr"] == pytest.approx(np.mean([m["psnr"] for m in means]), rel=1e-3)
     # For bits-back it is for other samples of z, of which there are only 16.
     tolerance = 1e-4 if model == "mbt2018" else 0.03
@@ -430,20 +412,7 @@ def test_validation_is_what_the_scripts_measure(model, script, photos, tmp_path,
     kept = glob.glob(os.path.join(folder, "best.ckpt-*.index"))
     assert [os.path.basename(path) for path in kept] == ["best.ckpt-{:g}.index".format(best)]
     assert tf.train.load_checkpoint(kept[0][: -len(".index")]).get_tensor("global_step") == best
-    assert checkpoint_values(folder)["global_step"] == 30
-    (path,) = glob.glob(str(logs / os.path.basename(folder) / "events*"))
-    tags = {value.tag for event in tf.train.summary_iterator(path) for value in event.summary.value}
-    assert {"validation/rd_loss", "validation/bpp", "validation/psnr"} <= tags
-
-
-def test_a_resumed_training_continues_its_validation(photos, tmp_path):
-    flags = ["--val_glob", photos / "0.png", "--learning_rate", 3e-3]
-    train("mbt2018", photos, tmp_path, "--last_step", 5, *flags)
-    folder = train("mbt2018", photos, tmp_path, "--last_step", 9, *flags)
-    rows = validation.read_log(folder)
-    assert [row["step"] for row in rows] == [0, 5, 5, 9]
-    assert rows[1]["rd_loss"] == pytest.approx(rows[2]["rd_loss"], rel=1e-4)
-    assert len({row["images"] for row in rows}) == 1
+    assert checkpoint_values(folder)["global_step"] == STEPS
 
 
 def test_validation_images_that_cannot_be_used(photos, tmp_path, capsys):
@@ -454,35 +423,32 @@ def test_validation_images_that_cannot_be_used(photos, tmp_path, capsys):
     assert "text.png: not a readable image" in line
 
 
-def test_the_record_of_a_start_from_another_model(photos, tmp_path, capsys):
-    source = train("mbt2018", photos, tmp_path / "a", "--last_step", 2)
-    assert "saved at step 2, loss=" in capsys.readouterr().out
-    folder = train("mbt2018_bb", photos, tmp_path / "b", "--last_step", 3, "--init_from", source)
-    with open(os.path.join(folder, "record.txt")) as file:
-        record = file.read()
-    assert [step for step in (2, 3) if '"last_step": {}'.format(step) in record] == [2, 3]
-    assert '"init_from_step": 2' in record and '"start_step": 0' in record
-
-
 def test_a_recipe_resumes_after_a_kill(photos, tmp_path):
     """Killed twice without warning, it ends with all models at the same steps as otherwise."""
     stages = ("trunk", "mbt2018_bb-0.001")
     argv = ["--train_glob", str(photos / "*"), "--checkpoint_dir", str(tmp_path / "runs")]
-    argv += ["--output", str(tmp_path / "out"), "--scale", "0.0005", "--num_filters", "4"]
+    argv += ["--output", str(tmp_path / "out"), "--scale", "0.001", "--num_filters", "4"]
     argv += ["--patchsize", "32", "--batchsize", "2", "--save_checkpoint_secs", "0"]
     argv += ["--only", *stages]
     command = [sys.executable, "-m", "tools.recipe", *argv]
-    for stage in stages:
+    for stage in stages:  # with the second checkpoint begun, the first is complete
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-            while not glob.glob(str(tmp_path / "runs" / stage / "*" / "model.ckpt-[1-9]*.index")):
+            while not glob.glob(str(tmp_path / "runs" / stage / "*" / "model.ckpt-[2-9]*.index")):
                 assert process.poll() is None
                 time.sleep(0.05)
             process.kill()
     recipe.main(argv)
-    steps = {stage.name: round(0.0005 * stage.steps) for stage in recipe.STAGES}
+    steps = {stage.name: round(0.001 * stage.steps) for stage in recipe.STAGES}
     for stage in stages:
         (folder,) = glob.glob(str(tmp_path / "runs" / stage / "*"))
-        assert checkpoint_values(folder)["global_step"] == steps[stage]
+        values = checkpoint_values(folder)
+        assert values["global_step"] == steps[stage]
+        # Adam went on too: one that began anew would have multiplied by β₁ less often.
+        assert values["beta1_power"] == pytest.approx(0.9 ** (steps[stage] + 1), rel=1e-5)
+        if stage == "trunk":
+            with open(os.path.join(folder, "record.txt")) as file:
+                starts = re.findall(r'"start_step": (\d+)', file.read())
+            assert len(starts) == 2 and starts[0] == "0" != starts[1]
     outputs = sorted(glob.glob(str(tmp_path / "out" / "*")))
     assert [os.path.basename(path) for path in outputs] == ["mbt2018_bb-num_filters=4-lmbda=0.001"]
     assert not any("Adam" in name for path in outputs for name in checkpoint_values(path))

@@ -109,7 +109,7 @@ def warm_start(source, variables):
     return initialise
 
 
-class Sound(tf.train.CheckpointSaverListener):
+class Sound:
     """Keeps a model that has diverged from being saved.
 
     The loss that a step of training gives is that of the weights before its update. Here all
@@ -134,6 +134,32 @@ class Sound(tf.train.CheckpointSaverListener):
         """Whether the model may be saved."""
         return session.run(self._is_sound, {self._picture: self._noise})
 
-    def before_save(self, session, global_step_value):
-        if not self.holds(session):
+
+class Checkpoints(tf.train.SessionRunHook):
+    """Saves a checkpoint at the start, every `secs` seconds and at the end, if `sound` holds.
+
+    `tf.train.CheckpointSaverHook` also writes the graph, as text and with each checkpoint, which
+    nothing reads and which takes seconds.
+    """
+
+    def __init__(self, folder, secs, saver, sound):
+        self._path = os.path.join(folder, "model.ckpt")
+        self._secs, self._saver, self._sound = secs, saver, sound
+
+    def _save(self, session):
+        if not self._sound.holds(session):
             raise tf.train.NanLossDuringTrainingError
+        self._step = session.run(tf.train.get_global_step())
+        self._saver.save(session, self._path, self._step, write_meta_graph=False)
+        self._saved = time.time()
+
+    def after_create_session(self, session, coord):
+        self._save(session)
+
+    def after_run(self, run_context, run_values):
+        if time.time() - self._saved >= self._secs:
+            self._save(run_context.session)
+
+    def end(self, session):
+        if session.run(tf.train.get_global_step()) != self._step:
+            self._save(session)
