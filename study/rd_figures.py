@@ -55,7 +55,7 @@ def _heights(axes, learned, beside, quality):
     for line in axes.get_lines():
         values = _within(*axes.get_xlim(), *line.get_data())
         seen = np.append(seen, values[(values >= low) & (values <= high)])
-    margin = 0.05 * np.ptp(seen)
+    margin = 0.05 * np.ptp(seen) or 0.5
     return seen.min() - margin, seen.max() + margin
 
 
