@@ -18,11 +18,12 @@ import bjontegaard
 import numpy as np
 
 import utils
-from imaging import codecs
+from imaging import codecs, panels
+from imaging.reading import read_image
 from inference import scripts
 from runtime import files
 from runtime.errors import InputError
-from study import command, figures, inputs, tables, tasks
+from study import command, inputs, tables, tasks
 
 FACTORS = (0.5, 0.7, 0.85, 1.0, 1.1)  # rates asked for, relative to those of plain runs
 LAMBDAS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)  # of one model, relative to its own
@@ -153,7 +154,7 @@ def picture(args):
         raise InputError("--bytes: needed, the size of the files")
     (image,) = inputs.find(args.images, args.crop)
     pixels = inputs.read(image)
-    panels = [("original", pixels, pixels.size)]
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(image, args.method, args, folder)
         output = os.path.join(folder, "out.tfci")
@@ -164,23 +165,16 @@ def picture(args):
         scripts.run(
             script, "--checkpoint_dir", args.checkpoint_dir, "decompress", name, output, decoded
         )
-        panels.append((args.method, utils.read_image(decoded), os.path.getsize(output)))
-    for name, content, shown in codecs.within_size(pixels, args.bytes):
-        panels.append((name, shown, len(content)))
-    columns = -(-len(panels) // 2)
-    shape = pixels.shape[0] / pixels.shape[1]
-    figure, axes = figures.subplots(2, columns, figsize=(4 * columns, 8 * shape + 1.5), dpi=150)
-    for ax in axes.ravel():
-        ax.axis("off")
-    for ax, (name, shown, size) in zip(axes.ravel(), panels):
-        label = "{}: {} bytes".format(name, size)
-        psnr = codecs.psnr(pixels, shown)
-        label += ", {:.2f} dB".format(psnr) if np.isfinite(psnr) else ""
-        ax.imshow(shown)
-        ax.set_title(figures.plain(label), fontsize="small")
+        found.append((args.method, os.path.getsize(output), read_image(decoded)))
+    for name, content, pixels_decoded in codecs.within_size(pixels, args.bytes):
+        found.append((name, len(content), pixels_decoded))
+    shown = [("original, {} bytes".format(pixels.size), pixels)]
+    for name, size, pixels_decoded in found:
+        label = "{}, {} bytes, {:.2f} dB".format(name, size, codecs.psnr(pixels, pixels_decoded))
+        shown.append((label, pixels_decoded))
         print(label)
     path = os.path.join(args.output, "{}-{}-bytes.png".format(image.name, args.bytes))
-    figures.save(figure, path)
+    panels.write(path, shown)
     print("wrote " + path)
 
 

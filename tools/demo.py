@@ -9,10 +9,10 @@ import os
 import sys
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 import utils
-from imaging import codecs
+from imaging import codecs, panels
 from imaging.reading import read_image
 from inference import scripts
 
@@ -30,21 +30,21 @@ def main():
     base, base_pixels = compress("mbt2018", args, "--container")
     sga, sga_pixels = compress("sga", args, "--preset", "fast")
     ours = [("base model", base, base_pixels), ("SGA", sga, sga_pixels)]
-    panels = [("original, 24 bpp", original)]
+    shown = [("original, 24 bpp", original)]
     print("\n{:10} {:>8} {:>8} {:>9} {:>9}".format("", "bytes", "bpp", "PSNR", "MS-SSIM"))
     for name, result, pixels in (*ours, *classical(original, sga["actual_bpp"])):
         bpp, psnr, msssim = (float(result[key]) for key in ("actual_bpp", "psnr", "msssim"))
         size = round(bpp * original.shape[0] * original.shape[1] / 8)
         line = "{:10} {:8} {:8.4f} {:6.2f} dB {:9.4f}"
         print(line.format(name, size, bpp, psnr, msssim))
-        panels.append(("{}, {:.3f} bpp, {:.2f} dB".format(name, bpp, psnr), pixels))
+        shown.append(("{}, {:.3f} bpp, {:.2f} dB".format(name, bpp, psnr), pixels))
     line = (
         "\nλ·MSE + bpp, which SGA minimises: {:.4f} for the base model, {:.4f} for SGA ({:+.1f}%)"
     )
     losses = base["est_rd_loss"], sga["est_rd_loss"]
     print(line.format(*losses, 100 * (losses[1] / losses[0] - 1)))
     picture = os.path.join(args.output, "side-by-side.png")
-    draw(panels, picture)
+    panels.write(picture, shown)
     print("bpp: bits per pixel of the file. Picture: " + picture)
 
 
@@ -64,21 +64,6 @@ def classical(original, bpp):
     for label, content, pixels in codecs.within_size(original, bpp * area / 8):
         quality = {**utils.ms_ssim(original, pixels), "psnr": codecs.psnr(original, pixels)}
         yield label, {"actual_bpp": 8 * len(content) / area, **quality}, pixels
-
-
-def draw(panels, path, columns=3):
-    """Writes a picture of labelled images, (text, uint8 (H, W, 3)), in rows."""
-    height, width, _ = panels[0][1].shape
-    gap, bar = 8, 20
-    rows = -(-len(panels) // columns)
-    size = columns * (width + gap) - gap, rows * (height + bar)
-    picture = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(picture)
-    for index, (text, pixels) in enumerate(panels):
-        left, top = index % columns * (width + gap), index // columns * (height + bar)
-        picture.paste(Image.fromarray(pixels), (left, top + bar))
-        pen.text((left + 2, top + 4), text, fill="black")
-    picture.save(path)
 
 
 if __name__ == "__main__":
