@@ -76,8 +76,7 @@ def oracle(runs, runname, rate, lmbda):
 
 
 def rates(args):
-    """Rows, dicts, of every image and rate."""
-    rows = []
+    """Yields rows, dicts, of every image and rate."""
     for image in inputs.find(args.images, args.crop):
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(image, args.method, args, folder)
@@ -100,9 +99,7 @@ def rates(args):
                     "oracle_lambda": lmbda,
                     "loss": losses[0] / losses[1] - 1,
                 }
-                rows.append(row)
-                print("  ".join("{} {}".format(*item) for item in _short(row)), flush=True)
-    return rows
+                yield row
 
 
 def _short(row):
@@ -113,7 +110,7 @@ def _short(row):
 
 
 def steps(args):
-    """Rows of every image and way to change the rate."""
+    """Yields rows of every image and way to change the rate; prints the deltas of the ways."""
     rows = []
     models = tasks.find_models(args.checkpoint_dir, args.models)
     models = sorted((m for m in models if m.kind == "mbt2018"), key=lambda model: model.lmbda)
@@ -132,7 +129,7 @@ def steps(args):
                     row.update({"lambda": lmbda, "step": float(result["step"])})
                     row.update({key: value(result, key) for key in ("est_bpp", "psnr")})
                     rows.append(row)
-                    print("  ".join("{} {}".format(*item) for item in _short(row)), flush=True)
+                    yield row
     curves = {}
     for way, settings in ways.items():
         points = np.array([[r["est_bpp"], r["psnr"]] for r in rows if r["way"] == way])
@@ -142,7 +139,6 @@ def steps(args):
             points = [*curves["λ"], *curves[way]]
             rate = bjontegaard.bd_rate(*points, method="pchip", require_matching_points=False)
             print("{}: BD-rate against λ alone {:+.2f}%".format(way, rate))
-    return rows
 
 
 # --- One picture -----------------------------------------------------------------------------
@@ -183,11 +179,15 @@ def picture(args):
 
 def main(argv=None):
     args = parse(argv)
-    rows = {"rates": rates, "steps": steps, "picture": picture}[args.part](args)
-    if rows:
-        path = os.path.join(args.output, args.part + ".csv")
-        files.write_bytes(path, tables.to_csv(rows, list(rows[0])))
-        print("wrote " + path)
+    if args.part == "picture":
+        picture(args)
+        return
+    path, rows = os.path.join(args.output, args.part + ".csv"), []
+    for row in {"rates": rates, "steps": steps}[args.part](args):
+        rows.append(row)
+        print("  ".join("{} {}".format(*item) for item in _short(row)), flush=True)
+        files.write_bytes(path, tables.to_csv(rows, list(row)))
+    print("wrote " + path)
 
 
 def parse(argv):
