@@ -27,8 +27,8 @@ class BaseHyperprior(methods.Method):
 
     @classmethod
     def result_name(cls, runname, aim, basename):
-        """The reference's name, which differs from those of the other methods."""
-        return "rd-{}-file={}".format(runname, basename)
+        """The reference's name, which has no λ, with the target if there is one."""
+        return "rd-{}{}-file={}".format(runname, "" if "lmbda" in aim else aim, basename)
 
     def build(self):
         return [], self.predicted()

@@ -179,41 +179,34 @@ def summary_hook(x, x_tilde, metrics, logdir, secs):
 def compress(method_class, args):
     """Runs a method on the images named on the command line; writes and prints its results."""
     images = utils.Images(args.eval_imgs, console.note)
-    run, aim = choice.prepare(method_class, args, images)
-    batches = images.batches(args.eval_batch_size)
     with naming(images.path):
         container.check_size(*images.shape[:3])
-    weights = checkpoints.load(method_class.model_class, run)
-    writer = method_class.coder(run, weights, args)
-
-    # Paths that cannot be written are refused before anything is computed.
-    path = method_class.result_path(run, args)
-    if path:
-        settings = {**method_class.settings(args), "eval_batch_size": args.eval_batch_size}
-        defaults = method_class.defaults()
-        utils.check_result(path, images.sha256, settings, defaults, args.overwrite)
-    elif args.save_reconstruction:
-        raise InputError("--save_reconstruction: needs a --results_dir to write to")
-    if args.output:
-        if writer is None:
-            raise InputError("{}: --estimate_only writes no file".format(args.output))
-        if not args.output.endswith(".tfci"):
-            raise InputError("{}: the name of a compressed file ends in .tfci".format(args.output))
-        files.check_writable(args.output)
     if min(images.shape[1:3]) < utils.MSSSIM_MIN_SIDE:
         line = "MS-SSIM is NaN: it needs {} pixels on each side"
         console.note(line.format(utils.MSSSIM_MIN_SIDE))
-    save = functools.partial(utils.write_reconstruction, path, images.shape[0])
-    save = save if args.save_reconstruction else None
-
     remedy = "smaller images than {1} x {0} pixels need less".format(*images.shape[1:3])
     if args.eval_batch_size > 1:
         remedy = "a smaller --eval_batch_size or " + remedy
     with enough_memory(images.path, remedy):
+        run, aim = choice.prepare(method_class, args, images)
+        path = method_class.result_path(run, args)
+        if path:
+            settings = {**method_class.settings(args), "eval_batch_size": args.eval_batch_size}
+            defaults = method_class.defaults()
+            utils.check_result(path, images.sha256, settings, defaults, args.overwrite)
+        weights = checkpoints.load(method_class.model_class, run)
+        writer = method_class.coder(run, weights, args)
         evaluator = evaluation.Evaluator(method_class, weights, args, aim)
+        batches = images.batches(args.eval_batch_size)
+        write_png = functools.partial(utils.write_reconstruction, path, images.shape[0])
+        pictures = {}  # of a target, which may be missed
+        save = pictures.__setitem__ if aim.target else write_png
+        save = save if args.save_reconstruction else None
         results, records, content = evaluator.evaluate(writer, images.path, batches, save)
-    if evaluator.missed is not None:
-        choice.explain(evaluator.missed, aim.target, method_class, args, images)
+        if evaluator.missed is not None:
+            choice.explain(evaluator.missed, aim.target, run, method_class, args, images)
+    for number, pixels in pictures.items():
+        write_png(number, pixels)
     # The result comes first, which may have taken hours; what is printed comes last.
     written, failure = [], None
     if path:
@@ -222,11 +215,9 @@ def compress(method_class, args):
         written.append(path)
     if args.output:
         try:
-            with files.atomic_write(args.output) as file:
-                file.write(content)
-                file.flush()
-                with naming("{}: not written".format(args.output)):
-                    writer.check(file.name, results["latents_sha256"], args.verbose)
+            with naming("{}: not written".format(args.output)):
+                writer.check(content, results["latents_sha256"], args.verbose)
+            files.write_bytes(args.output, content)
             written.append(args.output)
         except InputError as error:
             failure = error
@@ -238,6 +229,18 @@ def compress(method_class, args):
         print("wrote {}".format(name))
     if failure:
         raise failure
+
+
+def check_output(args):
+    """Refuses what `compress` could not write in the end."""
+    if args.output:
+        if getattr(args, "estimate_only", False):
+            raise InputError("{}: --estimate_only writes no file".format(args.output))
+        if not args.output.endswith(".tfci"):
+            raise InputError("{}: the name of a compressed file ends in .tfci".format(args.output))
+        files.check_writable(args.output)
+    if args.save_reconstruction and not args.results_dir:
+        raise InputError("--save_reconstruction: needs a --results_dir to write to")
 
 
 def decompress(method_class, args):
@@ -298,6 +301,7 @@ def main(method_class, training_graph=None, argv=None):
                 train(script, training_graph, args)
         elif args.command == "compress":
             say_device(args)
+            check_output(args)
             compress(method_class, args)
         else:
             say_device(args)

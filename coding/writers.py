@@ -6,6 +6,8 @@ again as a check, and returns the file in the end.
 
 import abc
 import collections
+import os
+import tempfile
 import time
 
 import numpy as np
@@ -63,11 +65,11 @@ class Writer(abc.ABC):
         the first image's z is decoded.
         """
 
-    def check(self, path, digests_coded, verbose):
-        """Checks a written file in a fresh process, where its decoding is a long computation.
+    def check(self, content, digests_coded, verbose):
+        """Checks a file in a fresh process, if its decoding is a long computation.
 
         Args:
-          path: path of the file.
+          content: the bytes of the file.
           digests_coded: digests of the images' latents, in order.
           verbose: whether to announce the check.
 
@@ -193,8 +195,11 @@ class BitsBackWriter(Writer):
         growths = WORD_BYTES * np.array(self._growths)
         return content, {"actual": 8 * _shares(content, growths), "net": 8 * growths}
 
-    def check(self, path, digests_coded, verbose):
-        digests.check_elsewhere(self._run, path, digests_coded, verbose)
+    def check(self, content, digests_coded, verbose):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "check.tfci")
+            files.write_bytes(path, content)
+            digests.check_elsewhere(self._run, path, digests_coded, verbose)
 
 
 class PackedWriter(Writer):

@@ -31,14 +31,21 @@ def prepare(method_class, args, images):
     elif getattr(args, "keep_weights", False):
         raise InputError("--keep_weights: there is no --weight_map")
     target = targets.read(method_class, args, images)
-    run = find_run(method_class, args, images, target)
-    args.lmbda = checkpoints.lambda_of(run, args.lmbda)
     automatic = getattr(args, "step", None) == "auto"
+    is_pattern = bool(re.search(r"[*?\[]", args.runname))
+    if target and (is_pattern or automatic):
+        own = chosen(method_class, args, images, target)
+        run = own.run
+    elif target and not method_class.flags:
+        line = "{}: {}.py can only choose a model; give a pattern of run names, such as '*'"
+        raise InputError(line.format(target, method_class.script()))
+    else:
+        run = checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
+    args.lmbda = checkpoints.lambda_of(run, args.lmbda)
     if (target and method_class.flags or automatic) and not args.lmbda:
-        raise InputError("--lambda: 0 leaves nothing to start from; a target or a step needs more")
+        raise InputError("--lambda: 0; a target and --step auto need a λ above 0 to start from")
     if automatic and target:
-        own = target_log(target, own_result(method_class, run, args, images))
-        args.step = steps.for_target(target.aim()[1], own)
+        args.step = steps.for_target(target.aim()[1], target_log(target, own))
     elif automatic:
         args.step = steps.for_lambda(args.lmbda, run.lmbda or args.lmbda)
     if "step" in method_class.objective_flags:
@@ -46,59 +53,44 @@ def prepare(method_class, args, images):
     return run, evaluation.Aim(target, region)
 
 
-def find_run(method_class, args, images, target):
-    """The `checkpoints.Run` of a command line, whose run name may be a pattern with a target.
-
-    Raises:
-      InputError: there is no such run, or the method can meet no target with one run.
-    """
-    is_pattern = bool(re.search(r"[*?\[]", args.runname))
-    if target and not (is_pattern or method_class.flags):
-        line = "{}: {}.py can only choose a model; give a pattern of run names, such as '*'"
-        raise InputError(line.format(target, method_class.script()))
-    if target and is_pattern:
-        args.runname = chosen_run(method_class, args, images, target).name
-    return checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
-
-
-def chosen_run(method_class, args, images, target):
-    """The `checkpoints.Run` that the run's name, a pattern, matches and that suits a target best.
+def chosen(method_class, args, images, target):
+    """`Own` of the run that a pattern, `args.runname`, matches and that suits a target best.
 
     Raises:
       InputError: there is no such run, or none makes the file small enough.
     """
     found = own_results(method_class, args, images, args.runname)
-    chosen = closest(target, found)
+    best = closest(target, found)
     if not method_class.flags and target.flag == "max_bytes":
         fitting = [own for own in found if own.bits <= 8 * target.value]
         if not fitting:
             smallest = min(found, key=lambda own: own.bits)
             line = "{}: the smallest file is one of {:.0f} bytes, with {}"
             raise InputError(line.format(target, smallest.bits / 8, smallest.run.name))
-        chosen = max(fitting, key=lambda own: own.bits)
-    line = "of {} models, {} is taken: its own prediction has {}"
-    text = target.text(target_log(target, chosen))
-    console.note(line.format(len(found), chosen.run.name, text))
-    return chosen.run
+        best = max(fitting, key=lambda own: own.bits)
+    if found[1:]:
+        line = "of {} models, {} is taken: its own prediction has {}"
+        console.note(line.format(len(found), best.run.name, target.text(target_log(target, best))))
+    return best
 
 
-def explain(result, target, method_class, args, images):
+def explain(result, target, run, method_class, args, images):
     """Says what a model can reach and which other model of the folder is closer to the target.
 
     Args:
       result: of `evaluation.Evaluator.missed`.
-      target: the `targets.Target`.
+      target: the `targets.Target`; run: the `checkpoints.Run` of the model.
       method_class, args, images: as for `prepare`.
 
     Raises:
       InputError: always, except for a file that is smaller than it might be.
     """
-    line = "{}: with {}, λ leads to {}".format(target, args.runname, target.text(result))
+    line = "{}: with {}, λ leads to {}".format(target, run.name, target.text(result))
     try:
         best = closest(target, own_results(method_class, args, images, "*"))
     except InputError:  # the run is in a folder within that folder
         best = None
-    if best and best.run.name != args.runname:
+    if best and best.run.name != run.name:
         own = target.text(target_log(target, best))
         line += "; {} is closer, whose own prediction has {}".format(best.run.name, own)
     else:
@@ -143,8 +135,9 @@ def own_results(method_class, args, images, pattern):
 def own_result(method_class, run, args, images):
     """`Own` of a run for one image: what mbt2018.py or bb_plain.py makes of it."""
     plain = find_method(scripts.MODELS[method_class.model_class.name][0])
-    own = argparse.Namespace(**{"container": True, **vars(args)})
-    own.lmbda, own.step, own.estimate_only = 0.0, 1.0, True
+    own = argparse.Namespace(**{**vars(args), **plain.defaults()})
+    own.lmbda, own.step, own.estimate_only, own.pad = 0.0, 1.0, True, args.pad
+    own.container = getattr(args, "container", True)
     weights = checkpoints.load(plain.model_class, run)
     writer = plain.coder(run, weights, own)
     evaluator = evaluation.Evaluator(plain, weights, own)

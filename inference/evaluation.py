@@ -262,10 +262,15 @@ class Evaluation:
           records: list of the record of each stage (`optimise.Stage.run`).
         """
         self.begin(pixels)
-        records = [self._run_stage(stage) for stage in self.method.stages]
+        records = [self._run_stage(stage) for stage in self.method.stages[:1]]
         if self.steering:
             self.steering.land(self.session)
+        records += self._run_rest()
         return self._latents(), records
+
+    def _run_rest(self):
+        """Runs the stages that start from the latents of the first; returns their records."""
+        return [self._run_stage(stage) for stage in self.method.stages[1:]]
 
     def _latents(self):
         latents = self.session.run(self.method.latents)
@@ -285,6 +290,7 @@ class Evaluation:
     def improve(self):
         """The latents of the image, as from `optimise`, once they are closer to the target."""
         self.steering.land(self.session)
+        self._run_rest()
         return self._latents()[0]
 
     def _run_stage(self, stage):

@@ -31,7 +31,7 @@ SPEED = 0.05  # fraction of the iterations that the speed of approach is measure
 # gains double, up to GAIN_MOST; where e changes its sign, they are halved. Models that code nearly
 # all they can have a tenth of SLOPE.
 FALL, PATIENCE, GAIN_MOST = 0.75, 0.08, 16.0
-FACTOR = 1000.0  # λ stays within this factor of the model's own
+FACTOR = 1000.0  # λ stays within this factor of the one it begins with
 MORE = 0.4  # iterations to land, at most, as a fraction of a run's
 PUSH = (10.0, 0.2, 1.0)  # change of log λ to land: per unit of e, the least and the most
 HARDER = 20.0  # growth of that change, per number of iterations of a run

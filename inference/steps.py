@@ -62,7 +62,7 @@ def for_target(log, own):
       log: the logarithm that is aimed at (`targets.Target.aim`).
       own: the same of the result without optimisation.
     """
-    return _within_limits(PER_RESULT * (own - log))
+    return _within_limits(PER_RESULT * (log - own))
 
 
 def _within_limits(log):

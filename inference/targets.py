@@ -16,7 +16,9 @@ from runtime.flags import Flag
 
 FLAGS = {
     "max_bytes": Flag(
-        0, "size that the file must not exceed, which λ is adapted to; by default none"
+        0,
+        "bytes that the file (bits-back: its net size) must not exceed, which λ is adapted to; by "
+        "default none",
     ),
     "target_bpp": Flag(0.0, "bits per pixel of the file, which λ is adapted to; by default none"),
     "target_psnr": Flag(0.0, "PSNR in dB, which λ is adapted to; by default none"),
@@ -117,7 +119,7 @@ def read(method_class, args, images):
     if target.flag == "max_bytes" and not args.output:
         raise InputError(name + "needs a file to write, whose name goes after the image's")
     if target.is_rate:
-        if target.bits <= least:
+        if target.bits <= (0 if is_net else least):
             line = "less than the {} of a file without latents"
             raise InputError(name + line.format(target.text(np.log(least))))
         if target.bits >= 24 * target.pixels:

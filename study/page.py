@@ -80,7 +80,7 @@ def pictures(table, args):
     groups += [table[table["method"] == codec] for codec in classical]
     for method, group in zip([*shown, *classical], groups[1:]):
         if not len(group):
-            names = ", ".join([*gains.index, *codecs.CODECS.keys() & {*table["method"]}])
+            names = ", ".join([*gains.index, *sorted(codecs.CODECS.keys() & {*table["method"]})])
             line = "--show: no gains of {} over {}, but of {}"
             raise InputError(line.format(method, anchor, names or "nothing"))
     made = []

@@ -41,17 +41,19 @@ def main(script, *argv):
             images = utils.Images(image)
             with errors.naming(image):
                 container.check_size(*images.shape[:3])
-            own = argparse.Namespace(**vars(args))
+            # A file is coded, though not kept.
+            own = argparse.Namespace(**{**vars(args), "output": "compressed.tfci"})
             run, aim = choice.prepare(method_class, own, images)
-            if aim.region is not None or built != (run, aim, own):
+            wanted = run, own, aim.target, aim.region and aim.region.sha256
+            if built != wanted:
                 weights = checkpoints.load(method_class.model_class, run)
                 evaluator = evaluation.Evaluator(method_class, weights, own, aim)
-                built = run, aim, own
+                built = wanted
             writer = method_class.coder(run, weights, own)
             with enough_memory(image, "smaller images need less"):
                 evaluated = evaluator.evaluate(writer, image, images.batches(1))
             if evaluator.missed is not None:
-                choice.explain(evaluator.missed, aim.target, method_class, own, images)
+                choice.explain(evaluator.missed, aim.target, run, method_class, own, images)
             values = method_class.provenance(run, images, own)
             utils.write_result(result, {**values, **evaluated.records, **evaluated.results})
             print(file=answers, flush=True)

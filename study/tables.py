@@ -77,6 +77,8 @@ def rows_of_result(path, dataset, method=None):
             for key in METRICS + SECONDS:
                 if key in values:
                     row[key] = float(values[key][index])
+            if "lmbda_found" in values or "weight_map_sha256" in values:
+                row["est_rd_loss"] = ""  # of another λ, or of weighted errors: compares with none
             rows.append(row)
         return rows
     except (KeyError, TypeError, ValueError, IndexError) as error:

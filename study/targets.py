@@ -4,11 +4,12 @@
     python -m study.targets steps 'kodak/kodim0[1-6].png' --crop 192x128 --models '*=64-*'
     python -m study.targets picture kodak/kodim07.png --bytes 6000
 
-`rates` asks for five rates, as factors of the model's own, and compares each result with that of an
+`rates` asks for five rates, as factors of a plain run's, and compares each result with that of an
 oracle, which bisects λ with whole runs at fixed λ: the error of the rate, the iterations in units
 of a run's, and by how much λ·MSE + bpp, at the λ of the oracle, is larger. `steps` lets one model
-serve rates from a quarter to four times its own, by λ alone, by λ and step, and compares that with
-the models trained for each λ (BD-rate). `picture` draws JPEG, WebP and JPEG 2000 of the same size.
+serve λ from 1/16 to 16 times its own, by λ alone and by λ and step, and compares that with the
+models trained for each λ (BD-rate). `picture` draws files of JPEG, WebP and JPEG 2000 too, of at
+most the same size.
 """
 
 import os
@@ -29,6 +30,7 @@ FACTORS = (0.5, 0.7, 0.85, 1.0, 1.1)  # rates asked for, relative to those of pl
 LAMBDAS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)  # of one model, relative to its own
 BISECTIONS = 9
 CLOSE = 0.002  # relative error of the rate at which the oracle stops
+RATES = ("error", "oracle_error", "iterations", "seconds", "lambda", "oracle_lambda", "loss")
 
 
 class Runs:
@@ -59,14 +61,14 @@ def value(result, key):
 # --- Rates -----------------------------------------------------------------------------------
 
 
-def oracle(runs, runname, rate, lmbda):
-    """The plain run whose file has this rate, by bisection of log λ around that of a model."""
+def oracle(runs, runname, key, rate, lmbda):
+    """The plain run with this rate (`key`), by bisection of log λ around that of a model."""
     low, high = np.log(lmbda / 300), np.log(lmbda * 300)
     best = None
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         result = runs.result(runname, "--lambda", np.exp(middle))
-        error = value(result, "actual_bpp") / rate - 1
+        error = value(result, key) / rate - 1
         if best is None or abs(error) < abs(best[0]):
             best = error, result
         if abs(error) < CLOSE:
@@ -81,25 +83,29 @@ def rates(args):
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(image, args.method, args, folder)
             plain = runs.result(args.runname)
+            key = "net_bpp" if "net_bpp" in plain else "actual_bpp"
             for factor in FACTORS:
-                rate = round(factor * value(plain, "actual_bpp"), 4)
-                met = runs.result(args.runname, "--target_bpp", rate)
-                best = oracle(runs, args.runname, rate, float(plain["lmbda"]))
+                rate = round(factor * value(plain, key), 4)
+                row = {"image": image.name, "rate": rate}
+                try:
+                    met = runs.result(args.runname, "--target_bpp", rate)
+                except SystemExit:  # the script has said that it misses the target
+                    yield {**row, **dict.fromkeys(RATES, np.nan)}
+                    continue
+                best = oracle(runs, args.runname, key, rate, float(plain["lmbda"]))
                 lmbda = float(best["lmbda"])
                 losses = [lmbda * value(r, "mse") + value(r, "est_bpp") for r in (met, best)]
                 its = float(plain["sga_its"])
-                row = {
-                    "image": image.name,
-                    "rate": rate,
-                    "error": value(met, "actual_bpp") / rate - 1,
-                    "oracle_error": value(best, "actual_bpp") / rate - 1,
-                    "iterations": 1 + float(met["more_its"]) / its,
-                    "seconds": value(met, "seconds") / value(plain, "seconds"),
-                    "lambda": value(met, "lmbda_found"),
-                    "oracle_lambda": lmbda,
-                    "loss": losses[0] / losses[1] - 1,
-                }
-                yield row
+                figures = (
+                    value(met, key) / rate - 1,
+                    value(best, key) / rate - 1,
+                    1 + float(met["more_its"]) / its,
+                    value(met, "seconds") / value(plain, "seconds"),
+                    value(met, "lmbda_found"),
+                    lmbda,
+                    losses[0] / losses[1] - 1,
+                )
+                yield {**row, **dict(zip(RATES, figures))}
 
 
 def _short(row):
@@ -113,7 +119,10 @@ def steps(args):
     """Yields rows of every image and way to change the rate; prints the deltas of the ways."""
     rows = []
     models = tasks.find_models(args.checkpoint_dir, args.models)
-    models = sorted((m for m in models if m.kind == "mbt2018"), key=lambda model: model.lmbda)
+    models = [model for model in models if model.kind == "mbt2018" and model.lmbda]
+    if not models:
+        raise InputError("--models: none is a base model with a λ in its name")
+    models.sort(key=lambda model: model.lmbda)
     one = models[len(models) // 2]
     ways = {"λ": [(one, one.lmbda * f, 1) for f in LAMBDAS]}
     ways["λ and step"] = [(*way[:2], "auto") for way in ways["λ"]]
@@ -148,7 +157,10 @@ def picture(args):
     """Draws the image, the method's file and those of other codecs, all of at most --bytes."""
     if not args.bytes:
         raise InputError("--bytes: needed, the size of the files")
-    (image,) = inputs.find(args.images, args.crop)
+    images = inputs.find(args.images, args.crop)
+    if len(images) != 1:
+        raise InputError("picture: takes one image, not {}".format(len(images)))
+    (image,) = images
     pixels = inputs.read(image)
     found = []
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ import shlex
 import tf_boilerplate
 from inference.methods import find_method
 from model import checkpoints, hyperprior
-from runtime import console
+from runtime import console, files
 from runtime.errors import InputError
 from study import codecs, tables
 from study.versions import version
@@ -209,4 +209,6 @@ def parse(script, flags, runname):
 def _key(image, method, run, settings, code):
     model = (run.name, run.sha256) if run else ("", "")
     identity = [method.split()[0], code, *model, image.sha256, settings]
+    if settings.get("weight_map"):
+        identity.append(hashlib.sha256(files.read_bytes(settings["weight_map"])).hexdigest())
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -213,6 +213,13 @@ def test_files_with_a_step(photo, shipped, tmp_path, capsys):
             readers.read(forged)
 
 
+@pytest.mark.parametrize("part", [0.5, 1, 2])
+def test_a_step_for_a_target(part):
+    """It is coarser for less than the model's own result, finer for more."""
+    step = steps.for_target(np.log(part), 0.0)
+    assert np.sign(np.log(step)) == -np.sign(np.log(part))
+
+
 def test_an_automatic_step(photo, shipped, tmp_path):
     """Coarser below the model's own λ, finer above it, 1 at it."""
     found = []

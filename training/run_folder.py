@@ -81,17 +81,18 @@ def warm_start(source, variables):
     checkpoint = checkpoints.newest_checkpoint(source)
     if checkpoint is None:
         raise InputError("--init_from: {}: no checkpoint there".format(source))
-    reader = tf.train.load_checkpoint(checkpoint)
-    shapes = reader.get_variable_to_shape_map()
     wanted = [v for v in variables if v.trainable]
     values, means = {}, []
-    for v in wanted:
-        name, shape = v.op.name, v.shape.as_list()
-        name = name if name in shapes else Mbt2018.prior_scope + name
-        if shapes.get(name) == shape:
-            values[v] = reader.get_tensor(name)
-        elif name == LAST_OF_H_A and shapes.get(name) == [shape[0], shape[1] // 2]:
-            means.append((v, reader.get_tensor(name)))
+    with checkpoints.reading(checkpoint):
+        reader = tf.train.load_checkpoint(checkpoint)
+        shapes = reader.get_variable_to_shape_map()
+        for v in wanted:
+            name, shape = v.op.name, v.shape.as_list()
+            name = name if name in shapes else Mbt2018.prior_scope + name
+            if shapes.get(name) == shape:
+                values[v] = reader.get_tensor(name)
+            elif name == LAST_OF_H_A and shapes.get(name) == [shape[0], shape[1] // 2]:
+                means.append((v, reader.get_tensor(name)))
     if not values:
         raise InputError("--init_from: {}: none of its weights fit this model".format(checkpoint))
 
