@@ -95,6 +95,8 @@ def explain(result, target, run, method_class, args, images):
         line += "; {} is closer, whose own prediction has {}".format(best.run.name, own)
     else:
         line += "; no other model in {} is closer".format(args.checkpoint_dir)
+    if getattr(args, "step", None) == 1:
+        line += "; --step auto reaches further"
     if target.flag != "max_bytes" or target.side(result) > 0:
         raise InputError(line)
     console.note(line)

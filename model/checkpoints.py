@@ -49,6 +49,8 @@ def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
     """
     folder = os.path.join(checkpoint_dir, os.path.normpath(name))
     name = os.path.basename(folder)
+    if not os.path.isdir(checkpoint_dir):
+        raise InputError("{}: no such folder of runs".format(checkpoint_dir))
     if not os.path.isdir(folder):
         there = sorted(os.path.basename(p) for p in glob.glob(os.path.join(checkpoint_dir, "*-*")))
         raise InputError(

@@ -58,7 +58,9 @@ class Progress:
             return
         words = (self.title, "{}/{}".format(step, self.total), figures)
         line = " ".join(word for word in words if word)
-        print("{}, {:.2f}/s{}".format(line, rate, left), file=sys.stderr, flush=True)
+        if not self.left:  # with steps that take unequally long, it says little
+            line += ", {:.2f}/s".format(rate)
+        print(line + left, file=sys.stderr, flush=True)
 
     def write(self, line):
         """Prints a line to stdout, above the bar."""

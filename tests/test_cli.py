@@ -101,7 +101,7 @@ def test_missing_run(capsys, untrained, photo, tmp_path):
     line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", run="mbt2018-num_filters=9")
     assert "mbt2018-num_filters=9: no such run" in line and UNTRAINED["sga"] in line
     line = refused(capsys, "sga", tmp_path / "nowhere", photo[0], tmp_path / "r")
-    assert "has no runs" in line
+    assert "nowhere: no such folder of runs" in line
     (tmp_path / "empty-lmbda=1").mkdir()
     line = refused(capsys, "sga", tmp_path, photo[0], tmp_path / "r", run="empty-lmbda=1")
     assert "no checkpoint" in line
