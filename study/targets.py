@@ -24,7 +24,7 @@ from imaging.reading import read_image
 from inference import scripts
 from runtime import files
 from runtime.errors import InputError
-from study import command, inputs, tables, tasks
+from study import command, documents, inputs, tables, tasks
 
 FACTORS = (0.5, 0.7, 0.85, 1.0, 1.1)  # rates asked for, relative to those of plain runs
 LAMBDAS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)  # of one model, relative to its own
@@ -86,7 +86,7 @@ def rates(args):
             key = "net_bpp" if "net_bpp" in plain else "actual_bpp"
             for factor in FACTORS:
                 rate = round(factor * value(plain, key), 4)
-                row = {"image": image.name, "rate": rate}
+                row = {"image": image.name, "factor": factor, "rate": rate}
                 try:
                     met = runs.result(args.runname, "--target_bpp", rate)
                 except SystemExit:  # the script has said that it misses the target
@@ -106,6 +106,33 @@ def rates(args):
                     losses[0] / losses[1] - 1,
                 )
                 yield {**row, **dict(zip(RATES, figures))}
+
+
+def summary(rows):
+    """A `documents.Table` of the rows of `rates`, a line for each factor."""
+    lines = []
+    for factor in FACTORS:
+        of_factor = [row for row in rows if row["factor"] == factor]
+        met = [row for row in of_factor if not np.isnan(row["error"])]
+        line = {"factor": factor, "met": "{} of {}".format(len(met), len(of_factor))}
+        if met:
+            column = {key: np.array([row[key] for row in met]) for key in RATES}
+            line["error"] = 100 * np.abs(column["error"]).max()
+            line["iterations"] = column["iterations"].max()
+            line["seconds"] = column["seconds"].mean()
+            line["loss"], line["worst"] = 100 * column["loss"].mean(), 100 * column["loss"].max()
+        lines.append(line)
+    columns = [
+        ("rate", "factor", "{:g}"),
+        ("met", "met", "{}"),
+        ("largest error", "error", "{:.2f}%"),
+        ("most iterations", "iterations", "{:.2f}"),
+        ("seconds", "seconds", "{:.2f}"),
+        ("loss over the oracle's", "loss", "{:+.2f}%"),
+        ("at worst", "worst", "{:+.2f}%"),
+    ]
+    title = "Targets: rates, iterations and seconds in units of those of a plain run"
+    return documents.Table("targets", title, columns, [line for line in lines if line], [])
 
 
 def _short(row):
@@ -200,6 +227,10 @@ def main(argv=None):
         print("  ".join("{} {}".format(*item) for item in _short(row)), flush=True)
         files.write_bytes(path, tables.to_csv(rows, list(row)))
     print("wrote " + path)
+    if args.part == "rates":
+        text = documents.as_markdown(summary(rows))
+        files.write_bytes(os.path.join(args.output, "rates.md"), (text + "\n").encode())
+        print(text)
 
 
 def parse(argv):

@@ -8,9 +8,11 @@ import pytest
 from conftest import ROOT, run_script, runs
 from PIL import Image
 
+import study.targets
 from coding import container, writers
 from inference import steering, targets
 from model import checkpoints
+from study import documents
 
 RUNS = runs("-num_filters=8-lmbda=0.02")
 COFFEE = np.asarray(Image.open(os.path.join(ROOT, "samples", "coffee.png")).convert("RGB"))
@@ -277,3 +279,21 @@ def test_steering_of_a_lag(slope, lag, ratio, its):
         assert steered.record()["more_its"] <= 0.4 * its
     if reachable and slope > 0.1:
         assert slope * abs(np.log(steered.lmbda / 0.01) - right) < (0.05 if lag < 0.1 else 0.1)
+
+
+# --- The evaluation --------------------------------------------------------------------------
+
+
+def test_a_summary_of_rates():
+    """A target that was missed counts as such, and in nothing else."""
+    figures = {"iterations": 1.1, "seconds": 1.2, "loss": 0.003}
+    rows = [
+        {"factor": 1.0, "error": -0.004, **figures},
+        {"factor": 1.0, "error": 0.002, **{**figures, "loss": -0.001}},
+        {"factor": 0.5, **dict.fromkeys(study.targets.RATES, np.nan)},
+    ]
+    for row in rows:
+        row.update({key: 0.0 for key in study.targets.RATES if key not in row})
+    lines = documents.cells(study.targets.summary(rows))
+    assert ["0.5", "0 of 1", *["–"] * 5] in lines
+    assert ["1", "2 of 2", "0.40%", "1.10", "1.20", "+0.10%", "+0.30%"] in lines
