@@ -113,7 +113,7 @@ def test_danneal(image, sharp, tmp_path):
     result = run("danneal", image, tmp_path, sharp=sharp)
     if sharp:
         # It is chaotic: the last bits, which depend on the processor, change est_bpp by up to 1%.
-        lr, _ = methods.find_method("danneal").flags["lr"]
+        lr = methods.find_method("danneal").flags["lr"].default
         rates = (lr * (1 + k * 1e-6) for k in range(1, 5))
         others = [run("danneal", image, tmp_path, sharp=True, flags=("--lr", r)) for r in rates]
         result.update(mean_of_seeds([result, *others]))
