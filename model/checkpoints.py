@@ -84,10 +84,10 @@ def find_runs(checkpoint_dir, pattern, model_class, num_filters=None):
       InputError: there are none.
     """
     found, refused = [], None
-    for name in run_folders(checkpoint_dir, pattern) or [os.path.basename(pattern)]:
+    parent, last = os.path.split(pattern)
+    for name in run_folders(checkpoint_dir, pattern) or [last]:
         try:
-            name = os.path.join(os.path.dirname(pattern), name)
-            run = find_run(checkpoint_dir, name, num_filters)
+            run = find_run(checkpoint_dir, os.path.join(parent, name), num_filters)
             if is_of(model_class, run):
                 found.append(run)
         except InputError as error:

@@ -240,6 +240,21 @@ def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
 # --- The baseline graph ----------------------------------------------------------------------
 
 
+def started(method_class, model_class, pixels, *flags):
+    """An `Evaluation` of an image whose first stage has started, its seed, and the run folder."""
+    script = method_class.script()
+    run = checkpoints.find_run(DEMO_DIR, DEMO[script])
+    args = tf_boilerplate.parse(
+        script, "", method_class, None, ["compress", run.name, "image", *flags]
+    )
+    args.lmbda = run.lmbda
+    weights = checkpoints.load(model_class, run)
+    evaluation = Evaluation(method_class, weights, (1, *pixels.shape), args)
+    evaluation.begin(pixels[None])
+    evaluation.session.run(evaluation.method.stages[0].start)
+    return evaluation, args.seed, os.path.join(DEMO_DIR, run.name)
+
+
 @pytest.mark.parametrize("with_winograd", [False, True])
 def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
     """With the same noise, the relaxed loss, the gradients and Adam's steps agree."""
@@ -247,23 +262,17 @@ def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
         allow_winograd(monkeypatch)
     # Independent of which tests ran before, since Adam's bound below depends on the image.
     pixels = np.random.RandomState(0).randint(0, 256, (75, 53, 3)).astype(np.uint8)
-    run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
-    args = tf_boilerplate.parse("sga", "", sga.SGA, None, ["compress", run.name, "image"])
-    args.lmbda = run.lmbda
-    weights = checkpoints.load(hyperprior.Mbt2018, run)
-    evaluation = Evaluation(sga.SGA, weights, (1, *pixels.shape), args)
-    evaluation.begin(pixels[None])
+    evaluation, seed, folder = started(sga.SGA, hyperprior.Mbt2018, pixels)
     (stage,) = evaluation.method.stages
-    evaluation.session.run(stage.start)
 
-    theirs = plain.SGA(os.path.join(DEMO_DIR, run.name), pixels)
+    theirs = plain.SGA(folder, pixels)
     ours_y, ours_z = (stage.latents[name] for name in "yz")
     for value, latents in zip(theirs.values, evaluation.session.run([ours_y, ours_z])):
         np.testing.assert_allclose(value, latents, atol=2e-5)
     starts = [value.copy() for value in theirs.values]
     for t in range(3):
         with tf.Graph().as_default(), tf.Session() as session:
-            noise = Noise(tf.constant(image_keys(pixels[None], args.seed)))
+            noise = Noise(tf.constant(image_keys(pixels[None], seed)))
             pairs = zip("yz", theirs.values)
             uniform = [noise.at(t, name).uniform(tf.zeros(v.shape)) for name, v in pairs]
             uniform = session.run(uniform)
@@ -286,24 +295,18 @@ def test_an_iteration_of_sga_equals_the_plain_one(with_winograd, monkeypatch):
 def test_an_iteration_of_q_equals_the_plain_one():
     """With the same noise, the loss of q(z|y) and Adam's steps agree."""
     pixels = np.random.RandomState(1).randint(0, 256, (75, 53, 3)).astype(np.uint8)
-    run = checkpoints.find_run(DEMO_DIR, DEMO["bb_sga"])
-    argv = ["compress", run.name, "image", "--estimate_only", "--lr", "3e-3"]
-    args = tf_boilerplate.parse("bb_no_sga", "", bb_no_sga.BBNoSGA, None, argv)
-    args.lmbda = run.lmbda
-    weights = checkpoints.load(hyperprior.Mbt2018BB, run)
-    evaluation = Evaluation(bb_no_sga.BBNoSGA, weights, (1, *pixels.shape), args)
-    evaluation.begin(pixels[None])
+    flags = ("--estimate_only", "--lr", "3e-3")
+    evaluation, seed, folder = started(bb_no_sga.BBNoSGA, hyperprior.Mbt2018BB, pixels, *flags)
     (stage,) = evaluation.method.stages
-    evaluation.session.run(stage.start)
 
-    theirs = plain.Fit(os.path.join(DEMO_DIR, run.name), pixels)
+    theirs = plain.Fit(folder, pixels)
     ours = [stage.latents[name] for name in ("z_mean", "z_logvar")]
     starts = [value.copy() for value in theirs.values]
     for value, latents in zip(starts, evaluation.session.run(ours)):
         np.testing.assert_allclose(value, latents, atol=2e-5)
     for t in range(3):
         with tf.Graph().as_default(), tf.Session() as session:
-            noise = Noise(tf.constant(image_keys(pixels[None], args.seed)))
+            noise = Noise(tf.constant(image_keys(pixels[None], seed)))
             normal = noise.at(t, "z given y").normal(tf.zeros(theirs.values[0].shape))
             normal = session.run(normal)
         loss = theirs.step({theirs.noise[0]: normal})

@@ -118,20 +118,21 @@ def photograph(height, width):
     return np.tile(pixels, (rows, columns, 1))[:height, :width, :3]
 
 
-def our_iteration(folder, run, height, width, images=1):
-    """A function that runs an iteration of sga.py on a batch with a model in `folder`."""
+def our_iteration(script, folder, run, height, width, images=1, flags=()):
+    """A function that runs an iteration of a script on a batch with a model in `folder`."""
     import numpy as np
 
-    import sga
     from inference.evaluation import Evaluation
+    from inference.methods import find_method
     from model import checkpoints
     from tf_boilerplate import parse
 
-    args = parse("sga", "", sga.SGA, None, ["compress", run, "photograph"])
+    method = find_method(script)
+    args = parse(script, "", method, None, ["compress", run, "photograph", *flags])
     args.lmbda = 0.01
-    weights = checkpoints.load(sga.SGA.model_class, checkpoints.find_run(folder, run))
+    weights = checkpoints.load(method.model_class, checkpoints.find_run(folder, run))
     pixels = np.stack([photograph(height, width)] * images)
-    evaluation = Evaluation(sga.SGA, weights, pixels.shape, args)
+    evaluation = Evaluation(method, weights, pixels.shape, args)
     evaluation.begin(pixels)
     (stage,) = evaluation.method.stages
     evaluation.session.run(stage.start)
@@ -167,7 +168,7 @@ def bench_iterations(args):
             where = (folder, run, height, width)
             with workers(
                 Worker(plain_iteration, "SGA", *where, allocator=False),
-                Worker(our_iteration, *where),
+                Worker(our_iteration, "sga", *where),
                 Worker(matrix_product),
             ) as made:
                 plain, ours, product = take_turns(made, args.turns, 1 if n > 64 else 5)
@@ -203,7 +204,7 @@ def bench_batches(args):
         for n, height, width, images in BATCHES:
             where = (folder, untrained(folder, n), height, width)
             with workers(
-                Worker(our_iteration, *where), Worker(our_iteration, *where, images)
+                Worker(our_iteration, "sga", *where), Worker(our_iteration, "sga", *where, images)
             ) as made:
                 alone, together = take_turns(made, args.turns, 3)
             line = "| {} | {} × {} | {:.1f} ms | {} | {:.1f} ms | {:.2f} |"
@@ -301,25 +302,6 @@ def exact_iteration(module, folder, run, height, width):
     return lambda: iterations.run(normal, next(rates))
 
 
-def estimated_iteration(folder, run, height, width):
-    """A function that runs an iteration of q(z|y) by TensorFlow, as `--estimate_only` does."""
-    import bb_no_sga
-    from inference.evaluation import Evaluation
-    from model import checkpoints
-    from tf_boilerplate import parse
-
-    method = bb_no_sga.BBNoSGA
-    args = parse("bb_no_sga", "", method, None, ["compress", run, "photograph", "--estimate_only"])
-    args.lmbda = 0.01
-    weights = checkpoints.load(method.model_class, checkpoints.find_run(folder, run))
-    pixels = photograph(height, width)[None]
-    evaluation = Evaluation(method, weights, pixels.shape, args)
-    evaluation.begin(pixels)
-    (stage,) = evaluation.method.stages
-    evaluation.session.run(stage.start)
-    return evaluation.session.make_callable(stage.update)
-
-
 def bench_second_stage(args):
     """Prints milliseconds of an iteration of q(z|y) at fixed y."""
     print("| N | image | baseline | here | ratio | here by NumPy | --estimate_only |")
@@ -331,7 +313,7 @@ def bench_second_stage(args):
                 Worker(plain_iteration, "Fit", *where, allocator=False),
                 Worker(exact_iteration, "coding.compiled", *where),
                 Worker(exact_iteration, "coding.exact_posterior", *where),
-                Worker(estimated_iteration, *where),
+                Worker(our_iteration, "bb_no_sga", *where, 1, ("--estimate_only",)),
             ) as made:
                 times = take_turns(made, args.turns, 1 if n > 64 else 5)
             line = "| {} | {} × {} | {:.0f} ms | {:.0f} ms | {:.2f} | {:.0f} ms | {:.0f} ms |"
@@ -355,7 +337,7 @@ def bench_startup(args):
         image = saved_photograph(folder, 512, 768)
         for n in STARTS:
             run = untrained(folder, n)
-            with workers(Worker(our_iteration, folder, run, 512, 768)) as made:
+            with workers(Worker(our_iteration, "sga", folder, run, 512, 768)) as made:
                 records = [measured_run("sga", folder, run, image) for _ in range(args.turns)]
                 iteration = take_turns(made, args.turns, 3)[0] / 1e3
             wall = statistics.median(seconds for seconds, _ in records)
