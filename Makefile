@@ -7,6 +7,7 @@ help:
 	@echo "make test     all tests except the longest"
 	@echo "make parity   the longest: the reference on every input and seed, the ranking of the methods"
 	@echo "make bench    speed and memory against a baseline implementation; BENCH=iterations runs one part"
+	@echo "make tables   pastes the tables of results/ into README.md and docs/"
 	@echo "make study-setup  packages for studies and figures (python -m study.…)"
 	@echo "make horovod  Horovod, for training with several processes (horovodrun)"
 	@echo "make lint     style and layout of the code"
@@ -41,9 +42,12 @@ BENCH =
 bench: setup
 	@$(PYTHON) -m tools.bench $(BENCH)
 
+tables: setup
+	@$(PYTHON) -m tools.paste_tables
+
 lint: setup-dev
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m tools.check_layout
 
-.PHONY: help setup study-setup setup-dev horovod demo test parity bench lint
+.PHONY: help setup study-setup setup-dev horovod demo test parity bench tables lint

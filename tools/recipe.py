@@ -2,9 +2,10 @@
 
     python -m tools.recipe --train_glob 'photos/*' --output mine
 
-One model is trained at a constant learning rate (the trunk). Every shipped model, base and
-bits-back alike, continues from its weights for the same number of steps at its own λ, while the
-learning rate decays. All are thus trained for equally many steps, and differ in λ and kind alone.
+One model is trained at a constant learning rate (the trunk), on small patches first, then on
+larger ones. Every shipped model, base and bits-back alike, continues from its weights for the same
+number of steps at its own λ, while the learning rate decays. All are thus trained for equally many
+steps, and differ in λ and kind alone.
 Run folders with optimiser states are kept in --checkpoint_dir; the finished models are
 copied to --output without these states. After any interruption, the same command resumes.
 """
@@ -22,11 +23,15 @@ from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from tools import export
 
-Stage = collections.namedtuple("Stage", "name script lmbda steps learning_rate lr_final source")
-Stage.__doc__ = """One run of a training script.
+Stage = collections.namedtuple(
+    "Stage", "name script lmbda steps batchsize patchsize learning_rate lr_final source"
+)
+Stage.__doc__ = """One start of a training script.
 
-name: name of its folder in --checkpoint_dir, which holds the run folder.
-steps: number of steps at --scale 1, counted from 0.
+name: name of its folder in --checkpoint_dir, which holds the run folder. A stage whose name an
+    earlier stage has goes on where that ended.
+steps: step at which it ends, at --scale 1, counted from the first stage of the same name.
+batchsize, patchsize: patches per step, and their side in pixels.
 learning_rate, lr_final: values of the flags of the same names.
 source: name of the stage whose weights it starts from, or None.
 """
@@ -34,9 +39,10 @@ source: name of the stage whose weights it starts from, or None.
 LAMBDAS = (0.0005, 0.001, 0.0015, 0.0025)
 
 STAGES = (
-    Stage("trunk", "mbt2018", 0.0025, 41710, 1e-3, 1.0, None),
+    Stage("trunk", "mbt2018", 0.0025, 44289, 8, 128, 1e-3, 1.0, None),
+    Stage("trunk", "mbt2018", 0.0025, 70590, 2, 256, 1e-3, 1.0, None),
     *(
-        Stage("{}-{:g}".format(script, lmbda), script, lmbda, 3000, 1e-3, 0.01, "trunk")
+        Stage("{}-{:g}".format(script, lmbda), script, lmbda, 3500, 2, 256, 1e-3, 0.01, "trunk")
         for lmbda in reversed(LAMBDAS)
         for script in ("mbt2018", "mbt2018_bb")
     ),
@@ -64,8 +70,8 @@ def train(args, stage):
     """Runs a stage, or resumes it."""
     flags = {
         "train_glob": args.train_glob,
-        "batchsize": args.batchsize,
-        "patchsize": args.patchsize,
+        "batchsize": args.batchsize or stage.batchsize,
+        "patchsize": args.patchsize or stage.patchsize,
         "lambda": stage.lmbda,
         "last_step": steps(args, stage),
         "learning_rate": stage.learning_rate,
@@ -74,7 +80,7 @@ def train(args, stage):
         "logdir": args.logdir,
     }
     if stage.source:
-        (source,) = (other for other in STAGES if other.name == stage.source)
+        source = next(other for other in STAGES if other.name == stage.source)
         flags["init_from"] = run_folder(args, source)
     if args.val_glob:
         flags.update(val_glob=args.val_glob, val_secs=args.val_secs)
@@ -102,7 +108,7 @@ def main(argv=None):
     add("--output", default="", help="folder for copies of the finished models; default: none")
     add("--checkpoint_dir", default="runs", help="folder for the stages' runs (runs)")
     add("--scale", type=float, default=1.0, help="multiplies the number of steps of each stage (1)")
-    names = [stage.name for stage in STAGES]
+    names = list(dict.fromkeys(stage.name for stage in STAGES))
     add(
         "--only",
         nargs="+",
@@ -112,8 +118,8 @@ def main(argv=None):
         help="stages to run; default: all",
     )
     add("--num_filters", type=int, default=64, help="channels of the models (64)")
-    add("--batchsize", type=int, default=8, help="patches per step (8)")
-    add("--patchsize", type=int, default=128, help="side of the patches, in pixels (128)")
+    add("--batchsize", type=int, help="patches per step; default: as each stage says")
+    add("--patchsize", type=int, help="side of the patches, in pixels; default: the same")
     add("--val_glob", default="", help="validation images, as for the training scripts")
     add("--val_secs", type=int, default=300, help="seconds between validations (300)")
     add("--save_checkpoint_secs", type=int, default=300, help="seconds between checkpoints (300)")
