@@ -8,8 +8,8 @@
 oracle, which bisects λ with whole runs at fixed λ: the error of the rate, the iterations in units
 of a run's, and by how much λ·MSE + bpp, at the λ of the oracle, is larger. `steps` lets one model
 serve λ from 1/16 to 16 times its own, by λ alone and by λ and step, and compares that with the
-models trained for each λ (BD-rate). `picture` draws files of JPEG, WebP and JPEG 2000 too, of at
-most the same size.
+models trained for each λ (BD-rate, and a figure). `picture` draws files of JPEG, WebP and JPEG 2000
+too, of at most the same size.
 """
 
 import os
@@ -24,7 +24,7 @@ from imaging.reading import read_image
 from inference import scripts
 from runtime import files
 from runtime.errors import InputError
-from study import command, documents, inputs, tables, tasks
+from study import command, documents, figures, inputs, tables, tasks
 
 FACTORS = (0.5, 0.7, 0.85, 1.0, 1.1)  # rates asked for, relative to those of plain runs
 LAMBDAS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)  # of one model, relative to its own
@@ -143,17 +143,18 @@ def _short(row):
 
 
 def steps(args):
-    """Yields rows of every image and way to change the rate; prints the deltas of the ways."""
-    rows = []
+    """Yields rows, dicts, of every image and way to change the rate."""
     models = tasks.find_models(args.checkpoint_dir, args.models)
     models = [model for model in models if model.kind == "mbt2018" and model.lmbda]
     if not models:
         raise InputError("--models: none is a base model with a λ in its name")
     models.sort(key=lambda model: model.lmbda)
     one = models[len(models) // 2]
-    ways = {"λ": [(one, one.lmbda * f, 1) for f in LAMBDAS]}
-    ways["λ and step"] = [(*way[:2], "auto") for way in ways["λ"]]
-    ways["models"] = [(model, model.lmbda, 1) for model in models]
+    ways = {
+        "λ": [(one, one.lmbda * f, 1) for f in LAMBDAS],
+        "λ and step": [(one, one.lmbda * f, "auto") for f in LAMBDAS],
+        "models": [(model, model.lmbda, 1) for model in models],
+    }
     for image in inputs.find(args.images, args.crop):
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(image, args.method, args, folder)
@@ -164,17 +165,60 @@ def steps(args):
                     row = {"image": image.name, "way": way, "model": model.name}
                     row.update({"lambda": lmbda, "step": float(result["step"])})
                     row.update({key: value(result, key) for key in ("est_bpp", "psnr")})
-                    rows.append(row)
                     yield row
-    curves = {}
-    for way, settings in ways.items():
-        points = np.array([[r["est_bpp"], r["psnr"]] for r in rows if r["way"] == way])
-        curves[way] = points.reshape(-1, len(settings), 2).mean(axis=0).T
-    for way in ("λ and step", "models"):
-        if len(curves[way][0]) >= 4:
-            points = [*curves["λ"], *curves[way]]
-            rate = bjontegaard.bd_rate(*points, method="pchip", require_matching_points=False)
-            print("{}: BD-rate against λ alone {:+.2f}%".format(way, rate))
+
+
+def mean_curves(rows):
+    """Means over the images of the rows of `steps`: a dict from way to rates and PSNR, arrays."""
+    found = {}
+    for way in dict.fromkeys(row["way"] for row in rows):
+        points = {}
+        for row in rows:
+            if row["way"] == way:
+                points.setdefault((row["model"], row["lambda"]), []).append(row)
+        means = [
+            [np.mean([row[key] for row in same]) for key in ("est_bpp", "psnr")]
+            for same in points.values()
+        ]
+        found[way] = np.array(means).T
+    return found
+
+
+def step_summary(rows):
+    """A `documents.Table` of the rows of `steps`, a line for each way."""
+    lines, found = [], mean_curves(rows)
+    for way, (bpp, psnr) in found.items():
+        line = {"way": way, "from": bpp.min(), "to": bpp.max()}
+        line.update({"lowest": psnr.min(), "highest": psnr.max()})
+        if way != "λ" and len(bpp) >= 4:  # the points that a delta needs
+            points = (*found["λ"], bpp, psnr)
+            options = {"method": "pchip", "require_matching_points": False}
+            line["rate"] = bjontegaard.bd_rate(*points, **options)
+            line["psnr"] = bjontegaard.bd_psnr(*points, **options)
+        lines.append(line)
+    columns = [
+        ("varied", "way", "{}"),
+        ("least bpp", "from", "{:.3f}"),
+        ("most bpp", "to", "{:.3f}"),
+        ("least PSNR", "lowest", "{:.2f}"),
+        ("most PSNR", "highest", "{:.2f}"),
+        ("BD-rate to λ alone", "rate", "{:+.1f}%"),
+        ("BD-PSNR", "psnr", "{:+.2f} dB"),
+    ]
+    return documents.Table("steps", "One model at many rates", columns, lines, [])
+
+
+def draw_steps(rows):
+    """Draws the mean curves of the rows of `steps`."""
+    figure, panel = figures.subplots(figsize=(6, 4))
+    for (way, (bpp, psnr)), colour, marker in zip(
+        mean_curves(rows).items(), figures.COLOURS[1:], figures.MARKERS
+    ):
+        panel.plot(bpp, psnr, color=colour, marker=marker, markersize=4, label=way)
+    panel.set_xlabel("bits per pixel")
+    panel.set_ylabel("PSNR [dB]")
+    panel.legend()
+    return figure
 
 
 # --- One picture -----------------------------------------------------------------------------
@@ -227,10 +271,12 @@ def main(argv=None):
         print("  ".join("{} {}".format(*item) for item in _short(row)), flush=True)
         files.write_bytes(path, tables.to_csv(rows, list(row)))
     print("wrote " + path)
-    if args.part == "rates":
-        text = documents.as_markdown(summary(rows))
-        files.write_bytes(os.path.join(args.output, "rates.md"), (text + "\n").encode())
-        print(text)
+    text = documents.as_markdown({"rates": summary, "steps": step_summary}[args.part](rows))
+    files.write_bytes(os.path.join(args.output, args.part + ".md"), (text + "\n").encode())
+    print(text)
+    if args.part == "steps":
+        stem = os.path.join(args.output, "steps")
+        print("wrote {}".format(", ".join(figures.save_all(draw_steps(rows), stem))))
 
 
 def parse(argv):

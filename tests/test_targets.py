@@ -297,3 +297,22 @@ def test_a_summary_of_rates():
     lines = documents.cells(study.targets.summary(rows))
     assert ["0.5", "0 of 1", *["–"] * 5] in lines
     assert ["1", "2 of 2", "0.40%", "1.10", "1.20", "+0.10%", "+0.30%"] in lines
+
+
+def test_a_summary_of_steps():
+    """Means over the images; a way with a tenth less rate at equal PSNR has a BD-rate of -10%."""
+    rows = [
+        {"image": image, "way": way, "model": "m", "lambda": lmbda, "est_bpp": bpp, "psnr": psnr}
+        for image, more in (("a", 0.9), ("b", 1.1))
+        for way, factor in (("λ", 1.0), ("λ and step", 0.9))
+        for lmbda, bpp, psnr in (
+            *((1, 0.1 * factor * more, 25), (2, 0.2 * factor * more, 27)),
+            *((4, 0.4 * factor * more, 29), (8, 0.8 * factor * more, 31)),
+        )
+    ]
+    lines = documents.cells(study.targets.step_summary(rows))
+    assert ["λ", "0.100", "0.800", "25.00", "31.00", "–", "–"] in lines
+    (line,) = (line for line in lines if line[0] == "λ and step")
+    assert line[1:3] == ["0.090", "0.720"] and line[5] == "-10.0%"
+    (panel,) = study.targets.draw_steps(rows).axes
+    assert panel.lines[1].get_xdata() == pytest.approx([0.09, 0.18, 0.36, 0.72])
