@@ -6,12 +6,13 @@ import numpy as np
 
 from runtime.errors import InputError
 from study import tables
+from study.codecs import CODECS
 
 ANCHORS = ("mbt2018", "bb_plain")  # the two models' own predictions
 
 
 def select(table, found, args):
-    """Selects rows and curves by --methods, --models and --rate, and sets `args.anchor`.
+    """Selects rows and curves by --methods and --models, and sets `args.anchor` and `args.rate`.
 
     Raises:
       InputError: a name or pattern matches nothing.
@@ -41,10 +42,16 @@ def select(table, found, args):
             raise InputError(line.format(name))
     args.anchor = [first, *(name for name in others if name in of_models and name != first)]
     wanted.update(args.anchor)
-    if args.rate == "net_bpp":  # files without bits-back give nothing back
-        table = table.assign(net_bpp=table["net_bpp"].fillna(table["actual_bpp"]))
     table = table[table["method"].isin(wanted)].reset_index(drop=True)
-    return table, [curve for curve in found if curve.method in wanted]
+    found = [curve for curve in found if curve.method in wanted]
+    # Files without bits-back give nothing back.
+    net = table["net_bpp"].fillna(table["actual_bpp"])
+    if args.rate is None:
+        files = table["method"].isin(CODECS).any() and np.isfinite(net).all()
+        args.rate = "net_bpp" if files and not (found or args.published) else "est_bpp"
+    if args.rate == "net_bpp":
+        table = table.assign(net_bpp=net)
+    return table, found
 
 
 def comparable(table):

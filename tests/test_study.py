@@ -533,6 +533,22 @@ def test_net_rates_are_those_of_files_where_nothing_comes_back(tmp_path):
     assert report_json["deltas"][0]["bd_rate"] == pytest.approx(-50)
 
 
+@pytest.mark.parametrize(
+    "codec, beside, rate",
+    [
+        ("jpeg", (), "net_bpp"),
+        ("map", (), "est_bpp"),
+        ("jpeg", ("--published", "kodak"), "est_bpp"),
+    ],
+)
+def test_rates_are_those_of_files_beside_classical_codecs(codec, beside, rate, tmp_path):
+    rows = made_rows() + made_rows(codec)
+    rows = [{**row, "actual_bpp": 2 * row["est_bpp"], "net_bpp": ""} for row in rows]
+    beside = [os.path.join(PUBLISHED, name) if name == "kodak" else name for name in beside]
+    report.main([write_rows(tmp_path / "i.csv", rows), "--output", str(tmp_path), *beside])
+    assert json.loads((tmp_path / "report.json").read_text())["rate"] == rate
+
+
 def test_the_methods_of_the_study_that_ships_rank_as_in_the_paper():
     rows, _ = curves.read([os.path.join(PUBLISHED, "demo")], "")
     found = {curve.method: curve for curve in curves.of_rows(tables.frame(rows), "est_bpp")}
