@@ -19,7 +19,7 @@ def select(table, found, args):
     """
     there = dict.fromkeys([*table["method"], *(curve.method for curve in found)])
     others = ANCHORS[1:] if args.anchor is None else args.anchor[1:]
-    first = (args.anchor or ANCHORS)[0]
+    first = args.anchor[0] if args.anchor else _base(there)
     for flag, names in (("--methods", args.methods or ()), ("--anchor", (args.anchor or [])[1:])):
         for name in names:
             if name not in there:
@@ -52,6 +52,11 @@ def select(table, found, args):
     if args.rate == "net_bpp":
         table = table.assign(net_bpp=net)
     return table, found
+
+
+def _base(there):
+    """The first method that is the base model's prediction, whatever its flags."""
+    return next((name for name in there if name.split()[0] == ANCHORS[0]), ANCHORS[0])
 
 
 def comparable(table):

@@ -549,6 +549,13 @@ def test_rates_are_those_of_files_beside_classical_codecs(codec, beside, rate, t
     assert json.loads((tmp_path / "report.json").read_text())["rate"] == rate
 
 
+def test_the_base_model_is_the_anchor_whatever_its_flags(tmp_path):
+    rows = made_rows("mbt2018 --container") + made_rows(rate=0.9, method="map")
+    report.main([write_rows(tmp_path / "i.csv", rows), "--output", str(tmp_path)])
+    (delta,) = json.loads((tmp_path / "report.json").read_text())["deltas"]
+    assert (delta["method"], delta["anchor"]) == ("map", "mbt2018 --container")
+
+
 def test_the_methods_of_the_study_that_ships_rank_as_in_the_paper():
     rows, _ = curves.read([os.path.join(PUBLISHED, "demo")], "")
     found = {curve.method: curve for curve in curves.of_rows(tables.frame(rows), "est_bpp")}
