@@ -39,7 +39,7 @@ def train(script, training_graph, args):
     runname = checkpoints.run_name(script, args.num_filters, args.num_hfilters, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, runname)
     logdir = args.logdir and os.path.join(args.logdir, runname)
-    for written in filter(None, (folder, logdir)):
+    for written in filter(None, (folder, logdir) if horovod.first() else ()):
         files.check_folder(written)
     paths = data.find_images(args.train_glob, args.patchsize)
     config = cores.config(cores.parts(args.batchsize))
@@ -93,7 +93,7 @@ def train(script, training_graph, args):
                 logdir,
                 sound,
             )
-        run_folder.record_settings(folder, args, start)
+        run_folder.record_settings(folder, args, start, checkpoint is None)
         saver = tf.train.Saver(saved, max_to_keep=3, save_relative_paths=True)
         saver.recover_last_checkpoints(kept)  # so that those of earlier starts are deleted too
         hooks.append(run_folder.Checkpoints(folder, args.save_checkpoint_secs, saver, sound))
@@ -191,16 +191,18 @@ def compress(method_class, args):
         run, aim = choice.prepare(method_class, args, images)
         path = method_class.result_path(run, args)
         if path:
-            settings = {**method_class.settings(args), "eval_batch_size": args.eval_batch_size}
-            defaults = method_class.defaults()
-            utils.check_result(path, images.sha256, settings, defaults, args.overwrite)
+            settings = {**method_class.settings(args), **aim.digests()}
+            settings["eval_batch_size"] = args.eval_batch_size
+            utils.check_result(
+                path, images.sha256, settings, method_class.defaults(), args.overwrite
+            )
         weights = checkpoints.load(method_class.model_class, run)
         writer = method_class.coder(run, weights, args)
         evaluator = evaluation.Evaluator(method_class, weights, args, aim)
         batches = images.batches(args.eval_batch_size)
         write_png = functools.partial(utils.write_reconstruction, path, images.shape[0])
-        pictures = {}  # of a target, which may be missed
-        save = pictures.__setitem__ if aim.target else write_png
+        pictures = {}  # of the only image, whose result is not there yet
+        save = pictures.__setitem__ if images.shape[0] == 1 else write_png
         save = save if args.save_reconstruction else None
         results, records, content = evaluator.evaluate(writer, images.path, batches, save)
         if evaluator.missed is not None:

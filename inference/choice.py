@@ -47,7 +47,10 @@ def prepare(method_class, args, images):
     if automatic and target:
         args.step = steps.for_target(target.aim()[1], target_log(target, own))
     elif automatic:
-        args.step = steps.for_lambda(args.lmbda, run.lmbda or args.lmbda)
+        if not run.lmbda:
+            line = "--step auto: {} has no λ in its name to compare --lambda with; give a number"
+            raise InputError(line.format(run.name))
+        args.step = steps.for_lambda(args.lmbda, run.lmbda)
     if "step" in method_class.objective_flags:
         args.step = steps.nearest(args.step)
     return run, evaluation.Aim(target, region)

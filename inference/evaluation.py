@@ -32,13 +32,21 @@ METRICS = (
     "lmbda_found",
     "psnr_inside",
     "psnr_outside",
+    "weighted_mse",
 )  # computed per image
 
-Aim = collections.namedtuple("Aim", "target region", defaults=(None, None))
-Aim.__doc__ = """What results are to have, besides a low loss.
 
-target: a `targets.Target`, or None; region: a `regions.Region`, or None.
-"""
+class Aim(collections.namedtuple("Aim", "target region", defaults=(None, None))):
+    """What results are to have, besides a low loss.
+
+    target: a `targets.Target`, or None; region: a `regions.Region`, or None.
+    """
+
+    def digests(self):
+        """Digests of the files that it is made of, by the name that a result gives them."""
+        return {"weight_map_sha256": self.region.sha256} if self.region else {}
+
+
 NO_AIM = Aim()
 
 Evaluated = collections.namedtuple("Evaluated", "results records content")
@@ -93,8 +101,7 @@ class Evaluator:
         records = merge_records(records)
         if evaluation.steering:
             records.update(evaluation.steering.record())
-        if self._aim.region:
-            records["weight_map_sha256"] = self._aim.region.sha256
+        records.update(self._aim.digests())
         return Evaluated(results, records, content)
 
     @property
@@ -150,10 +157,10 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
         check_finite(values.values(), name, hint)
         with naming(name):
             figures, record, reconstruction = evaluation.finish(index, values, writer)
-            while evaluation.misses_target(figures, writer):
+            while evaluation.needs_another_attempt(figures, writer):
                 if writer:
                     writer.take_back()
-                values = evaluation.improve()
+                values, stage_records[1:] = evaluation.improve()
                 figures, record, reconstruction = evaluation.finish(index, values, writer)
         figures.update(utils.ms_ssim(pixels[index], reconstruction))
         check_finite([figures["mse"], figures["est_bpp"]], name, hint)
@@ -276,7 +283,7 @@ class Evaluation:
         latents = self.session.run(self.method.latents)
         return [dict(zip(latents, values)) for values in zip(*latents.values())]
 
-    def misses_target(self, figures, writer):
+    def needs_another_attempt(self, figures, writer):
         """Whether an image's result misses the target, and there is a better one to try."""
         if not self.steering:
             return False
@@ -285,13 +292,17 @@ class Evaluation:
             size = bits["net"][0] if "net" in bits else 8 * len(content)
         else:
             size = figures["est_bpp"] * self.shape[1] * self.shape[2]
-        return self.steering.missed(size, figures["psnr"]) and not self.steering.exhausted
+        return self.steering.misses(size, figures["psnr"]) and not self.steering.exhausted
 
     def improve(self):
-        """The latents of the image, as from `optimise`, once they are closer to the target."""
+        """Moves the latents of the image closer to the target.
+
+        Returns:
+          the latents, a dict of arrays, and the records of the stages after the first.
+        """
         self.steering.land(self.session)
-        self._run_rest()
-        return self._latents()[0]
+        records = self._run_rest()
+        return self._latents()[0], records
 
     def _run_stage(self, stage):
         with console.shown(self.args.verbose, stage.its, stage.title) as (progress, write):

@@ -107,7 +107,7 @@ class Method:
         aim = "-lmbda={:g}".format(args.lmbda) if cls.name_has_lambda else ""
         for flag in filter(cls.objective_flags.get, targets.FLAGS):
             value = getattr(args, flag)
-            aim = "-{}={:g}".format(flag, value) if value else aim
+            aim = "-{}={:.10g}".format(flag, value) if value else aim
         name = cls.result_name(run.name, aim, os.path.basename(args.eval_imgs))
         return os.path.join(args.results_dir, name + ".npz")
 

@@ -42,7 +42,7 @@ class Lambda:
     """λ as a variable of the current graph.
 
     Attributes:
-      start: the λ that it begins with, of the model or the command line; tensor: its value.
+      start: the λ that it begins with; tensor: its value.
     """
 
     def __init__(self, start):
@@ -183,8 +183,8 @@ class Steering:
         self.lmbda = float(np.exp(self._integral))
         self._lambda.set(session, self.lmbda)
 
-    def missed(self, bits, psnr):
-        """Whether a coded result misses the target; if so, the next landing corrects for it.
+    def misses(self, bits, psnr):
+        """Whether a coded result misses the target, for which the next landing then corrects.
 
         Args:
           bits, psnr: of the coded image.

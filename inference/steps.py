@@ -46,7 +46,7 @@ def nearest(step):
 
 
 def lambda_for(lmbda, step):
-    """The λ at which --step auto would choose `step`, for a model's own λ."""
+    """The λ to begin with for a `step`: what a plain run's `lmbda` becomes by the rule of auto."""
     return lmbda * step ** (1 / PER_LAMBDA)
 
 

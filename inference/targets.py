@@ -42,7 +42,7 @@ class Target(collections.namedtuple("Target", "flag value pixels overhead", defa
     ACCEPTED_DB, AIMED_DB = 0.02, 0.008
 
     def __str__(self):
-        return "--{} {:g}".format(self.flag, self.value)
+        return "--{} {:.10g}".format(self.flag, self.value)
 
     @property
     def is_rate(self):

@@ -84,7 +84,7 @@ def find_runs(checkpoint_dir, pattern, model_class, num_filters=None):
       InputError: there are none.
     """
     found, refused = [], None
-    parent, last = os.path.split(pattern)
+    parent, last = os.path.split(os.path.normpath(pattern))
     for name in run_folders(checkpoint_dir, pattern) or [last]:
         try:
             run = find_run(checkpoint_dir, os.path.join(parent, name), num_filters)

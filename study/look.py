@@ -21,6 +21,7 @@ import numpy as np
 
 import utils
 from coding import readers
+from imaging import codecs
 from inference import regions, scripts
 from inference.methods import find_method
 from model import checkpoints, hyperprior
@@ -148,9 +149,8 @@ def draw(title, original, base, method, side):
         ax.imshow(pixels[window], interpolation="nearest")
     axes[1, 0].set_xlabel("where the two differ most:\n{0} × {0} pixels".format(side))
     for ax, coded in zip(axes[1, 1:], (base, method)):
-        error = np.square(coded.pixels[window].astype(float) - original[window]).mean()
-        name = figures.plain(coded.name)
-        ax.set_xlabel("{}\nin this window {:.2f} dB".format(name, psnr(error)))
+        name, db = figures.plain(coded.name), codecs.psnr(coded.pixels[window], original[window])
+        ax.set_xlabel("{}\nin this window {:.2f} dB".format(name, db))
 
     _draw_bits(figure, axes[2], base, method, (height, width))
     return figure
@@ -202,11 +202,6 @@ def caption(coded):
 def estimate(result):
     """Estimated bits per pixel; for bits-back, the net rate at the z that was coded."""
     return result.get("est_bpp_coded", result["est_bpp"])[0]
-
-
-def psnr(mse):
-    """PSNR in dB, from a mean squared error on the scale 0 to 255."""
-    return np.inf if mse == 0 else 10 * np.log10(255**2 / mse)
 
 
 # --- The command -----------------------------------------------------------------------------

@@ -20,7 +20,17 @@ from runtime import console, files
 from runtime.errors import InputError
 from study import command, curves, documents, inputs, tables
 
-COLUMNS = ("method", "model", "images", "bpp", "psnr", *codecs.PILLOW, "published")
+COLUMNS = (
+    "method",
+    "model",
+    "lambda",
+    "images",
+    "files",
+    "bpp",
+    "psnr",
+    *codecs.PILLOW,
+    "published",
+)
 COLUMNS += tuple(codec + "_images" for codec in codecs.PILLOW)
 
 
@@ -29,18 +39,22 @@ def main(argv=None):
     paths = [os.path.join(args.output, "same_size" + ending) for ending in (".csv", ".md")]
     for path in paths:
         files.check_writable(path)
-    pixels = {}
-    for image in inputs.find(args.images, args.crop):
-        pixels[image.name] = inputs.read(image)
-    groups, curve = groups_of(args.table, pixels), published(args.published)
+    images = {image.name: image for image in inputs.find(args.images, args.crop)}
+    groups, curve = groups_of(args.table, images), published(args.published)
+    pixels = {name: inputs.read(image) for name, image in images.items()}
     number = sum(map(len, groups.values())) * len(codecs.PILLOW)
     rows, done = [], itertools.count(1)
     with console.Progress(number) as progress:
-        for (method, model), found in groups.items():
+        several = len({key[:2] for key in groups}) < len(groups)
+        for (method, model, lmbda), found in groups.items():
             row = means(found, pixels, lambda: progress.update(next(done)))
             row.update(method=method, model=model)
+            if several:
+                row["lambda"] = lmbda
             if curve is not None:
-                row["published"] = row["psnr"] - np.interp(np.log(row["bpp"]), *curve)
+                # Nothing is known beyond the ends of the curve.
+                there = np.interp(np.log(row["bpp"]), *curve, left=np.nan, right=np.nan)
+                row["published"] = "" if np.isnan(there) else row["psnr"] - there
             rows.append(row)
     shown = table(rows)
     print(documents.as_text(shown))
@@ -61,21 +75,29 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def groups_of(path, pixels):
-    """The files in a study's table: a dict from (method, model) to [(image, bpp, psnr)].
+def groups_of(path, images):
+    """The files in a study's table: a dict from (method, model, λ) to [(image, bpp, psnr)].
+
+    Args:
+      path: of the table.
+      images: dict of `inputs.Image` by name.
 
     Raises:
-      InputError: a row is of an image that is not in `pixels`, or no row has the size of a file.
+      InputError: a row is of an image that is not in `images`, or of other pixels than that has, or
+        no row has the size of a file.
     """
     groups = collections.OrderedDict()
     for row in tables.read_csv(path, ""):
         bpp = row.get("net_bpp", "") or row.get("actual_bpp", "")
         if bpp == "" or row.get("quality", "") != "":
             continue
-        if row["image"] not in pixels:
+        if row["image"] not in images:
             line = "{}: {} is not among the images {}"
-            raise InputError(line.format(path, row["image"], ", ".join(pixels)))
-        key = row["method"], row.get("model", "")
+            raise InputError(line.format(path, row["image"], ", ".join(images)))
+        if row.get("image_sha256", "") not in ("", images[row["image"]].sha256):
+            line = "{}: {} has other pixels than in the study; --crop has to be what it was there"
+            raise InputError(line.format(path, row["image"]))
+        key = row["method"], row.get("model", ""), row["lambda"]
         groups.setdefault(key, []).append((row["image"], bpp, row["psnr"]))
     if not groups:
         line = "{}: no row has the size of a file (of mbt2018, --container writes one)"
@@ -97,7 +119,8 @@ def means(found, pixels, step):
             values.append(psnr - codecs.psnr_at_size(codec, pixels[image], size))
             step()
     row = {
-        "images": len(found),
+        "images": len({image for image, _, _ in found}),
+        "files": len(found),
         "bpp": np.mean([bpp for _, bpp, _ in found]),
         "psnr": np.mean([psnr for _, _, psnr in found]),
     }
@@ -113,7 +136,7 @@ def _shown(codec):
 
     def text(row):
         number = row[codec + "_images"]
-        few = " ({})".format(number) if number < row["images"] else ""
+        few = " ({})".format(number) if number < row["files"] else ""
         return "{:+.2f} dB{}".format(row[codec], few)
 
     return text
@@ -127,18 +150,19 @@ def published(path):
     """
     if not path:
         return None
-    _, (curve,) = curves.read([path], "")
+    curve = curves.read_published(path)
     rates, values = zip(*((point["rate"], point["psnr"]) for point in curve.points))
     return np.log(rates), values
 
 
 def table(rows):
     """The rows as a `documents.Table`."""
-    columns = [("method", "method", "{}"), ("model", "model", "{}"), ("images", "images", "{}")]
+    columns = [("method", "method", "{}"), ("model", "model", "{}")]
+    columns += [("λ", "lambda", "{:g}"), ("images", "images", "{}")]
     columns += [("bpp", "bpp", "{:.4f}"), ("PSNR", "psnr", "{:.2f} dB")]
     columns += [("to " + label, key, _shown(key)) for key, label in codecs.LABELS.items()]
     columns += [("to published", "published", "{:+.2f} dB")]
-    notes = ["In brackets: on how many images, where the codec cannot make all files that small."]
+    notes = ["In brackets: on how many files, where the codec cannot make all files that small."]
     return documents.Table("same-size", "PSNR above others at the same size", columns, rows, notes)
 
 

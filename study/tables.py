@@ -138,7 +138,8 @@ def _settings(values):
     names = {"seed", "sga_its"}
     with contextlib.suppress(InputError):  # of a script that is not here
         method = find_method(str(values.get("script", "")))
-        names |= {*method.flags, *method.objective_flags, *method.coding_flags}
+        names |= {*method.image_flags, *method.flags}
+        names |= {*method.objective_flags, *method.coding_flags}
         names -= {"side_info"}  # a file of each image
     return {key: value.item() for key, value in values.items() if key in names}
 

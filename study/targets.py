@@ -15,16 +15,16 @@ too, of at most the same size.
 import os
 import tempfile
 
-import bjontegaard
 import numpy as np
 
 import utils
 from imaging import codecs, panels
 from imaging.reading import read_image
 from inference import scripts
+from inference.methods import find_method
 from runtime import files
 from runtime.errors import InputError
-from study import command, documents, figures, inputs, tables, tasks
+from study import command, curves, documents, figures, inputs, statistics, tables, tasks
 
 FACTORS = (0.5, 0.7, 0.85, 1.0, 1.1)  # rates asked for, relative to those of plain runs
 LAMBDAS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)  # of one model, relative to its own
@@ -37,9 +37,10 @@ class Runs:
     """Runs a method on one image, in fresh processes.
 
     Args:
-      image: a `tasks.Image`.
+      image: an `inputs.Image`.
       method: script and flags.
       args: the command line.
+      folder: for the image and the results.
     """
 
     def __init__(self, image, method, args, folder):
@@ -89,14 +90,16 @@ def rates(args):
                 row = {"image": image.name, "factor": factor, "rate": rate}
                 try:
                     met = runs.result(args.runname, "--target_bpp", rate)
-                except SystemExit:  # the script has said that it misses the target
+                except SystemExit as error:
+                    if error.code != 2:  # else the script has said that it misses the target
+                        raise
                     yield {**row, **dict.fromkeys(RATES, np.nan)}
                     continue
                 best = oracle(runs, args.runname, key, rate, float(plain["lmbda"]))
                 lmbda = float(best["lmbda"])
                 losses = [lmbda * value(r, "mse") + value(r, "est_bpp") for r in (met, best)]
                 its = float(plain["sga_its"])
-                figures = (
+                values = (
                     value(met, key) / rate - 1,
                     value(best, key) / rate - 1,
                     1 + float(met["more_its"]) / its,
@@ -105,7 +108,7 @@ def rates(args):
                     lmbda,
                     losses[0] / losses[1] - 1,
                 )
-                yield {**row, **dict(zip(RATES, figures))}
+                yield {**row, **dict(zip(RATES, values))}
 
 
 def summary(rows):
@@ -132,7 +135,7 @@ def summary(rows):
         ("at worst", "worst", "{:+.2f}%"),
     ]
     title = "Targets: rates, iterations and seconds in units of those of a plain run"
-    return documents.Table("targets", title, columns, [line for line in lines if line], [])
+    return documents.Table("targets", title, columns, lines, [])
 
 
 def _short(row):
@@ -190,11 +193,9 @@ def step_summary(rows):
     for way, (bpp, psnr) in found.items():
         line = {"way": way, "from": bpp.min(), "to": bpp.max()}
         line.update({"lowest": psnr.min(), "highest": psnr.max()})
-        if way != "λ" and len(bpp) >= 4:  # the points that a delta needs
-            points = (*found["λ"], bpp, psnr)
-            options = {"method": "pchip", "require_matching_points": False}
-            line["rate"] = bjontegaard.bd_rate(*points, **options)
-            line["psnr"] = bjontegaard.bd_psnr(*points, **options)
+        if way != "λ":
+            delta = statistics.delta(*(_curve(name, found[name]) for name in ("λ", way)))
+            line.update(rate=delta["bd_rate"], psnr=delta["bd_psnr"], note=delta["reason"])
         lines.append(line)
     columns = [
         ("varied", "way", "{}"),
@@ -204,8 +205,15 @@ def step_summary(rows):
         ("most PSNR", "highest", "{:.2f}"),
         ("BD-rate to λ alone", "rate", "{:+.1f}%"),
         ("BD-PSNR", "psnr", "{:+.2f} dB"),
+        ("remarks", "note", "{}"),
     ]
     return documents.Table("steps", "One model at many rates", columns, lines, [])
+
+
+def _curve(way, points):
+    """A `curves.Curve` of means, from an array (2, n) of rates and PSNR."""
+    points = [{"rate": bpp, "psnr": psnr} for bpp, psnr in sorted(points.T.tolist())]
+    return curves.Curve("", way, points, {}, True)
 
 
 def draw_steps(rows):
@@ -260,8 +268,36 @@ def picture(args):
 # --- The command -----------------------------------------------------------------------------
 
 
+USED = {  # for each part, the flag of the method that it needs, and options that others lack
+    "rates": ("target_bpp", ("runname",)),
+    "steps": ("step", ("models",)),
+    "picture": ("max_bytes", ("runname", "bytes")),
+}
+
+
+def check(args):
+    """Refuses what a part of this command would not use; sets defaults of what it uses.
+
+    Raises:
+      InputError: an option is of another part, or the method lacks the flag that is needed.
+    """
+    flag, options = USED[args.part]
+    for name, default in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+        elif name not in options:
+            raise InputError("--{}: not for {}".format(name, args.part))
+    method = find_method(tasks.split(args.method)[0])
+    if flag not in method.objective_flags or (args.part == "rates" and not method.flags):
+        raise InputError("--method {}: has no --{} to choose".format(args.method, flag))
+
+
+DEFAULTS = {"runname": scripts.demo_run("mbt2018"), "models": ["mbt2018-*"], "bytes": 0}
+
+
 def main(argv=None):
     args = parse(argv)
+    check(args)
     if args.part == "picture":
         picture(args)
         return
@@ -280,14 +316,16 @@ def main(argv=None):
 
 
 def parse(argv):
-    parser = command.parser("study.targets", __doc__, "--checkpoint_dir", "--runname")
+    parser = command.parser("study.targets", __doc__, "--checkpoint_dir")
     add = parser.add_argument
     add("part", choices=("rates", "steps", "picture"))
     add("images", nargs="+", help="image files, folders or patterns")
     add("--crop", type=command.size, metavar="WxH", help="take centre crops of this size")
     add("--method", default="sga --preset fast", help="script and its flags (%(default)s)")
-    add("--models", nargs="+", default=["mbt2018-*"], help="run folders, for steps (%(default)s)")
-    add("--bytes", type=command.positive, default=0, help="size of the files, for picture")
+    text = "run folder, or for picture a pattern of them ({})"
+    add("--runname", help=text.format(DEFAULTS["runname"]))
+    add("--models", nargs="+", help="run folders, for steps ({})".format(*DEFAULTS["models"]))
+    add("--bytes", type=command.positive, help="size of the files, for picture")
     command.add_output(parser, "results/targets")
     return parser.parse_args(argv)
 

@@ -140,7 +140,7 @@ def make_tasks(images, methods, models, seeds=None):
             found = _of_script(name, flags, models, seeds)
         for kind in found:
             kinds[repr(kind)] = kind
-    return [Task(image, *kind, _key(image, *kind)) for image in images for kind in kinds.values()]
+    return [Task(image, *kind, key_of(image, *kind)) for image in images for kind in kinds.values()]
 
 
 def _of_codec(name, flags):
@@ -203,12 +203,19 @@ def parse(script, flags, runname):
     named = (args.output, args.results_dir, args.save_reconstruction)
     if any(named) or args.eval_imgs != "image" or getattr(args, "side_info", None):
         raise InputError("{} {}: files are not named here".format(script, " ".join(flags)))
+    if args.overwrite or args.eval_batch_size > 1:
+        line = "{} {}: in studies there is no --overwrite and no --eval_batch_size"
+        raise InputError(line.format(script, " ".join(flags)))
+    if getattr(args, "weight_map", ""):
+        args.weight_map = os.path.abspath(args.weight_map)  # processes run in another folder
     return args
 
 
-def _key(image, method, run, settings, code):
+def key_of(image, method, run, settings, code):
+    """The `key` of a `Task`: a digest of all that its result depends on."""
     model = (run.name, run.sha256) if run else ("", "")
-    identity = [method.split()[0], code, *model, image.sha256, settings]
     if settings.get("weight_map"):
-        identity.append(hashlib.sha256(files.read_bytes(settings["weight_map"])).hexdigest())
+        content = files.read_bytes(settings["weight_map"])
+        settings = {**settings, "weight_map": hashlib.sha256(content).hexdigest()}
+    identity = [method.split()[0], code, *model, image.sha256, settings]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -566,3 +566,10 @@ def test_presets(untrained, photo, tmp_path, capsys):
     assert "--classes" in line and "2, 3" in line
     line = refused(capsys, "map", untrained, photo[0], tmp_path / "r", "--preset", "fast")
     assert "--preset" in line
+
+
+def test_the_demo_of_an_image_that_is_not_there():
+    command = [sys.executable, "-m", "tools.demo", "--image", "none.png"]
+    process = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE)
+    assert process.returncode == 2
+    assert process.stderr.decode().splitlines() == ["demo: error: none.png: no such image"]

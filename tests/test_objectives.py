@@ -1,6 +1,7 @@
 """What counts in the loss: the region of a map, and the step of y's grid."""
 
 import os
+import shutil
 import zlib
 
 import conftest
@@ -64,9 +65,21 @@ def test_distortion_counts_in_the_region(photo, shipped, tmp_path):
     loss = 0.02 * weighted + result["est_bpp"][0]
     assert result["est_rd_loss"][0] == pytest.approx(loss, rel=1e-5)
     assert result["psnr_inside"][0] > result["psnr_outside"][0]
-    assert (
-        result["mse"][0] == pytest.approx(squares.mean(), rel=1e-5) and result["mse"] > plain["mse"]
-    )
+    assert result["mse"][0] == pytest.approx(squares.mean(), rel=1e-5)
+    assert result["mse"] > plain["mse"]
+
+
+def test_a_result_of_another_map_is_not_replaced(photo, shipped, tmp_path, capsys):
+    """The map is another if its file says something else, though its path is the same."""
+    flags = ("--sga_its", 1, "--weight_map", grey(tmp_path / "map.png", half_bright()))
+    argv = ("sga", RUNS["sga"], photo, tmp_path, *flags)
+    conftest.compress(*argv, checkpoint_dir=shipped)
+    conftest.compress(*argv, checkpoint_dir=shipped)
+    grey(tmp_path / "map.png", half_bright()[:, ::-1])
+    with pytest.raises(SystemExit) as exit:
+        conftest.compress(*argv, checkpoint_dir=shipped)
+    message = capsys.readouterr().err
+    assert exit.value.code == 2 and "weight_map_sha256" in message and "--overwrite" in message
 
 
 def test_a_map_as_it_is(photo, shipped, tmp_path):
@@ -227,3 +240,11 @@ def test_an_automatic_step(photo, shipped, tmp_path):
         flags = ("--sga_its", 2, "--lambda", lmbda, "--step", "auto")
         found.append(float(compress("sga", tmp_path, photo, shipped, *flags)["step"]))
     assert found[0] > found[1] == 1 > found[2]
+
+
+def test_an_automatic_step_needs_a_lambda_to_compare_with(photo, shipped, tmp_path, capsys):
+    shutil.copytree(os.path.join(str(shipped), RUNS["sga"]), str(tmp_path / "mine"))
+    argv = ("sga", "mine", photo, tmp_path, "--lambda", 0.01, "--step", "auto")
+    with pytest.raises(SystemExit) as exit:
+        conftest.compress(*argv, checkpoint_dir=tmp_path)
+    assert exit.value.code == 2 and "--step auto: mine has no λ" in capsys.readouterr().err

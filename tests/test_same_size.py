@@ -9,7 +9,7 @@ from conftest import ROOT
 from PIL import Image
 
 from imaging import codecs
-from study import same_size
+from study import inputs, same_size
 
 CHELSEA = os.path.join(ROOT, "samples", "chelsea.png")
 PIXELS = np.asarray(Image.open(CHELSEA))[40:200, 100:300]
@@ -121,9 +121,34 @@ def test_files_that_a_codec_cannot_make_are_left_out(tmp_path, capsys):
     """0.02 bits per pixel are 80 bytes, where JPEG's headers alone take more."""
     Image.fromarray(PIXELS).save(str(tmp_path / "chelsea.png"))
     table = TABLE.format(30, 30).replace("0.5,0.7,0.6", "0.5,0.02,").replace("bb_sga", "sga")
-    (tmp_path / "images.csv").write_text(table.replace("sga,m,0.01,0.5,0.02", "sga,m,1,0.5,0.02"))
+    (tmp_path / "images.csv").write_text(table)
     paths = [str(tmp_path / name) for name in ("images.csv", "chelsea.png")]
     same_size.main([*paths, "--output", str(tmp_path)])
     out = capsys.readouterr().out
     jpeg = codecs.psnr_at_size("jpeg", PIXELS, 0.6 * PIXELS.shape[0] * PIXELS.shape[1] / 8)
     assert "{:+.2f} dB (1)".format(30 - jpeg) in out
+
+
+def test_rates_beyond_a_published_curve_and_several_lambdas(tmp_path, capsys):
+    Image.fromarray(PIXELS).save(str(tmp_path / "chelsea.png"))
+    table = TABLE.format(30, 31).replace("bb_sga,m,0.01", "sga,m,0.02")
+    (tmp_path / "images.csv").write_text(table)
+    (tmp_path / "m-psnr.csv").write_text("0.7, 28\n1.2, 30\n")
+    argv = [str(tmp_path / "images.csv"), str(tmp_path / "chelsea.png"), "--output", str(tmp_path)]
+    same_size.main([*argv, "--published", str(tmp_path / "m-psnr.csv")])
+    first, second = capsys.readouterr().out.splitlines()[1:3]
+    assert first.split()[:5] == ["sga", "m", "0.01", "1", "0.6000"] and "30.00 dB" in first
+    assert second.split()[:5] == ["sga", "m", "0.02", "1", "0.6000"] and "31.00 dB" in second
+    assert "published" not in (tmp_path / "same_size.md").read_text()
+    with pytest.raises(same_size.InputError, match="chelsea.png"):
+        same_size.main([*argv, "--published", str(tmp_path / "chelsea.png")])
+
+
+def test_other_pixels_than_the_study_had(tmp_path):
+    """A crop's size in bits per pixel would be taken for that of the whole image."""
+    lines = TABLE.format(30, 30).splitlines()
+    digest = inputs.digest(PIXELS)
+    table = [lines[0] + ",image_sha256", *(line + "," + digest for line in lines[1:])]
+    (tmp_path / "images.csv").write_text("\n".join(table))
+    with pytest.raises(same_size.InputError, match="other pixels .*--crop"):
+        same_size.main([str(tmp_path / "images.csv"), CHELSEA, "--output", str(tmp_path)])

@@ -144,6 +144,8 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained, monk
         (["{images}", "--methods", "sga '"], "not the name of a script and its flags"),
         (["{images}", "--methods", "inference"], "inference: no script of that name is a method"),
         (["{images}", "--methods", "sga out.tfci"], "sga out.tfci: files are not named here"),
+        (["{images}", "--methods", "sga --overwrite"], "there is no --overwrite"),
+        (["{images}", "--methods", "sga --eval_batch_size 2"], "and no --eval_batch_size"),
         (["{images}", "--models", "nothing"], "no such run folder"),
         (
             ["{images}", "--models", "mbt2018_bb-*", "--methods", "sga"],

@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 import pytest
 from conftest import ROOT, UNTRAINED
+from PIL import Image
 from test_study import made_rows, write_images, write_rows
 
 from runtime import files
@@ -188,6 +189,18 @@ def test_what_a_script_refuses_is_not_tried_again(task, monkeypatch):
 def test_code_that_changes_meanwhile_is_not_taken(task):
     reason = execution.attempt(task._replace(version="other"), 1).refusal
     assert reason == "sga.py, or what it imports, is not as it was when the study began"
+
+
+def test_a_map_that_changes_meanwhile_is_not_taken(task, tmp_path):
+    path = str(tmp_path / "map.png")
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(path)
+    settings = {**task.settings, "weight_map": path}
+    task = task._replace(settings=settings)
+    task = task._replace(key=tasks.key_of(*task[:5]))
+    assert not execution.attempt(task, 1).refusal
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16).T).save(path)
+    reason = execution.attempt(task, 1).refusal
+    assert reason == path + ": is not as it was when the study began"
 
 
 # --- The table of a study --------------------------------------------------------------------
@@ -535,6 +548,9 @@ def test_results_are_called_by_the_settings_in_which_they_differ(tmp_path):
     )
     assert tables.labels([one, three]) == ["sga", "sga --lr 1"]
     assert tables.labels([one, two, three]) == ["sga --seed 0", "sga --seed 1", "sga --lr 1"]
+    padded = tables.load(made_result(tmp_path / "x.npz", pad="edge"))
+    plain = tables.load(made_result(tmp_path / "x.npz", pad="none"))
+    assert tables.labels([plain, padded]) == ["sga --pad none", "sga --pad edge"]
     assert tables.labels([one]) == ["sga"] and tables.labels([one, one]) == ["sga", "sga"]
 
 

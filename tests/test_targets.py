@@ -12,6 +12,7 @@ import study.targets
 from coding import container, writers
 from inference import steering, targets
 from model import checkpoints
+from runtime.errors import InputError
 from study import documents
 
 RUNS = runs("-num_filters=8-lmbda=0.02")
@@ -297,6 +298,22 @@ def test_a_summary_of_rates():
     lines = documents.cells(study.targets.summary(rows))
     assert ["0.5", "0 of 1", *["–"] * 5] in lines
     assert ["1", "2 of 2", "0.40%", "1.10", "1.20", "+0.10%", "+0.30%"] in lines
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (("rates", "--models", "x"), "--models: not for rates"),
+        (("steps", "--runname", "x"), "--runname: not for steps"),
+        (("steps", "--bytes", "9"), "--bytes: not for steps"),
+        (("rates", "--method", "mbt2018"), "--method mbt2018: has no --target_bpp to choose"),
+        (("steps", "--method", "bb_sga"), "--method bb_sga: has no --step to choose"),
+        (("picture", "--method", "bb_no_sga"), "--method bb_no_sga: has no --max_bytes"),
+    ],
+)
+def test_options_that_a_part_of_the_evaluation_does_not_use(argv, message, photo):
+    with pytest.raises(InputError, match=message):
+        study.targets.main([argv[0], str(photo), *argv[1:]])
 
 
 def test_a_summary_of_steps():

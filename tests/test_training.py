@@ -270,6 +270,11 @@ def test_a_shipped_model_is_not_trained_further(trained, photos, tmp_path, capsy
     steps = [int(step) for step in re.findall(r'"last_step": (\d+)', record)]
     assert steps == [STEPS, 1]
     assert '"init_from_step": {}'.format(STEPS) in record and '"start_step": 0' in record
+    # It goes on without saying what it began with; learning curves still count those steps.
+    train("mbt2018_bb", photos, tmp_path, "--last_step", 2)
+    with open(os.path.join(folder, "args.json")) as file:
+        settings = json.load(file)
+    assert (settings["start_step"], settings["init_from_step"]) == (1, STEPS)
 
 
 def test_a_run_that_was_moved_goes_on(copy, trained, photos, tmp_path, capsys):
@@ -454,6 +459,13 @@ def test_a_recipe_resumes_after_a_kill(photos, tmp_path):
     outputs = sorted(glob.glob(str(tmp_path / "out" / "*")))
     assert [os.path.basename(path) for path in outputs] == ["mbt2018_bb-num_filters=4-lmbda=0.001"]
     assert not any("Adam" in name for path in outputs for name in checkpoint_values(path))
+
+
+def test_a_stage_waits_for_the_one_that_it_starts_from(tmp_path, capsys):
+    argv = ["--train_glob", "none", "--checkpoint_dir", str(tmp_path), "--only", "mbt2018-0.001"]
+    with pytest.raises(SystemExit) as exit:
+        recipe.main(argv)
+    assert exit.value.code == 2 and "trunk, which is at step 0 of 44289" in capsys.readouterr().err
 
 
 def test_learning_curves_count_the_steps_before(tmp_path, capsys):

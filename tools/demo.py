@@ -6,7 +6,6 @@ size of SGA's file. Prints the results, and draws the reconstructions side by si
 
 import argparse
 import os
-import sys
 
 import numpy as np
 from PIL import Image
@@ -15,6 +14,7 @@ import utils
 from imaging import codecs, panels
 from imaging.reading import read_image
 from inference import scripts
+from runtime import signals
 
 RUN = scripts.demo_run("mbt2018")
 
@@ -67,7 +67,5 @@ def classical(original, bpp):
 
 
 if __name__ == "__main__":
-    try:
+    with signals.command("demo"):
         main()
-    except KeyboardInterrupt:
-        sys.exit(130)

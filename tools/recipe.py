@@ -18,7 +18,7 @@ import shutil
 
 import tf_boilerplate
 from model import checkpoints
-from runtime import console, signals
+from runtime import console, files, signals
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from tools import export
@@ -64,6 +64,15 @@ def steps_done(args, stage):
     """The step of a stage's newest checkpoint, or 0."""
     checkpoint = checkpoints.newest_checkpoint(run_folder(args, stage))
     return checkpoints.read_checkpoint(checkpoint)[1] if checkpoint else 0
+
+
+def check_source(args, stage):
+    """Raises `InputError` unless the stage that a stage starts from has ended."""
+    for source in STAGES:
+        if source.name == stage.source and steps_done(args, source) < steps(args, source):
+            line = "{}: starts from {}, which is at step {} of {}; --only {} ends it"
+            figures = stage.name, source.name, steps_done(args, source), steps(args, source)
+            raise InputError(line.format(*figures, source.name))
 
 
 def train(args, stage):
@@ -130,6 +139,8 @@ def main(argv=None):
     with signals.command("recipe"):
         if args.scale <= 0:
             raise InputError("--scale: {} is not above 0".format(args.scale))
+        if args.output:
+            files.check_folder(args.output)
         stages = [stage for stage in STAGES if stage.name in args.only]
         for stage in stages:
             figures = stage.name, steps_done(args, stage), steps(args, stage)
@@ -138,6 +149,7 @@ def main(argv=None):
             return
         for stage in stages:
             if steps_done(args, stage) < steps(args, stage):
+                check_source(args, stage)
                 train(args, stage)
             if args.output and stage.source:
                 publish(run_folder(args, stage), args.output)

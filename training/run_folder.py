@@ -17,7 +17,7 @@ from training import horovod, validation
 LAST_OF_H_A = "hyper_analysis_transform/layer_2/kernel_rdft"  # (frequencies, N·channels of z)
 
 
-def record_settings(folder, args, start):
+def record_settings(folder, args, start, is_new):
     """Writes the settings to args.json in the run folder and appends them to record.txt.
 
     The record of a new run that starts from another run's weights (`--init_from`) begins with a
@@ -25,20 +25,24 @@ def record_settings(folder, args, start):
 
     Args:
       start: the step from which training resumes.
+      is_new: whether there was no checkpoint to resume from.
     """
     settings = {**vars(args), "workers": horovod.size(), "start_step": start}
-    path = os.path.join(folder, "record.txt")
+    path, args_path = (os.path.join(folder, name) for name in ("record.txt", "args.json"))
     history = ""
-    if args.init_from and not os.path.exists(path):
-        settings["init_from_step"] = checkpoints.read_checkpoint(
-            checkpoints.newest_checkpoint(args.init_from)
-        )[1]
-        with contextlib.suppress(FileNotFoundError), open(
-            os.path.join(args.init_from, "record.txt")
-        ) as file:
-            history = file.read()
+    if args.init_from and is_new:
+        source = checkpoints.newest_checkpoint(args.init_from)
+        settings["init_from_step"] = checkpoints.read_checkpoint(source)[1]
+        if not os.path.exists(path):
+            with contextlib.suppress(FileNotFoundError), open(
+                os.path.join(args.init_from, "record.txt")
+            ) as file:
+                history = file.read()
+    elif not is_new:  # the steps of that other model still count
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError), open(args_path) as file:
+            settings["init_from_step"] = json.load(file)["init_from_step"]
     settings = json.dumps(settings, indent=4, sort_keys=True)
-    with files.atomic_write(os.path.join(folder, "args.json")) as file:
+    with files.atomic_write(args_path) as file:
         file.write(settings.encode())
     with open(path, "a") as file:
         file.write("{}{}\n{}\n\n".format(history, time.strftime("%Y-%m-%d %H:%M:%S"), settings))

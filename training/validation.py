@@ -87,6 +87,16 @@ class Validation:
             x, metrics = self._graphs[image.shape]
             sums.update(session.run(metrics, {x: image[None]}))
         means = {key: float(value) / len(self._images) for key, value in sums.items()}
+        # Before the row, which says that this checkpoint is there.
+        if means["rd_loss"] < self._best and self._sound.holds(session):
+            self._best = means["rd_loss"]
+            self._saver.save(
+                session,
+                os.path.join(self._folder, BEST),
+                step,
+                latest_filename=BEST_STATE,
+                write_meta_graph=False,
+            )
         path = os.path.join(self._folder, LOG)
         is_new = not os.path.exists(path)
         with open(path, "a", newline="") as file:
@@ -100,15 +110,6 @@ class Validation:
             values = [tf.Summary.Value(tag=tag, simple_value=v) for tag, v in tags.items()]
             self._tensorboard.add_summary(tf.Summary(value=values), step)
             self._tensorboard.flush()
-        if means["rd_loss"] < self._best and self._sound.holds(session):
-            self._best = means["rd_loss"]
-            self._saver.save(
-                session,
-                os.path.join(self._folder, BEST),
-                step,
-                latest_filename=BEST_STATE,
-                write_meta_graph=False,
-            )
         self._measured = time.time()
         return means
 
