@@ -193,9 +193,8 @@ def compress(method_class, args):
         if path:
             settings = {**method_class.settings(args), **aim.digests()}
             settings["eval_batch_size"] = args.eval_batch_size
-            utils.check_result(
-                path, images.sha256, settings, method_class.defaults(), args.overwrite
-            )
+            defaults = method_class.defaults()
+            utils.check_result(path, images.sha256, settings, defaults, args.overwrite)
         weights = checkpoints.load(method_class.model_class, run)
         writer = method_class.coder(run, weights, args)
         evaluator = evaluation.Evaluator(method_class, weights, args, aim)
@@ -358,8 +357,7 @@ def parse(script, doc, method_class, training_graph, argv=None):
     if getattr(args, "preset", ""):
         commands.choices[args.command].set_defaults(**method_class.presets[args.preset])
         args, unknown = parser.parse_known_args(argv)
-    takes_output = getattr(args, "output", "") is None
-    if takes_output and len(unknown) == 1 and not unknown[0].startswith("-"):
+    if getattr(args, "output", "") is None and len(unknown) == 1 and not unknown[0].startswith("-"):
         args.output = os.path.expanduser(unknown.pop())  # argparse accepts it only before the flags
     if unknown:
         places = " (which goes before it)" if unknown[0] in parser._option_string_actions else ""
