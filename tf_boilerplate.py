@@ -80,7 +80,7 @@ def train(script, training_graph, args):
             run_folder.check_resumable(checkpoint, saved)
             init_fn = run_folder.restore(checkpoint, saved)
         else:
-            init_fn = run_folder.warm_start(args.init_from, saved)
+            init_fn = run_folder.warm_start(args.init_from, saved, model, x)
         sound = run_folder.Sound(model, args.lmbda, saved)
         if args.val_glob:
             measured = validation.Validation(

@@ -14,6 +14,8 @@ from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from training import horovod, validation
 
+FIT_SIGMA = 0.1  # standard deviation of q(z|y) that a new bits-back model begins with
+FIT_STEPS, FIT_RATE = 300, 1e-2  # to fit it, by Adam
 LAST_OF_H_A = "hyper_analysis_transform/layer_2/kernel_rdft"  # (frequencies, N·channels of z)
 
 
@@ -68,11 +70,20 @@ def restore(checkpoint, variables):
     return lambda scaffold, session: saver.restore(session, checkpoint)
 
 
-def warm_start(source, variables):
+def warm_start(source, variables, model, x):
     """An initialiser that copies those trainable `variables` that a run folder, `source`, has.
 
     A bits-back model also takes a base model's p(z), which has another scope there, and what h_a
-    maps to z, as its z_mean.
+    maps to z, as its z_mean. The base model's p(z) is the density of z without noise, which is
+    narrow where z hardly varies, so the standard deviation of q is fitted to `FIT_SIGMA` before
+    training begins. With random weights it would be about 1: the large gradients that follow undo
+    part of what h_s has learned, and Adam's second moments remember them for thousands of steps.
+
+    Args:
+      source: path of a run folder; '' for none.
+      variables: the model's, of which some are trainable.
+      model: a `hyperprior.Mbt2018` with these variables.
+      x: (N, H, W, 3), the patches that training sees.
 
     Returns:
       A function for `tf.train.Scaffold`; None if `source` is ''.
@@ -100,6 +111,13 @@ def warm_start(source, variables):
     if not values:
         raise InputError("--init_from: {}: none of its weights fit this model".format(checkpoint))
 
+    fit = tf.no_op()
+    if means:
+        error = model.hyper_analysis(model.analysis(x))["z_logvar"] - 2 * np.log(FIT_SIGMA)
+        fit = tf.train.AdamOptimizer(FIT_RATE).minimize(
+            tf.reduce_mean(tf.math.square(error)), var_list=[v for v, _ in means]
+        )
+
     def initialise(scaffold, session):
         for v, z in means:
             frequencies, size = z.shape
@@ -109,6 +127,8 @@ def warm_start(source, variables):
             values[v] = kernel.reshape(frequencies, -1)
         for v, value in values.items():
             v.load(value, session)
+        for _ in range(FIT_STEPS if means else 0):
+            session.run(fit)
         print("{} of {} weights are from {}".format(len(values), len(wanted), checkpoint))
 
     return initialise
