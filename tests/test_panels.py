@@ -24,6 +24,6 @@ def test_images_and_labels(width, bar, tmp_path):
 
 def test_a_label_longer_than_an_image(tmp_path):
     text, one = 20 * "text ", np.zeros((10, 20, 3), np.uint8)
-    panels.write(str(tmp_path / "p.png"), [(text, one)])
+    panels.write(str(tmp_path / "p.png"), [(text, one)], columns=1)
     picture = Image.open(str(tmp_path / "p.png"))
     assert picture.size == (panels.label(text, 1).width, 10 + panels.BAR)
