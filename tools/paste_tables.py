@@ -13,10 +13,9 @@ The files are written by `study.report` and `study.budgets`.
 import glob
 import os
 import re
-import sys
 
 from inference.scripts import ROOT
-from runtime import files
+from runtime import files, signals
 
 BLOCK = re.compile(
     r"(<!-- table: (?P<path>[^,;\n]+?)(?:, (?P<heading>[^;\n]+?))?"
@@ -83,4 +82,5 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with signals.command("paste_tables"):
+        main()
