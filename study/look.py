@@ -14,6 +14,7 @@ channels. Files, results and figure are written to the output folder.
 import collections
 import os
 import re
+import textwrap
 
 import matplotlib.colors
 import matplotlib.patches
@@ -89,14 +90,15 @@ def decode(content, run, method):
     return pixels, nats / np.log(2)
 
 
-def most_different(a, b, side):
+def most_different(a, b, side, inside):
     """Top and left of the square window with the largest squared difference between two images.
 
     Args:
       a, b: (H, W, 3).
       side: side length of the window, in pixels.
+      inside: bool (H, W), the pixels that count.
     """
-    squares = np.square(a.astype(np.int64) - b).sum(axis=2)
+    squares = np.square(a.astype(np.int64) - b).sum(axis=2) * inside
     sums = np.pad(squares, ((1, 0), (1, 0)), "constant").cumsum(axis=0).cumsum(axis=1)
     windows = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     return np.unravel_index(int(np.argmax(windows)), windows.shape)
@@ -115,7 +117,10 @@ def draw(title, original, base, method, side):
       side: side length of the window, in pixels.
     """
     height, width, _ = original.shape
-    top, left = most_different(base.pixels, method.pixels, side)
+    weight_map, inside = str(method.result.get("weight_map", "")), np.ones((height, width), bool)
+    if weight_map:
+        inside = utils.read_image(weight_map)[..., 0] >= regions.HALF
+    top, left = most_different(base.pixels, method.pixels, side, inside)
     window = (slice(top, top + side), slice(left, left + side))
     shape = np.clip(height / width, 0.3, 1.5)
     column = 3.6 / max(shape, 1) ** 0.7  # inches
@@ -132,7 +137,8 @@ def draw(title, original, base, method, side):
         ax.set(xticks=[], yticks=[])
 
     panels = [(original, "original\n24 bpp\n")]
-    panels += [(coded.pixels, caption(coded)) for coded in (base, method)]
+    for coded in (base, method):
+        panels.append((coded.pixels, "\n".join([lines(coded.name), *caption(coded)])))
     for ax, (pixels, label) in zip(axes[0], panels):
         ax.imshow(pixels)
         ax.set_xlabel(figures.plain(label))
@@ -140,17 +146,16 @@ def draw(title, original, base, method, side):
             frame = matplotlib.patches.Rectangle((left - 0.5, top - 0.5), side, side, fill=False)
             frame.set(edgecolor=colour, linewidth=line)
             ax.add_patch(frame)
-    weight_map = str(method.result.get("weight_map", ""))
-    if weight_map:
-        for ax in axes[0]:
-            grey = utils.read_image(weight_map)[..., 0]
-            ax.contour(grey, levels=[regions.HALF - 0.5], colors="yellow", linewidths=1)
+        if weight_map:
+            ax.contour(inside, levels=[0.5], colors="yellow", linewidths=1)
     for ax, (pixels, _) in zip(axes[1], panels):
         ax.imshow(pixels[window], interpolation="nearest")
-    axes[1, 0].set_xlabel("where the two differ most:\n{0} × {0} pixels".format(side))
+    where = ", of the region" if weight_map else ""
+    text = "where the two differ most{1}:\n{0} × {0} pixels"
+    axes[1, 0].set_xlabel(text.format(side, where))
     for ax, coded in zip(axes[1, 1:], (base, method)):
-        name, db = figures.plain(coded.name), codecs.psnr(coded.pixels[window], original[window])
-        ax.set_xlabel("{}\nin this window {:.2f} dB".format(name, db))
+        db = codecs.psnr(coded.pixels[window], original[window])
+        ax.set_xlabel("{}\nin this window {:.2f} dB".format(lines(coded.name), db))
 
     _draw_bits(figure, axes[2], base, method, (height, width))
     return figure
@@ -167,15 +172,15 @@ def _draw_bits(figure, axes, base, method, size):
         y = coded.bits.sum()
         z = estimate(coded.result) * height * width - y
         net = "net " if "net_bpp" in coded.result else ""
-        name = figures.plain(coded.name)
-        ax.set_xlabel("{}\ny {:.0f} bits (shown), z {}{:.0f} bits".format(name, y, net, z))
+        text = "{}\ny {:.0f} bits (shown), z {}{:.0f} bits"
+        ax.set_xlabel(text.format(lines(coded.name), y, net, z))
     bar = {"location": "bottom", "pad": 0.03}
     figure.colorbar(shown, ax=list(axes[1:]), aspect=40, **bar).set_label("bits of y " + WHERE)
     change = method.bits - base.bits
     most = np.abs(change).max() or 1
     shown = axes[0].imshow(change, cmap="PuOr", vmin=-most, vmax=most, **style)
     bits = "{:+.0f}".format(change.sum()).replace("-", "−")
-    names = figures.plain("{} less {}".format(method.name, base.name))
+    names = lines("{} less {}".format(method.name, base.name))
     axes[0].set_xlabel("{}\ny {} bits".format(names, bits))
     figure.colorbar(shown, ax=axes[0], aspect=20, **bar).set_label("change of bits " + WHERE)
     for ax in axes:
@@ -183,20 +188,28 @@ def _draw_bits(figure, axes, base, method, size):
 
 
 WHERE = "per 16 × 16 pixels"
+WIDTH = 38  # letters of a line below an image
+
+
+def lines(name):
+    """A method's name in lines short enough to stand below an image."""
+    wrapped = textwrap.wrap(name, WIDTH, break_on_hyphens=False)
+    return figures.plain("\n".join(wrapped))
 
 
 def caption(coded):
-    """The caption under an image."""
+    """The lines under an image and its name: a list of str."""
     result, (height, width, _) = coded.result, coded.pixels.shape
     net = "net_bpp" in result
     size = result["net_bpp" if net else "actual_bpp"][0] * height * width / 8
-    text = "{}\n{:.4f} bpp, {:.2f} dB\nfile{}: {:.0f} bytes".format(
-        coded.name, estimate(result), result["psnr"][0], ", net" if net else "", size
-    )
+    found = [
+        "{:.4f} bpp, {:.2f} dB".format(estimate(result), result["psnr"][0]),
+        "file{}: {:.0f} bytes".format(", net" if net else "", size),
+    ]
     if "psnr_inside" in result:
         parts = (result["psnr_" + part][0] for part in ("inside", "outside"))
-        text += "\n{:.2f} dB inside, {:.2f} dB outside".format(*parts)
-    return text
+        found.append("{:.2f} dB inside, {:.2f} dB outside".format(*parts))
+    return found
 
 
 def estimate(result):
@@ -236,7 +249,7 @@ def main(argv=None):
     coded = [code(words, run, args) for words in ([base], [script, *flags])]
     figures.save(draw(title, original, *coded, args.window), path)
     for one in coded:
-        print(caption(one).replace("\n", ", "))
+        print(", ".join([one.name, *caption(one)]))
     print("wrote " + path)
 
 

@@ -184,11 +184,14 @@ def test_the_window_is_where_images_differ_most():
     b = a.copy()
     b[30:40, 17:27] ^= 128
     b[3, 50] ^= 255
-    assert look.most_different(a, b, 10) == (30, 17)
+    everywhere = np.ones(a.shape[:2], bool)
+    assert look.most_different(a, b, 10, everywhere) == (30, 17)
+    at_the_right = everywhere & (np.arange(61) >= 45)
+    assert look.most_different(a, b, 10, at_the_right) == (0, 41)
     b[:] = a
     b[49, 60] ^= 1
-    assert look.most_different(a, b, 7) == (43, 54)
-    assert look.most_different(a, b, 50) == (0, 11)
+    assert look.most_different(a, b, 7, everywhere) == (43, 54)
+    assert look.most_different(a, b, 50, everywhere) == (0, 11)
 
 
 @pytest.mark.parametrize("script", ["mbt2018", "sga", "bb_plain"])
