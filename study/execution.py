@@ -73,11 +73,11 @@ def run_task(task, threads):
     """
     begun = time.monotonic()
     pixels = inputs.read(task.image)
+    weight_map, line = task.settings.get("weight_map"), "{}: is not as it was when the study began"
     if inputs.digest(pixels) != task.image.sha256:
-        raise InputError("{}: is not as it was when the study began".format(task.image.path))
-    if task.settings.get("weight_map") and tasks.key_of(*task[:5]) != task.key:
-        line = "{}: is not as it was when the study began"
-        raise InputError(line.format(task.settings["weight_map"]))
+        raise InputError(line.format(task.image.path))
+    if weight_map and tasks.key_of(*task[:5]) != task.key:
+        raise InputError(line.format(weight_map))
     run = _of_script if task.run else _of_codec
     values, started = run(task, pixels, threads)
     values.update(

@@ -111,7 +111,6 @@ def warm_start(source, variables, model, x):
     if not values:
         raise InputError("--init_from: {}: none of its weights fit this model".format(checkpoint))
 
-    fit = tf.no_op()
     if means:
         error = model.hyper_analysis(model.analysis(x))["z_logvar"] - 2 * np.log(FIT_SIGMA)
         fit = tf.train.AdamOptimizer(FIT_RATE).minimize(
@@ -127,8 +126,9 @@ def warm_start(source, variables, model, x):
             values[v] = kernel.reshape(frequencies, -1)
         for v, value in values.items():
             v.load(value, session)
-        for _ in range(FIT_STEPS if means else 0):
-            session.run(fit)
+        if means:
+            for _ in range(FIT_STEPS):
+                session.run(fit)
         print("{} of {} weights are from {}".format(len(values), len(wanted), checkpoint))
 
     return initialise
