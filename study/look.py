@@ -155,7 +155,8 @@ def draw(title, original, base, method, side):
     axes[1, 0].set_xlabel(text.format(side, where))
     for ax, coded in zip(axes[1, 1:], (base, method)):
         db = codecs.psnr(coded.pixels[window], original[window])
-        ax.set_xlabel("{}\nin this window {:.2f} dB".format(lines(coded.name), db))
+        label = "{}\nin this window {:.2f} dB".format(lines(coded.name), db)
+        ax.set_xlabel(figures.plain(label))
 
     _draw_bits(figure, axes[2], base, method, (height, width))
     return figure
@@ -173,7 +174,7 @@ def _draw_bits(figure, axes, base, method, size):
         z = estimate(coded.result) * height * width - y
         net = "net " if "net_bpp" in coded.result else ""
         text = "{}\ny {:.0f} bits (shown), z {}{:.0f} bits"
-        ax.set_xlabel(text.format(lines(coded.name), y, net, z))
+        ax.set_xlabel(figures.plain(text.format(lines(coded.name), y, net, z)))
     bar = {"location": "bottom", "pad": 0.03}
     figure.colorbar(shown, ax=list(axes[1:]), aspect=40, **bar).set_label("bits of y " + WHERE)
     change = method.bits - base.bits
@@ -181,7 +182,7 @@ def _draw_bits(figure, axes, base, method, size):
     shown = axes[0].imshow(change, cmap="PuOr", vmin=-most, vmax=most, **style)
     bits = "{:+.0f}".format(change.sum()).replace("-", "−")
     names = lines("{} less {}".format(method.name, base.name))
-    axes[0].set_xlabel("{}\ny {} bits".format(names, bits))
+    axes[0].set_xlabel(figures.plain("{}\ny {} bits".format(names, bits)))
     figure.colorbar(shown, ax=axes[0], aspect=20, **bar).set_label("change of bits " + WHERE)
     for ax in axes:
         ax.set(xlim=(0, width), ylim=(height, 0))
@@ -193,8 +194,7 @@ WIDTH = 38  # letters of a line below an image
 
 def lines(name):
     """A method's name in lines short enough to stand below an image."""
-    wrapped = textwrap.wrap(name, WIDTH, break_on_hyphens=False)
-    return figures.plain("\n".join(wrapped))
+    return "\n".join(textwrap.wrap(name, WIDTH, break_on_hyphens=False))
 
 
 def caption(coded):
