@@ -118,8 +118,14 @@ def photograph(height, width):
     return np.tile(pixels, (rows, columns, 1))[:height, :width, :3]
 
 
-def our_iteration(script, folder, run, height, width, images=1, flags=()):
-    """A function that runs an iteration of a script on a batch with a model in `folder`."""
+def our_iteration(*args, **kwargs):
+    """A function that runs an iteration of a script; arguments as for `prepared`."""
+    session, update = prepared(*args, **kwargs)
+    return session.make_callable(update)
+
+
+def prepared(script, folder, run, height, width, images=1, flags=()):
+    """A session, and the iteration of a script on a batch in it, with a model in `folder`."""
     import numpy as np
 
     from inference.evaluation import Evaluation
@@ -136,7 +142,7 @@ def our_iteration(script, folder, run, height, width, images=1, flags=()):
     evaluation.begin(pixels)
     (stage,) = evaluation.method.stages
     evaluation.session.run(stage.start)
-    return evaluation.session.make_callable(stage.update)
+    return evaluation.session, stage.update
 
 
 def plain_iteration(name, folder, run, height, width):
@@ -189,6 +195,38 @@ def bench_iterations(args):
                 ),
                 flush=True,
             )
+
+
+OPERATIONS = {  # prefixes of TensorFlow's operations
+    "convolutions": ("Conv2D",),
+    "matrix products": ("MatMul", "BatchMatMul"),
+    "copies": ("Concat", "Split", "Transpose", "Tile", "Gather", "Pad", "Slice", "StridedSlice"),
+    "elementwise, sums": ("",),
+}
+
+
+def bench_operations(args):
+    """Prints how the time of an iteration of sga.py is divided among kinds of operations."""
+    from runtime.quiet_tf import tf
+
+    options = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE)
+    print("| N | image | {} |".format(" | ".join(OPERATIONS)))
+    print("|---" * (2 + len(OPERATIONS)) + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        for n, height, width in CASES:
+            with tf.Graph().as_default():
+                session, update = prepared("sga", folder, untrained(folder, n), height, width)
+                session.run(update)
+                times = dict.fromkeys(OPERATIONS, 0)
+                for _ in range(args.turns):
+                    trace = tf.RunMetadata()
+                    session.run(update, options=options, run_metadata=trace)
+                    for node in (n for d in trace.step_stats.dev_stats for n in d.node_stats):
+                        operation = node.timeline_label.split(" = ")[-1]
+                        kind = next(k for k in OPERATIONS if operation.startswith(OPERATIONS[k]))
+                        times[kind] += node.op_end_rel_micros - node.op_start_rel_micros
+            shares = ("{:.0%}".format(times[k] / sum(times.values())) for k in OPERATIONS)
+            print("| {} | {} × {} | {} |".format(n, width, height, " | ".join(shares)), flush=True)
 
 
 # --- Batches ---------------------------------------------------------------------------------
@@ -403,6 +441,7 @@ def main():
 
 BENCHES = {
     "iterations": bench_iterations,
+    "operations": bench_operations,
     "batches": bench_batches,
     "training": bench_training,
     "second_stage": bench_second_stage,
