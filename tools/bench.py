@@ -180,21 +180,10 @@ def bench_iterations(args):
                 plain, ours, product = take_turns(made, args.turns, 1 if n > 64 else 5)
             gflop = iteration_gflop(n, height, width)
             rate = gflop / ours * 1e3
+            share = rate / (2e-6 * MATRIX**3 / product)
             line = "| {} | {} × {} | {:.0f} ms | {:.0f} ms | {:.2f} | {:.1f} | {:.0f} | {:.0%} |"
-            print(
-                line.format(
-                    n,
-                    width,
-                    height,
-                    plain,
-                    ours,
-                    ours / plain,
-                    gflop,
-                    rate,
-                    rate / (2e-6 * MATRIX**3 / product),
-                ),
-                flush=True,
-            )
+            numbers = n, width, height, plain, ours, ours / plain, gflop, rate, share
+            print(line.format(*numbers), flush=True)
 
 
 OPERATIONS = {  # prefixes of TensorFlow's operations
