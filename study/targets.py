@@ -1,15 +1,17 @@
 """How well targets are met, what a step brings, and a picture of a given size by several codecs.
 
     python -m study.targets rates 'kodak/kodim0[1-6].png' --crop 192x128
+    python -m study.targets hits 'kodak/kodim0[1-6].png' --crop 192x128 --method 'ste --lr 5e-3'
     python -m study.targets steps 'kodak/kodim0[1-6].png' --crop 192x128 --models '*=64-*'
     python -m study.targets picture kodak/kodim07.png --bytes 6000
 
 `rates` asks for five rates, as factors of a plain run's, and compares each result with that of an
 oracle, which bisects λ with whole runs at fixed λ: the error of the rate, the iterations in units
-of a run's, and by how much λ·MSE + bpp, at the λ of the oracle, is larger. `steps` lets one model
-serve λ from 1/16 to 16 times its own, by λ alone and by λ and step, and compares that with the
-models trained for each λ (BD-rate, and a figure). `picture` draws files of JPEG, WebP and JPEG 2000
-too, of at most the same size.
+of a run's, and by how much λ·MSE + bpp, at the λ of the oracle, is larger. `hits` asks for five
+sizes in bytes and five PSNRs, by any method. `steps` lets one model serve λ from 1/16 to 16 times
+its own, by λ alone and by λ and step, and compares that with the models trained for each λ
+(BD-rate, and a figure). `picture` draws files of JPEG, WebP and JPEG 2000 too, of at most the same
+size.
 """
 
 import os
@@ -22,6 +24,7 @@ from imaging import codecs, panels
 from imaging.reading import read_image
 from inference import scripts
 from inference.methods import find_method
+from inference.targets import Target
 from runtime import files
 from runtime.errors import InputError
 from study import command, curves, documents, figures, inputs, statistics, tables, tasks
@@ -45,13 +48,22 @@ class Runs:
 
     def __init__(self, image, method, args, folder):
         self._script, self._flags = tasks.split(method)
-        self._folder, self._dir = folder, args.checkpoint_dir
+        self.folder, self._dir = folder, args.checkpoint_dir
         self._path = os.path.join(folder, image.name + ".png")
         utils.write_png(self._path, inputs.read(image))
 
+    def result_if_met(self, runname, *flags):
+        """The result of one run; None if the script says that it misses the target."""
+        try:
+            return self.result(runname, *flags)
+        except SystemExit as error:
+            if error.code != 2:
+                raise
+            return None
+
     def result(self, runname, *flags):
         """The result of one run, a dict."""
-        argv = (self._script, runname, self._path, self._folder, *self._flags, *flags)
+        argv = (self._script, runname, self._path, self.folder, *self._flags, *flags)
         return tables.load(scripts.compress(*argv, checkpoint_dir=self._dir, quiet=True))
 
 
@@ -88,11 +100,8 @@ def rates(args):
             for factor in FACTORS:
                 rate = round(factor * value(plain, key), 4)
                 row = {"image": image.name, "factor": factor, "rate": rate}
-                try:
-                    met = runs.result(args.runname, "--target_bpp", rate)
-                except SystemExit as error:
-                    if error.code != 2:  # else the script has said that it misses the target
-                        raise
+                met = runs.result_if_met(args.runname, "--target_bpp", rate)
+                if not met:
                     yield {**row, **dict.fromkeys(RATES, np.nan)}
                     continue
                 best = oracle(runs, args.runname, key, rate, float(plain["lmbda"]))
@@ -117,7 +126,7 @@ def summary(rows):
     for factor in FACTORS:
         of_factor = [row for row in rows if row["factor"] == factor]
         met = [row for row in of_factor if not np.isnan(row["error"])]
-        line = {"factor": factor, "met": "{} of {}".format(len(met), len(of_factor))}
+        line = {"factor": factor, "met": _of(met, of_factor)}
         if met:
             column = {key: np.array([row[key] for row in met]) for key in RATES}
             line["error"] = 100 * np.abs(column["error"]).max()
@@ -136,6 +145,83 @@ def summary(rows):
     ]
     title = "Targets: rates, iterations and seconds in units of those of a plain run"
     return documents.Table("targets", title, columns, lines, [])
+
+
+def hits(args):
+    """Yields rows, dicts, of every image, method, kind of target and target."""
+    for image in inputs.find(args.images, args.crop):
+        for method in args.methods:
+            with tempfile.TemporaryDirectory() as folder:
+                runs = Runs(image, method, args, folder)
+                yield from _hits_of(runs, image, method, args.runname)
+
+
+def _hits_of(runs, image, method, runname):
+    output = os.path.join(runs.folder, "out.tfci")
+    plain = runs.result(runname, output)
+    size, psnr = _size(plain, output), value(plain, "psnr")
+    # At the optimum, ∂MSE/∂bpp = -1/λ.
+    slope = value(plain, "est_bpp") / (float(plain["lmbda"]) * value(plain, "mse"))
+    for factor in FACTORS:
+        aims = {
+            "max_bytes": int(factor * size),
+            "target_psnr": round(psnr + 10 / np.log(10) * slope * (factor - 1), 2),
+        }
+        for kind, aim in aims.items():
+            row = {"method": method, "image": image.name, "kind": kind, "factor": factor}
+            row.update({"aim": aim, "reached": np.nan, "met": 0, "seconds": np.nan})
+            found = runs.result_if_met(runname, output, "--" + kind, aim)
+            if found:
+                is_size = kind == "max_bytes"
+                row["reached"] = _size(found, output) if is_size else value(found, "psnr")
+                target = Target(kind, aim, image.height * image.width)
+                log = target.log(8 * row["reached"], row["reached"])
+                row["met"] = int(target.side(log) == 0)
+                row["seconds"] = value(found, "seconds") / value(plain, "seconds")
+            yield row
+
+
+def _size(result, output):
+    """Bytes of a file; for bits-back coding, less what it gives back."""
+    size = os.path.getsize(output)
+    if "net_bpp" in result:
+        size *= value(result, "net_bpp") / value(result, "actual_bpp")
+    return size
+
+
+def hit_summary(rows):
+    """A `documents.Table` of the rows of `hits`, a line for each method and kind of target."""
+    lines = []
+    for method, kind in dict.fromkeys((row["method"], row["kind"]) for row in rows):
+        same = [row for row in rows if (row["method"], row["kind"]) == (method, kind)]
+        met = [row for row in same if row["met"]]
+        line = {"method": method, "kind": "--" + kind, "met": _of(met, same)}
+        if kind == "max_bytes":
+            line["over"] = str(sum(row["reached"] > row["aim"] for row in same))
+        if met:
+            aims, reached, seconds = (
+                np.array([row[key] for row in met]) for key in ("aim", "reached", "seconds")
+            )
+            if kind == "max_bytes":
+                line["error"] = "{:.2f}%".format(100 * (1 - reached / aims).max())
+            else:
+                line["error"] = "{:.3f} dB".format(np.abs(reached - aims).max())
+            line["seconds"] = seconds.mean()
+        lines.append(line)
+    columns = [
+        ("method", "method", "{}"),
+        ("target", "kind", "{}"),
+        ("met", "met", "{}"),
+        ("too large", "over", "{}"),
+        ("largest error", "error", "{}"),
+        ("seconds", "seconds", "{:.2f}"),
+    ]
+    title = "Targets: seconds in units of those of a plain run"
+    return documents.Table("hits", title, columns, lines, [])
+
+
+def _of(some, all_):
+    return "{} of {}".format(len(some), len(all_))
 
 
 def _short(row):
@@ -270,6 +356,7 @@ def picture(args):
 
 USED = {  # for each part, the flag of the method that it needs, and options that others lack
     "rates": ("target_bpp", ("runname",)),
+    "hits": ("max_bytes", ("runname",)),
     "steps": ("step", ("models",)),
     "picture": ("max_bytes", ("runname", "bytes")),
 }
@@ -287,12 +374,20 @@ def check(args):
             setattr(args, name, default)
         elif name not in options:
             raise InputError("--{}: not for {}".format(name, args.part))
-    method = find_method(tasks.split(args.method)[0])
-    if flag not in method.objective_flags or (args.part == "rates" and not method.flags):
-        raise InputError("--method {}: has no --{} to choose".format(args.method, flag))
+    args.method = args.methods[0]
+    if len(args.methods) > 1 and args.part != "hits":
+        raise InputError("--method: {} takes one".format(args.part))
+    for name in args.methods:
+        method = find_method(tasks.split(name)[0])
+        is_fixed = args.part in ("rates", "hits") and not method.flags
+        if flag not in method.objective_flags or is_fixed:
+            raise InputError("--method {}: has no --{} to choose".format(name, flag))
 
 
 DEFAULTS = {"runname": scripts.demo_run("mbt2018"), "models": ["mbt2018-*"], "bytes": 0}
+
+
+PARTS = {"rates": (rates, summary), "hits": (hits, hit_summary), "steps": (steps, step_summary)}
 
 
 def main(argv=None):
@@ -302,12 +397,13 @@ def main(argv=None):
         picture(args)
         return
     path, rows = os.path.join(args.output, args.part + ".csv"), []
-    for row in {"rates": rates, "steps": steps}[args.part](args):
+    measure, summarise = PARTS[args.part]
+    for row in measure(args):
         rows.append(row)
         print("  ".join("{} {}".format(*item) for item in _short(row)), flush=True)
         files.write_bytes(path, tables.to_csv(rows, list(row)))
     print("wrote " + path)
-    text = documents.as_markdown({"rates": summary, "steps": step_summary}[args.part](rows))
+    text = documents.as_markdown(summarise(rows))
     files.write_bytes(os.path.join(args.output, args.part + ".md"), (text + "\n").encode())
     print(text)
     if args.part == "steps":
@@ -318,10 +414,12 @@ def main(argv=None):
 def parse(argv):
     parser = command.parser("study.targets", __doc__, "--checkpoint_dir")
     add = parser.add_argument
-    add("part", choices=("rates", "steps", "picture"))
+    add("part", choices=tuple(USED))
     add("images", nargs="+", help="image files, folders or patterns")
     add("--crop", type=command.size, metavar="WxH", help="take centre crops of this size")
-    add("--method", default="sga --preset fast", help="script and its flags (%(default)s)")
+    text = "script and its flags; for hits, several if you like ({})"
+    usual = "sga --preset fast"
+    add("--method", dest="methods", nargs="+", default=[usual], help=text.format(usual))
     text = "run folder, or for picture a pattern of them ({})"
     add("--runname", help=text.format(DEFAULTS["runname"]))
     add("--models", nargs="+", help="run folders, for steps ({})".format(*DEFAULTS["models"]))

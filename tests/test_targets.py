@@ -300,9 +300,40 @@ def test_a_summary_of_rates():
     assert ["1", "2 of 2", "0.40%", "1.10", "1.20", "+0.10%", "+0.30%"] in lines
 
 
+def test_hits_are_counted(photo, tmp_path, monkeypatch):
+    """Of a method whose file is as large as asked, or 5% smaller, and whose PSNR is 0.01 dB off."""
+
+    class Runs:
+        def __init__(self, image, method, args, folder):
+            self.folder, self.pixels = folder, image.height * image.width
+
+        def result(self, runname, output, size=1000, psnr=30.0):
+            with open(output, "wb") as file:
+                file.write(bytes(int(size)))
+            bpp = [8 * size / self.pixels]
+            figures = {"psnr": [psnr], "est_bpp": bpp, "actual_bpp": bpp, "mse": [65.0]}
+            return {"lmbda": 0.01, "seconds": [2.0], **figures}
+
+        def result_if_met(self, runname, output, flag, aim):
+            if flag == "--max_bytes":
+                return self.result(runname, output, size=aim if aim > 800 else int(0.95 * aim))
+            return self.result(runname, output, psnr=aim + 0.01) if aim >= 30 else None
+
+    monkeypatch.setattr(study.targets, "Runs", Runs)
+    argv = ["hits", str(photo), "--method", "ste --lr 5e-3", "sga", "--output", str(tmp_path)]
+    study.targets.main(argv)
+    lines = (tmp_path / "hits.md").read_text().splitlines()[-4:-2]
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines] == [
+        ["ste --lr 5e-3", "--max_bytes", "3 of 5", "0", "0.00%", "1.00"],
+        ["ste --lr 5e-3", "--target_psnr", "2 of 5", "–", "0.010 dB", "1.00"],
+    ]
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
+        (("hits", "--bytes", "9"), "--bytes: not for hits"),
+        (("rates", "--method", "sga", "map"), "--method: rates takes one"),
         (("rates", "--models", "x"), "--models: not for rates"),
         (("steps", "--runname", "x"), "--runname: not for steps"),
         (("steps", "--bytes", "9"), "--bytes: not for steps"),
