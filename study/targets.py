@@ -153,7 +153,10 @@ def hits(args):
         for method in args.methods:
             with tempfile.TemporaryDirectory() as folder:
                 runs = Runs(image, method, args, folder)
-                yield from _hits_of(runs, image, method, args.runname)
+                # The model of the same N and λ that the method takes.
+                kind = find_method(tasks.split(method)[0]).model_class.name
+                runname = "-".join([kind, *args.runname.split("-")[1:]])
+                yield from _hits_of(runs, image, method, runname)
 
 
 def _hits_of(runs, image, method, runname):
