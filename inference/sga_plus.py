@@ -1,7 +1,7 @@
 """Options of SGA for the same result in fewer iterations, or a better one in the same number.
 
 Their default values leave SGA unchanged. The probabilities of rounding are those of SGA+
-(`rounding.py`). The presets are the best of about forty settings on two crops of Kodak images.
+(`rounding.py`). docs/speed.md tells how the presets were chosen.
 """
 
 import numpy as np
