@@ -149,4 +149,4 @@ def own_result(method_class, run, args, images):
     results, _, content = evaluator.evaluate(writer, images.path, images.batches(1))
     height, width = images.shape[1:3]
     bits = 8 * len(content) if content else height * width * results["est_bpp"][0]
-    return Own(run, float(bits), float(results["psnr"][0]))
+    return Own(run, max(float(bits), 1.0), float(results["psnr"][0]))

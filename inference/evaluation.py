@@ -157,11 +157,14 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
         check_finite(values.values(), name, hint)
         with naming(name):
             figures, record, reconstruction = evaluation.finish(index, values, writer)
+            tried = [(values, stage_records[1:])]
             while evaluation.needs_another_attempt(figures, writer):
-                if writer:
-                    writer.take_back()
-                values, stage_records[1:] = evaluation.improve()
-                figures, record, reconstruction = evaluation.finish(index, values, writer)
+                tried.append(evaluation.improve())
+                figures, record, reconstruction = evaluation.once_more(index, tried[-1][0], writer)
+            best = evaluation.best_attempt(tried)
+            values, stage_records[1:] = tried[best]
+            if best < len(tried) - 1:
+                figures, record, reconstruction = evaluation.once_more(index, values, writer)
         figures.update(utils.ms_ssim(pixels[index], reconstruction))
         check_finite([figures["mse"], figures["est_bpp"]], name, hint)
         metrics.append(figures)
@@ -303,6 +306,20 @@ class Evaluation:
         self.steering.land(self.session)
         records = self._run_rest()
         return self._latents()[0], records
+
+    def best_attempt(self, tried):
+        """The number of the attempt to keep, of which the last is there; sets its λ."""
+        if not self.steering or len(tried) == 1:
+            return len(tried) - 1
+        best = self.steering.best()
+        self.steering.return_to(self.session, best)
+        return best
+
+    def once_more(self, index, latents, writer):
+        """Codes an image anew, with other latents; returns what `finish` does."""
+        if writer:
+            writer.take_back()
+        return self.finish(index, latents, writer)
 
     def _run_stage(self, stage):
         with console.shown(self.args.verbose, stage.its, stage.title) as (progress, write):

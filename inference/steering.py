@@ -81,7 +81,7 @@ class Steering:
         self._course = collections.defaultdict(list)
         self._logs, self._settled = [], []
         self._gain, self._judged = 1.0, (0, None)
-        self._left, self._extra, self._attempts = int(MORE * self._stage.its), 0, 0
+        self._left, self._extra, self._tried = int(MORE * self._stage.its), 0, []
         self._first = self.measure(session)
         self._change(session, self._own + GUESS * (self._aim - self._first), 0.0)
 
@@ -189,16 +189,33 @@ class Steering:
         Args:
           bits, psnr: of the coded image.
         """
+        bits = max(bits, 1.0)  # bits-back gives back more than it takes in tiny files
         self.result = self.target.log(bits, psnr)
         if self.target.is_rate:
             self._offset += bits - np.exp(self._log)
-        self._attempts += 1
+        self._tried.append((self.lmbda, self.result))
         return self.target.side(self.result) != 0
+
+    def best(self):
+        """The number, from 0, of the attempt whose coded result is closest to the target."""
+        too_large = self.target.flag == "max_bytes"
+
+        def order(attempt):
+            _, result = self._tried[attempt]
+            is_over = too_large and self.target.side(result) > 0
+            return self.target.side(result) != 0, is_over, abs(result - self._aim)
+
+        return min(range(len(self._tried)), key=order)
+
+    def return_to(self, session, attempt):
+        """Sets λ to that of an attempt, whose latents are to be the result."""
+        self.lmbda, self.result = self._tried[attempt]
+        self._lambda.set(session, self.lmbda)
 
     @property
     def exhausted(self):
         """Whether nothing is left to try."""
-        return self._left < 2 or self._attempts >= ATTEMPTS
+        return self._left < 2 or len(self._tried) >= ATTEMPTS
 
     def record(self):
         """The course of λ, a dict of arrays: iterations, λ, results in the units of the target."""

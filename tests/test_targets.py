@@ -218,6 +218,46 @@ def test_a_size_taken_back(photo, shipped, tmp_path):
     assert content(two, one) == content(one)
 
 
+def test_the_best_attempt_is_kept(photo, tmp_path, monkeypatch):
+    """Of three files, the second is the only one that is nearly as large as it may be."""
+    contents, misses, finish = [], steering.Steering.misses, writers.GridWriter.finish
+
+    def missed(self, bits, psnr):
+        attempt = len(self._tried)
+        misses(self, bits * (0.9, 1.1, 1)[attempt], psnr)  # so that the next one differs
+        result = np.log(8 * 800 * (0.5, 0.97, 1.1)[attempt])
+        self._tried[-1] = self.lmbda, result
+        contents.append(last["content"])
+        return True
+
+    last = {}
+
+    def finished(self):
+        last["content"], bits = finish(self)
+        return last["content"], bits
+
+    def exhausted(self):
+        return len(self._tried) == 3
+
+    monkeypatch.setattr(steering.Steering, "misses", missed)
+    monkeypatch.setattr(steering.Steering, "exhausted", property(exhausted))
+    monkeypatch.setattr(writers.GridWriter, "finish", finished)
+    result = compress("sga", tmp_path, photo, *DEMO, "--max_bytes", 800, run=RUN)
+    assert len(set(contents)) == 3
+    with open(str(tmp_path / "out.tfci"), "rb") as file:
+        assert file.read() == contents[1]
+    loss = result["lmbda_found"] * result["mse"] + result["est_bpp"]
+    assert result["est_rd_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_net_size_below_nothing_is_no_hit():
+    target = targets.Target("max_bytes", 100, 1024)
+    steered = steering.Steering.__new__(steering.Steering)
+    steered.target, steered.lmbda, steered._offset, steered._log = target, 0.01, 0.0, 1.0
+    steered._tried = []
+    assert steered.misses(-80.0, 30.0) and target.side(steered.result) == -1
+
+
 # --- The controller --------------------------------------------------------------------------
 
 
