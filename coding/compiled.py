@@ -34,7 +34,7 @@ _PART = 1 << 16  # elements for which a further thread pays
 
 @functools.lru_cache()
 def _pool():
-    return concurrent.futures.ThreadPoolExecutor(machine.cores())
+    return concurrent.futures.ThreadPoolExecutor(machine.threads())
 
 
 def _in_parts(kernel, first, last, elements, *args, peaks=None):
@@ -45,7 +45,7 @@ def _in_parts(kernel, first, last, elements, *args, peaks=None):
       peaks: shape of an array of maxima, which each part has of its own (its third argument); the
         largest of all parts are returned.
     """
-    number = max(min(machine.cores(), elements // _PART, last - first), 1)
+    number = max(min(machine.threads(), elements // _PART, last - first), 1)
     edges = [first + (last - first) * k // number for k in range(number + 1)]
     maxima = np.zeros((number, *(peaks or ())))
     calls = [

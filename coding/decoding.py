@@ -10,7 +10,9 @@ import collections
 import contextlib
 import functools
 import hashlib
+import io
 import sys
+import zipfile
 
 import numpy as np
 
@@ -112,8 +114,9 @@ def read(path):
     Raises:
       InputError: the file is something else.
     """
+    content = io.BytesIO(files.read_bytes(path))
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(content, allow_pickle=False) as arrays:
             networks = {
                 network: made([_layer(arrays, network, index) for index in range(3)])
                 for network, made in _NETWORKS.items()
@@ -126,8 +129,9 @@ def read(path):
                 arrays["medians"],
                 arrays["digest"].tobytes(),
             )
-    except (ValueError, KeyError) as error:
-        raise InputError("{}: no integers of a model ({})".format(path, error))
+    except (ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile):
+        line = "{}: not a file of a model's integers, as `python -m tools.export_integers` writes"
+        raise InputError(line.format(path))
 
 
 def _layer(arrays, network, index):
@@ -143,8 +147,9 @@ def main():
     model, path = sys.argv[1:]
     with signals.command("decoding"):
         decoder = read(model)
+        content = files.read_bytes(path)
         with naming(path):
-            header, payloads = container.read(files.read_bytes(path))
+            header, payloads = container.read(content)
             decoder.check(header, model)
             words = [words_of(payload) for payload in payloads]
             if header.bits_back:

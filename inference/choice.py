@@ -33,6 +33,9 @@ def prepare(method_class, args, images):
     target = targets.read(method_class, args, images)
     automatic = getattr(args, "step", None) == "auto"
     is_pattern = bool(re.search(r"[*?\[]", args.runname))
+    if is_pattern and not target:
+        line = "{}: a pattern of run names needs a target, such as --target_bpp, to choose by"
+        raise InputError(line.format(args.runname))
     if target and (is_pattern or automatic):
         own = chosen(method_class, args, images, target)
         run = own.run
@@ -71,9 +74,12 @@ def chosen(method_class, args, images, target):
             line = "{}: the smallest file is one of {:.0f} bytes, with {}"
             raise InputError(line.format(target, smallest.bits / 8, smallest.run.name))
         best = max(fitting, key=lambda own: own.bits)
+    own = target.text(target_log(target, best))
     if found[1:]:
         line = "of {} models, {} is taken: its own prediction has {}"
-        console.note(line.format(len(found), best.run.name, target.text(target_log(target, best))))
+        console.note(line.format(len(found), best.run.name, own))
+    elif not method_class.flags:
+        console.note("{}: {} alone matches, and has {}".format(target, best.run.name, own))
     return best
 
 
@@ -99,7 +105,7 @@ def explain(result, target, run, method_class, args, images):
     else:
         line += "; no other model in {} is closer".format(args.checkpoint_dir)
     if getattr(args, "step", None) == 1:
-        line += "; --step auto reaches further"
+        line += "; --step auto may lead further"
     if target.flag != "max_bytes" or target.side(result) > 0:
         raise InputError(line)
     console.note(line)

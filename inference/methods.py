@@ -61,7 +61,8 @@ class Method:
         reference's do, under its names.
       flags: dict of the method's own `Flag`s by name, saved with every result.
       objective_flags: like `flags`, for what is minimised and what the result is to have.
-      landing: see `steering.Steering`.
+      landing: where the iterations that follow a run begin in its schedule, to meet a target;
+        a fraction of the iterations at which the latents still move.
       presets: for each value of --preset, a dict of the defaults that it gives to flags.
       image_flags: like `flags`, for how all methods see the images.
       coding_flags: like `flags`, for how files are written.

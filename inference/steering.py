@@ -7,9 +7,9 @@ a proportional-integral controller, where the result is that of the rounded late
 by itself, because latents follow λ only slowly. It takes one run to find λ; where the end of the
 run misses the target, a few more iterations with λ moved further lead to it (`Steering.land`).
 
-On crops of Kodak images with a model of N = 64, λ·MSE + bpp was at most 0.6% above that of a run at
-the fixed λ of the same rate (docs/targets.md). Where a rate hardly follows λ, as with models that
-code all they can, a result that has fallen below its target may not come back.
+On crops of Kodak images with a model of N = 64, λ·MSE + bpp was about that of a run at the fixed λ
+of the same rate, at worst half a percent above (docs/targets.md). Where a rate hardly follows λ,
+as with models that code all they can, a result that has fallen below its target may not come back.
 """
 
 import collections

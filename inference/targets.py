@@ -116,11 +116,13 @@ def read(method_class, args, images):
     if number > 1:
         line = "{} holds {} images; a target is for one"
         raise InputError(name + line.format(images.path, number))
+    if target.flag == "max_bytes" and getattr(args, "estimate_only", False):
+        raise InputError(name + "not with --estimate_only, which codes nothing")
     if target.flag == "max_bytes" and not args.output:
         raise InputError(name + "needs a file to write, whose name goes after the image's")
     if target.is_rate:
         if target.bits <= (0 if is_net else least):
-            line = "less than the {} of a file without latents"
+            line = "no more than the {} of a file without latents"
             raise InputError(name + line.format(target.text(np.log(least))))
         if target.bits >= 24 * target.pixels:
             line = "not less than the {} of the image's own pixels, which need no codec"

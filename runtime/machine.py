@@ -1,11 +1,13 @@
 """The machine that this process runs on."""
 
+import contextlib
 import os
 import platform
 import re
 
-# Of cgroups, version 2 and 1, as containers see them.
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# Of cgroups: the folder of version 2, that of version 1, and the names of their limits.
+CGROUPS = (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"))
+OWN_CGROUPS = "/proc/self/cgroup"
 
 
 def cores():
@@ -17,10 +19,18 @@ def cores():
     return max(1, usable // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
 
 
+def threads():
+    """Number of threads of this process: that of TensorFlow, or one for each of `cores`."""
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or cores()
+
+
 def memory():
-    """Bytes of memory that this process may use: the machine's, or the limit of its cgroup."""
+    """Bytes of memory that this process may use: the machine's, or the least limit of its cgroups.
+
+    The tasks of a study that run side by side divide it among themselves.
+    """
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in CGROUP_LIMITS:
+    for path in _limits():
         try:
             with open(path) as file:
                 text = file.read().strip()
@@ -28,7 +38,24 @@ def memory():
             continue
         if text.isdigit():  # "max" where there is no limit
             found.append(int(text))
-    return min(found)
+    return min(found) // int(os.environ.get("STUDY_TASKS", 1))
+
+
+def _limits():
+    """Yields paths of the files that may limit memory: of this process's cgroup and those above."""
+    inner = [""]  # in containers, the cgroup is often the root of what can be seen
+    with contextlib.suppress(OSError), open(OWN_CGROUPS) as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            if controllers in ("", "memory"):
+                inner.append(path)
+    for path in inner:
+        while True:
+            for folder, name in CGROUPS:
+                yield os.path.join(folder, path.strip("/"), name)
+            if not path.strip("/"):
+                break
+            path = os.path.dirname(path)
 
 
 def cpu_model():

@@ -159,6 +159,8 @@ def _command(task):
         line = "{}.py, or what it imports, is not as it was when the study began"
         raise InputError(line.format(script))
     flags += ["--lambda", repr(task.settings["lmbda"]), "--seed", str(task.settings["seed"])]
+    if task.settings.get("weight_map"):  # whose path may be relative to where the study began
+        flags += ["--weight_map", task.settings["weight_map"]]
     command = [sys.executable, "-m", "study.serve", script, "--checkpoint_dir", task.run.folder]
     return [*command, "compress", task.run.name, "image", "--results_dir", "", *flags]
 
@@ -172,6 +174,7 @@ def _environment(threads):
         "TF_NUM_INTEROP_THREADS": number,
         "OMP_NUM_THREADS": number,
         "OPENBLAS_NUM_THREADS": number,
+        "STUDY_TASKS": str(max(1, machine.cores() // threads)),
     }
 
 

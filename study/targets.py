@@ -71,6 +71,15 @@ def value(result, key):
     return float(result[key][0])
 
 
+def run_of(method, runname):
+    """The run of the same N and λ whose model a method takes."""
+    folder, name = os.path.split(runname)
+    kind, dash, rest = name.partition("-")
+    if kind in scripts.MODELS:
+        name = find_method(tasks.split(method)[0]).model_class.name + dash + rest
+    return os.path.join(folder, name)
+
+
 # --- Rates -----------------------------------------------------------------------------------
 
 
@@ -92,19 +101,20 @@ def oracle(runs, runname, key, rate, lmbda):
 
 def rates(args):
     """Yields rows, dicts, of every image and rate."""
+    runname = run_of(args.method, args.runname)
     for image in inputs.find(args.images, args.crop):
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(image, args.method, args, folder)
-            plain = runs.result(args.runname)
+            plain = runs.result(runname)
             key = "net_bpp" if "net_bpp" in plain else "actual_bpp"
             for factor in FACTORS:
                 rate = round(factor * value(plain, key), 4)
                 row = {"image": image.name, "factor": factor, "rate": rate}
-                met = runs.result_if_met(args.runname, "--target_bpp", rate)
+                met = runs.result_if_met(runname, "--target_bpp", rate)
                 if not met:
                     yield {**row, **dict.fromkeys(RATES, np.nan)}
                     continue
-                best = oracle(runs, args.runname, key, rate, float(plain["lmbda"]))
+                best = oracle(runs, runname, key, rate, float(plain["lmbda"]))
                 lmbda = float(best["lmbda"])
                 losses = [lmbda * value(r, "mse") + value(r, "est_bpp") for r in (met, best)]
                 its = float(plain["sga_its"])
@@ -153,10 +163,7 @@ def hits(args):
         for method in args.methods:
             with tempfile.TemporaryDirectory() as folder:
                 runs = Runs(image, method, args, folder)
-                # The model of the same N and λ that the method takes.
-                kind = find_method(tasks.split(method)[0]).model_class.name
-                runname = "-".join([kind, *args.runname.split("-")[1:]])
-                yield from _hits_of(runs, image, method, runname)
+                yield from _hits_of(runs, image, method, run_of(method, args.runname))
 
 
 def _hits_of(runs, image, method, runname):
@@ -334,14 +341,16 @@ def picture(args):
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(image, args.method, args, folder)
         output = os.path.join(folder, "out.tfci")
-        result = runs.result(args.runname, output, "--max_bytes", args.bytes)
+        runname = run_of(args.method, args.runname)
+        result = runs.result(runname, output, "--max_bytes", args.bytes)
         decoded = output + ".png"
         script = tasks.split(args.method)[0]
         name = str(result["runname"])
         scripts.run(
             script, "--checkpoint_dir", args.checkpoint_dir, "decompress", name, output, decoded
         )
-        found.append((args.method, os.path.getsize(output), read_image(decoded)))
+        name = args.method + (" (net size)" if "net_bpp" in result else "")
+        found.append((name, round(_size(result, output)), read_image(decoded)))
     for name, content, pixels_decoded in codecs.within_size(pixels, args.bytes):
         found.append((name, len(content), pixels_decoded))
     shown = [("original, {} bytes".format(pixels.size), pixels)]

@@ -223,15 +223,24 @@ def test_batches_are_split_by_image_first(batch, area, images, tiles, monkeypatc
 
 
 def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
-    paths = [tmp_path / name for name in ("none", "max", "v2", "v1")]
-    paths[1].write_text("max\n")
-    paths[2].write_text("{}\n".format(2**30))
-    paths[3].write_text("{}\n".format(2**63 - 4096))  # no limit in version 1
-    monkeypatch.setattr(machine, "CGROUP_LIMITS", [str(path) for path in paths])
+    """That of its own cgroup, or of one that this is in."""
+    job = tmp_path / "slurm" / "job_1" / "step_0"
+    job.mkdir(parents=True)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "slurm" / "job_1" / "memory.max").write_text("{}\n".format(2**30))
+    (job / "memory.max").write_text("{}\n".format(2**31))
+    (tmp_path / "v1").write_text("{}\n".format(2**63 - 4096))  # no limit in version 1
+    (tmp_path / "own").write_text("1:cpu:/x\n0::/slurm/job_1/step_0\n")
+    monkeypatch.setattr(machine, "OWN_CGROUPS", str(tmp_path / "own"))
+    monkeypatch.setattr(machine, "CGROUPS", [(str(tmp_path), n) for n in ("v1", "memory.max")])
     assert machine.memory() == 2**30
+    monkeypatch.setenv("STUDY_TASKS", "4")
+    assert machine.memory() == 2**28
+    monkeypatch.delenv("STUDY_TASKS")
     areas = [tiling.largest(channels) for channels in (32, 192, 10**6)]
     assert areas == [2**28 // (2048 * 32), 2**28 // (2048 * 192), 64]
-    monkeypatch.setattr(machine, "CGROUP_LIMITS", ["/none"])
+    monkeypatch.setattr(machine, "OWN_CGROUPS", "/none")
+    monkeypatch.setattr(machine, "CGROUPS", [("/none", "none")])
     with open("/proc/meminfo") as file:
         kilobytes = int(file.readline().split()[1])
     assert machine.memory() == pytest.approx(1024 * kilobytes, rel=0.01)

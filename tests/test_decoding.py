@@ -75,14 +75,28 @@ def test_stored_files_without_constriction(script, exported):
 
 def test_the_model_of_another_file(exported, capsys, monkeypatch):
     path = os.path.join(STORED, "map.tfci")
-    for model, text in ((exported("bb_sga"), "made with another model"), (path, "no integers of")):
+    for model, text in ((exported("bb_sga"), "made with another model"), (path, "not a file of")):
         monkeypatch.setattr(sys, "argv", ["decoding", model, path])
         with pytest.raises(SystemExit) as exit_info:
             decoding.main()
         (line,) = capsys.readouterr().err.splitlines()
         assert exit_info.value.code == 2 and "map.tfci: " in line and text in line
-    with pytest.raises(InputError, match="no integers"):
-        decoding.read(path)
+
+
+def test_files_that_are_no_model(exported, tmp_path):
+    with open(exported("map"), "rb") as file:
+        content = file.read()
+    cut, array = str(tmp_path / "cut.npz"), str(tmp_path / "array.npy")
+    with open(cut, "wb") as file:
+        file.write(content[: len(content) // 2])
+    np.save(array, np.zeros(3))
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for path in (cut, array, str(tmp_path / "empty.npz")):
+        with pytest.raises(InputError, match="not a file of a model's integers"):
+            decoding.read(path)
+    for path in (str(tmp_path), str(tmp_path / "none")):
+        with pytest.raises(InputError, match=path):
+            decoding.read(path)
 
 
 def test_the_coder_in_python_is_that_of_constriction(monkeypatch):

@@ -172,7 +172,7 @@ def test_what_no_lambda_can_reach(photo, shipped, tmp_path, capsys):
         ("sga", ("--target_bpp", 0), "0 is not above 0"),
         ("sga", ("--max_bytes", -5), "-5 is not above 0"),
         ("sga", ("--max_bytes", "many"), "'many' is not a whole number"),
-        ("sga", ("--max_bytes", 15), "--max_bytes 15: less than the 18 bytes of a file without"),
+        ("sga", ("--max_bytes", 18), "--max_bytes 18: no more than the 18 bytes of a file without"),
         (
             "sga",
             ("--sga_its", 1, "--target_bpp", 24),
@@ -198,6 +198,11 @@ def test_what_targets_need(photo, shipped, tmp_path, capsys):
     assert "holds 2 images; a target is for one" in line
     line = refused(capsys, "sga", tmp_path, photo, shipped, "--target_bpp", 1, run="none-*")
     assert "none-*: no such run folder" in line
+    line = refused(capsys, "sga", tmp_path, photo, shipped, run="mbt2018-*")
+    assert "mbt2018-*: a pattern of run names needs a target" in line
+    flags = ("--estimate_only", "--max_bytes", 900)
+    line = refused(capsys, "bb_sga", tmp_path, photo, shipped, *flags, output=())
+    assert "--max_bytes 900: not with --estimate_only" in line
 
 
 def test_a_size_taken_back(photo, shipped, tmp_path):

@@ -122,6 +122,14 @@ def test_workers_of_a_machine_share_its_cores(worker, monkeypatch):
     assert machine.cores() == 1
 
 
+def test_threads_are_those_that_are_asked_for(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    assert machine.threads() == 8
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "2")
+    assert machine.threads() == 2
+
+
 def images_read(folder, n, batches):
     """Numbers of the one-coloured images `<number>.npy` in this worker's first batches."""
     paths = [str(folder / "{}.npy".format(number)) for number in range(n)]
