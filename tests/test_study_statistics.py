@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import pathlib
 import shutil
 import subprocess
 
@@ -332,6 +333,20 @@ def test_latex_sets_all_tables_of_a_report_within_the_line(tmp_path):
     assert process.returncode == 0 and b"Overfull" not in process.stdout
     assert (tmp_path / "paper.pdf").exists()
     assert "sga -{}-preset fast" in (tmp_path / "report.tex").read_text()
+
+
+def test_what_documents_say_of_the_lowest_rates_of_the_paper():
+    def curve(method):
+        rates, psnr = np.loadtxt("results/kodak/{}-psnr.csv".format(method), delimiter=",")[:4].T
+        points = [{"rate": rate, "psnr": db} for rate, db in zip(rates, psnr)]
+        return curves.Curve("", method, points, {}, True)
+
+    texts = [pathlib.Path(path).read_text("utf-8") for path in ("README.md", "docs/results.md")]
+    for method in ("sga", "bb_sga"):
+        found = statistics.delta(curve("mbt2018"), curve(method))
+        for text, rate in zip(texts, ("{bd_rate:.1f}%", "{bd_rate:.2f}%")):
+            said = (rate + " and {bd_psnr:+.3f} dB").format(**found)
+            assert said in " ".join(text.split())
 
 
 def test_tables_of_the_documents_are_those_of_the_results():
