@@ -242,7 +242,7 @@ def bench_batches(args):
 # --- Training --------------------------------------------------------------------------------
 
 PLAIN = "tests.plain"
-TRAININGS = [(32, 128), (192, 256)]
+TRAININGS = [(32, 128), (64, 128), (192, 256)]
 PHOTOGRAPHS = 8, 1500, 2000  # number, height and width of the training PNGs
 
 
