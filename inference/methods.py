@@ -61,8 +61,8 @@ class Method:
         reference's do, under its names.
       flags: dict of the method's own `Flag`s by name, saved with every result.
       objective_flags: like `flags`, for what is minimised and what the result is to have.
-      landing: where the iterations that follow a run begin in its schedule, to meet a target;
-        a fraction of the iterations at which the latents still move.
+      landing: a point of the schedule at which latents still move, as a fraction of its length.
+        Additional iterations, which meet a target, repeat the schedule from there.
       presets: for each value of --preset, a dict of the defaults that it gives to flags.
       image_flags: like `flags`, for how all methods see the images.
       coding_flags: like `flags`, for how files are written.

@@ -8,6 +8,7 @@ import re
 # Of cgroups: the folder of version 2, that of version 1, and the names of their limits.
 CGROUPS = (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"))
 OWN_CGROUPS = "/proc/self/cgroup"
+TASKS = "STUDY_TASKS"  # environment variable: the number of tasks of a study that run side by side
 
 
 def cores():
@@ -21,7 +22,7 @@ def cores():
 
 def threads():
     """Number of threads of this process: that of TensorFlow, or one for each of `cores`."""
-    return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or cores()
+    return max(0, int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)) or cores()
 
 
 def memory():
@@ -38,7 +39,7 @@ def memory():
             continue
         if text.isdigit():  # "max" where there is no limit
             found.append(int(text))
-    return min(found) // int(os.environ.get("STUDY_TASKS", 1))
+    return min(found) // int(os.environ.get(TASKS, 1))
 
 
 def _limits():
@@ -47,7 +48,7 @@ def _limits():
     with contextlib.suppress(OSError), open(OWN_CGROUPS) as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
-            if controllers in ("", "memory"):
+            if not controllers or "memory" in controllers.split(","):
                 inner.append(path)
     for path in inner:
         while True:

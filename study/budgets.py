@@ -21,29 +21,16 @@ from study import command, documents, figures, run, statistics, tables
 
 BUDGETS = (100, 250, 500, 1000, 2000)  # iterations
 RATES = {100: 0.05, 250: 0.05, 500: 0.02, 1000: 0.02, 2000: 0.02}  # learning rates of Adam
-STEPS = (  # each changes one thing: name, flag and value, which replace an earlier value
-    ("default", None, None),
-    ("schedule fitted", "--fit_schedule", ""),
-    ("learning rate", "--lr", "{lr}"),
-    ("which decays", "--lr_final", "0.1"),
-    ("T from 1", "--t_max", "1"),
-    ("linear", "--probability", "linear"),
-    ("ssl", "--probability", "ssl"),
-    ("3 classes", "--classes", "3"),
-)
-
-
-def cumulative(steps):
-    """The flags of each of `steps` with those before it, by name."""
-    flags, settings = {}, {}
-    for name, flag, value in steps:
-        if flag:
-            flags[flag] = value
-        settings[name] = " ".join(" ".join(pair).strip() for pair in flags.items())
-    return settings
-
-
-SETTINGS = cumulative(STEPS)  # name to flags; {lr} is filled in from `RATES`
+DECAY = "--fit_schedule --lr_final 0.1 --lr {lr}"
+SWIFT = DECAY + " --t_max 1"
+SETTINGS = {  # name to flags; {lr} is filled in from `RATES`
+    "default": "",
+    "default, fitted": "--fit_schedule",
+    "atanh": DECAY,
+    "linear": SWIFT + " --probability linear",
+    "ssl": SWIFT + " --probability ssl",
+    "ssl, 3 classes": SWIFT + " --probability ssl --classes 3",
+}
 PREDICTION = "mbt2018"
 
 COLUMNS = ("setting", "method", "iterations", "seconds", "est_rd_loss", *statistics.GAINS)

@@ -174,7 +174,6 @@ def _environment(threads):
         "TF_NUM_INTEROP_THREADS": number,
         "OMP_NUM_THREADS": number,
         "OPENBLAS_NUM_THREADS": number,
-        "STUDY_TASKS": str(max(1, machine.cores() // threads)),
     }
 
 

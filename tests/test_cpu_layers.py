@@ -230,7 +230,7 @@ def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
     (tmp_path / "slurm" / "job_1" / "memory.max").write_text("{}\n".format(2**30))
     (job / "memory.max").write_text("{}\n".format(2**31))
     (tmp_path / "v1").write_text("{}\n".format(2**63 - 4096))  # no limit in version 1
-    (tmp_path / "own").write_text("1:cpu:/x\n0::/slurm/job_1/step_0\n")
+    (tmp_path / "own").write_text("1:cpu:/x\n2:cpu,memory:/slurm/job_1/step_0\n")
     monkeypatch.setattr(machine, "OWN_CGROUPS", str(tmp_path / "own"))
     monkeypatch.setattr(machine, "CGROUPS", [(str(tmp_path), n) for n in ("v1", "memory.max")])
     assert machine.memory() == 2**30

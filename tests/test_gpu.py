@@ -441,3 +441,11 @@ def test_what_needs_tfc_says_so(command, photo, tmp_path):
     assert process.returncode == 2 and "Traceback" not in process.stderr
     lines = [line for line in process.stderr.splitlines() if not line.startswith("note")]
     assert len(lines) == 1 and "needs tensorflow-compression 1.3" in lines[0]
+
+
+def test_tasks_share_memory(monkeypatch):
+    monkeypatch.delenv(machine.TASKS, raising=False)
+    whole = machine.memory()
+    with study_cluster._sharing_memory(4):
+        assert machine.memory() == whole // 4
+    assert machine.memory() == whole

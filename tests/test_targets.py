@@ -225,13 +225,15 @@ def test_a_size_taken_back(photo, shipped, tmp_path):
 
 def test_the_best_attempt_is_kept(photo, tmp_path, monkeypatch):
     """Of three files, the second is the only one that is nearly as large as it may be."""
+    lambdas = []
     contents, misses, finish = [], steering.Steering.misses, writers.GridWriter.finish
 
     def missed(self, bits, psnr):
         attempt = len(self._tried)
         misses(self, bits * (0.9, 1.1, 1)[attempt], psnr)  # so that the next one differs
         result = np.log(8 * 800 * (0.5, 0.97, 1.1)[attempt])
-        self._tried[-1] = self.lmbda, result
+        lambdas.append(self.lmbda * 1.5**attempt)
+        self._tried[-1] = lambdas[-1], result
         contents.append(last["content"])
         return True
 
@@ -251,6 +253,7 @@ def test_the_best_attempt_is_kept(photo, tmp_path, monkeypatch):
     assert len(set(contents)) == 3
     with open(str(tmp_path / "out.tfci"), "rb") as file:
         assert file.read() == contents[1]
+    assert result["lmbda_found"] == pytest.approx(lambdas[1])
     loss = result["lmbda_found"] * result["mse"] + result["est_bpp"]
     assert result["est_rd_loss"] == pytest.approx(loss, rel=1e-5)
 
