@@ -305,7 +305,12 @@ def test_the_oracle_agrees_with_the_reference(script):
     bpp, psnr, msssim = DETERMINISTIC["ste"]
     check(result, reference, bpp + 3 * spread, psnr, msssim)
     if script == "ste":
-        assert abs(result["stopped"] - max(logged("ste", PARROT))) <= 10
+        # Where the loss hardly falls any more, rounding decides when it stops.
+        log, losses = logged("ste", PARROT), result["rd_loss"]
+        assert result["stopped"] >= max(log) - 10
+        for t in losses:
+            if t >= max(log):
+                assert losses[t] == pytest.approx(log[max(log)], rel=1e-4)
 
 
 @pytest.mark.parametrize("script", ["map", "danneal"])
