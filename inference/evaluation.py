@@ -161,7 +161,7 @@ def _evaluate_batch(evaluation, pixels, writer, path, numbers, save):
             while evaluation.needs_another_attempt(figures, writer):
                 tried.append(evaluation.improve())
                 figures, record, reconstruction = evaluation.once_more(index, tried[-1][0], writer)
-            best = evaluation.best_attempt(tried)
+            best = evaluation.best_attempt()
             values, stage_records[1:] = tried[best]
             if best < len(tried) - 1:
                 figures, record, reconstruction = evaluation.once_more(index, values, writer)
@@ -307,10 +307,10 @@ class Evaluation:
         records = self._run_rest()
         return self._latents()[0], records
 
-    def best_attempt(self, tried):
+    def best_attempt(self):
         """The number of the attempt to keep, of which the last is there; sets its λ."""
-        if not self.steering or len(tried) == 1:
-            return len(tried) - 1
+        if not self.steering:
+            return 0
         best = self.steering.best()
         self.steering.return_to(self.session, best)
         return best

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import platform
 import re
 
@@ -44,19 +45,16 @@ def memory():
 
 def _limits():
     """Yields paths of the files that may limit memory: of this process's cgroup and those above."""
-    inner = [""]  # in containers, the cgroup is often the root of what can be seen
+    cgroups = {"/"}  # in containers, often the root of what can be seen
     with contextlib.suppress(OSError), open(OWN_CGROUPS) as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
             if not controllers or "memory" in controllers.split(","):
-                inner.append(path)
-    for path in inner:
-        while True:
-            for folder, name in CGROUPS:
-                yield os.path.join(folder, path.strip("/"), name)
-            if not path.strip("/"):
-                break
-            path = os.path.dirname(path)
+                own = pathlib.PurePosixPath(path)
+                cgroups.update(str(cgroup) for cgroup in (own, *own.parents))
+    for cgroup in cgroups:
+        for folder, name in CGROUPS:
+            yield os.path.join(folder, cgroup.strip("/"), name)
 
 
 def cpu_model():

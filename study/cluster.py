@@ -5,7 +5,6 @@ import datetime
 import io
 import logging
 import multiprocessing
-import os
 import signal
 import sys
 import tempfile
@@ -124,30 +123,17 @@ def _client(args, number):
     workers, threads = shared_out(args, number)
     with _no_process_left(), tempfile.TemporaryDirectory() as folder, dask.config.set(
         SELDOM
-    ), _sharing_memory(workers), _deaf_to_interrupts(
+    ), _deaf_to_interrupts(
         distributed.LocalCluster,
         n_workers=workers,
         threads_per_worker=1,
+        env={machine.TASKS: str(workers)},
         memory_limit=0,  # Dask's limit, which does not see the memory of the tasks' processes
         dashboard_address=":0",  # any free port: several studies may run
         local_directory=folder,
         silence_logs=logging.CRITICAL,
     ) as cluster, distributed.Client(cluster) as client, _silent_once_interrupted():
         yield client, threads
-
-
-@contextlib.contextmanager
-def _sharing_memory(workers):
-    """Tells the processes that start meanwhile how many tasks run side by side."""
-    before = os.environ.get(machine.TASKS)
-    os.environ[machine.TASKS] = str(workers)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[machine.TASKS]
-        else:
-            os.environ[machine.TASKS] = before
 
 
 def shared_out(args, number):

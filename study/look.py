@@ -121,7 +121,7 @@ def draw(title, original, base, method, side):
     if weight_map:
         inside = utils.read_image(weight_map)[..., 0] >= regions.HALF
         if not inside.any():  # a map that is dark everywhere has no region to show
-            weight_map, inside = "", np.ones((height, width), bool)
+            weight_map, inside = "", ~inside
     top, left = most_different(base.pixels, method.pixels, side, inside)
     window = (slice(top, top + side), slice(left, left + side))
     shape = np.clip(height / width, 0.3, 1.5)

@@ -443,9 +443,9 @@ def test_what_needs_tfc_says_so(command, photo, tmp_path):
     assert len(lines) == 1 and "needs tensorflow-compression 1.3" in lines[0]
 
 
-def test_tasks_share_memory(monkeypatch):
-    monkeypatch.delenv(machine.TASKS, raising=False)
-    whole = machine.memory()
-    with study_cluster._sharing_memory(4):
-        assert machine.memory() == whole // 4
-    assert machine.memory() == whole
+def test_tasks_share_memory():
+    """The processes of a study know how many there are, by which `machine.memory` divides."""
+    args = study_run.parse(["image.png", "--workers", "2"])
+    with study_cluster._client(args, 4) as (client, _):
+        assert client.submit(os.getenv, machine.TASKS).result() == "2"
+        assert client.submit(machine.memory).result() == machine.memory() // 2

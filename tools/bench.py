@@ -210,10 +210,11 @@ def bench_operations(args):
                 for _ in range(args.turns):
                     trace = tf.RunMetadata()
                     session.run(update, options=options, run_metadata=trace)
-                    for node in (n for d in trace.step_stats.dev_stats for n in d.node_stats):
-                        operation = node.timeline_label.split(" = ")[-1]
-                        kind = next(k for k in OPERATIONS if operation.startswith(OPERATIONS[k]))
-                        times[kind] += node.op_end_rel_micros - node.op_start_rel_micros
+                    for of_device in trace.step_stats.dev_stats:
+                        for node in of_device.node_stats:
+                            name = node.timeline_label.split(" = ")[-1]
+                            kind = next(k for k in OPERATIONS if name.startswith(OPERATIONS[k]))
+                            times[kind] += node.op_end_rel_micros - node.op_start_rel_micros
             shares = ("{:.0%}".format(times[k] / sum(times.values())) for k in OPERATIONS)
             print("| {} | {} × {} | {} |".format(n, width, height, " | ".join(shares)), flush=True)
 
