@@ -12,6 +12,7 @@ from inference.noise import Noise, image_keys
 from inference.optimise import LARGEST_LATENT, merge_records, within
 from inference.steering import Lambda, Steering
 from model import device, hyperprior
+from model.stored import store
 from runtime import console
 from runtime.errors import InputError, naming
 from runtime.quiet_tf import tf
@@ -215,6 +216,7 @@ class Evaluation:
             model = hyperprior.build(
                 method_class.model_class,
                 weights,
+                store,
                 sigma_min=method_class.sigma_min,
                 step=step,
             )

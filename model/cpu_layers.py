@@ -15,6 +15,7 @@ Kernels are 5×5, except for `conv`. Tensors are float32, channels-last and of s
 import numpy as np
 
 from model import patch_products
+from model.stored import store, stored_value
 from model.winograd import Tiles, constant_weights, number_of_tiles, trained_weights
 from runtime.quiet_tf import tf
 
@@ -113,13 +114,14 @@ def _library(kernel):
 
 
 def _is_trained(kernel):
-    return kernel.op.type != "Const"
+    return kernel.op.type != "Const" and stored_value(kernel) is None
 
 
 def _folded(name, kernel, function):
     """`function(kernel)`, cached under `name`.
 
-    If `kernel` is a constant, the result is computed in NumPy and is a constant outside any loop.
+    If `kernel` is a constant or stored, so is the result, which is computed in NumPy and part of no
+    loop.
     """
     cache = tf.get_collection_ref("folded kernels")
     for key, of, result in cache:
@@ -127,6 +129,8 @@ def _folded(name, kernel, function):
             return result
     if _is_trained(kernel):
         result = function(kernel)
+    elif stored_value(kernel) is not None:
+        result = store(function(stored_value(kernel)))
     else:
         with tf.control_dependencies(None):
             result = tf.constant(function(tf.get_static_value(kernel)))
@@ -290,6 +294,8 @@ def gdn(x, beta, gamma, inverse=False):
                 ],
                 axis=0,
             )
+            if not _is_trained(gamma):
+                return tf.reshape(dx, x.shape), None, None
             dbeta = 0.5 * tf.add_n([tf.reduce_sum(pull, axis=0) for pull in pulls])
             dgamma = 0.5 * tf.add_n(
                 [_moments(tf.math.square(strip), pull) for strip, pull in zip(strips, pulls)]

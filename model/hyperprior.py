@@ -236,7 +236,13 @@ def _size(images):
     return images.shape.as_list()[1:3]
 
 
-def build(model_class, weights, **kwargs):
-    """Builds a model in the current graph from `checkpoints.load`'s weights, as constants."""
-    constants = [None if v is None else tf.constant(v) for v in tf.nest.flatten(weights)]
+def build(model_class, weights, constant=tf.constant, **kwargs):
+    """Builds a model in the current graph from `checkpoints.load`'s weights.
+
+    Args:
+      constant: makes the tensors of the weights: `tf.constant`, or `stored.store` for a
+        session that runs several sets of fetches.
+      kwargs: further arguments of `model_class`.
+    """
+    constants = [None if v is None else constant(v) for v in tf.nest.flatten(weights)]
     return model_class(**tf.nest.pack_sequence_as(weights, constants), frozen=True, **kwargs)

@@ -12,7 +12,7 @@ import sga
 import tf_boilerplate
 from inference.evaluation import Evaluation
 from inference.noise import Noise, image_keys
-from model import checkpoints, cpu_layers, hyperprior, patch_products, tiling, winograd
+from model import checkpoints, cpu_layers, hyperprior, patch_products, stored, tiling, winograd
 from runtime import machine
 from runtime.quiet_tf import tf
 
@@ -189,8 +189,10 @@ WHOLE = 10**6
         (4, (48, 37), (2 * 3 * 3,)),  # two images at a time
     ],
 )
-def test_pieces_equal_the_whole(batch, size, areas, monkeypatch):
+@pytest.mark.parametrize("constant", [tf.constant, stored.store])
+def test_pieces_equal_the_whole(constant, batch, size, areas, monkeypatch):
     """Transforms, loss and gradients agree, for images of arbitrary size."""
+    monkeypatch.setattr(stored, "SMALL", 0)
     run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
     weights = checkpoints.load(hyperprior.Mbt2018, run)
     values = []
@@ -198,13 +200,14 @@ def test_pieces_equal_the_whole(batch, size, areas, monkeypatch):
     for area in (WHOLE, *areas):
         monkeypatch.setattr(tiling, "largest", lambda channels, area=area: area)
         with tf.Graph().as_default(), tf.Session() as session:
-            model = hyperprior.build(hyperprior.Mbt2018, weights)
+            model = hyperprior.build(hyperprior.Mbt2018, weights, constant)
             y = model.analysis(tf.constant(x))
             z = model.hyper_analysis(y)["z"]
             loss, metrics = model.rate_distortion(tf.constant(x), 0.01, y=y, z=z)
             loops = [op for op in session.graph.get_operations() if op.type == "Exit"]
             assert bool(loops) == (area < WHOLE)
             gradients = tf.gradients(metrics["mse"], y)
+            session.run(tf.global_variables_initializer())
             values.append(session.run([y, metrics["mse"], loss, metrics["x_tilde"], *gradients]))
     for others in values[1:]:
         assert_close(values[0], others, 1e-5)
