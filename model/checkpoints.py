@@ -30,10 +30,10 @@ STATE = "checkpoint"  # file that names the newest checkpoint of a run folder
 
 
 def run_folders(checkpoint_dir, pattern):
-    """Names of the folders that match a glob pattern and hold checkpoints, sorted."""
+    """Run folders that match a glob pattern, as sorted paths relative to `checkpoint_dir`."""
     start = os.path.join(glob.escape(checkpoint_dir), pattern)
     found = (path for name in (STATE, CHECKPOINTS) for path in glob.glob(os.path.join(start, name)))
-    return sorted({os.path.basename(os.path.dirname(path)) for path in found})
+    return sorted({os.path.relpath(os.path.dirname(path), checkpoint_dir) for path in found})
 
 
 def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
@@ -75,6 +75,8 @@ def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
 def find_runs(checkpoint_dir, pattern, model_class, num_filters=None):
     """The runs of a model whose names match a glob pattern, a list of `Run`.
 
+    An invalid run among them is left out, and a note says so.
+
     Args:
       checkpoint_dir, num_filters: as for `find_run`.
       pattern: of run names.
@@ -83,18 +85,19 @@ def find_runs(checkpoint_dir, pattern, model_class, num_filters=None):
     Raises:
       InputError: there are none.
     """
-    found, refused = [], None
-    parent, last = os.path.split(os.path.normpath(pattern))
-    for name in run_folders(checkpoint_dir, pattern) or [last]:
+    found, refused = [], []
+    for name in run_folders(checkpoint_dir, pattern) or [pattern]:
         try:
-            run = find_run(checkpoint_dir, os.path.join(parent, name), num_filters)
+            run = find_run(checkpoint_dir, name, num_filters)
             if is_of(model_class, run):
                 found.append(run)
         except InputError as error:
-            refused = error
+            refused.append(error)
     if not found:
         line = "{}: no run of {}.py there, whose models this script needs"
-        raise refused or InputError(line.format(pattern, model_class.name))
+        raise refused[-1] if refused else InputError(line.format(pattern, model_class.name))
+    for error in refused:
+        console.note("{}; this run is left out".format(error))
     return found
 
 

@@ -85,7 +85,8 @@ def find_models(checkpoint_dir, patterns):
     An invalid run that only a pattern means is left out, and a note says so.
 
     Raises:
-      InputError: no such run, or an invalid one that is named or the only one.
+      InputError: no such run, or an invalid one that is named or the only one; two runs of one
+        name.
     """
     folder = os.path.abspath(checkpoint_dir)
     models, refused = {}, {}
@@ -104,6 +105,12 @@ def find_models(checkpoint_dir, patterns):
         raise next(iter(refused.values()))
     for error in refused.values():
         console.note("{}; the study leaves this run out".format(error))
+    folders = {}
+    for model in models.values():
+        other = folders.setdefault(model.name, model.folder)
+        if other != model.folder:
+            line = "{}: in {} and in {}; a study tells models apart by this name"
+            raise InputError(line.format(model.name, other, model.folder))
     return list(models.values())
 
 
@@ -114,6 +121,7 @@ def _find_model(folder, name):
     if not kinds:
         raise InputError("{}: not a checkpoint of these models".format(run.checkpoint))
     digest = checkpoints.checkpoint_sha256(run.checkpoint)
+    folder = os.path.dirname(os.path.join(folder, name))
     return Model(folder, run.name, run.step, digest, run.lmbda, kinds[0])
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import mbt2018
 import tf_boilerplate
-from model import checkpoints
+from model import checkpoints, hyperprior
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from study import tasks
@@ -86,6 +86,29 @@ def test_a_pattern_of_models_leaves_out_what_cannot_be_read(copy, capsys):
         tasks.find_models(str(copy.parent), [broken.name])
     with pytest.raises(InputError, match="broken-lmbda=1"):
         tasks.find_models(str(copy.parent), ["broken*"])
+
+
+def test_a_target_chooses_among_the_models_that_can_be_read(copy, capsys):
+    broken = copy.parent / "broken-lmbda=1"
+    broken.mkdir()
+    (broken / "checkpoint").write_bytes(b"")
+    where = str(copy.parent.parent), "*/*", hyperprior.Mbt2018
+    assert [run.name for run in checkpoints.find_runs(*where)] == [RUN]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "broken-lmbda=1" in line and "left out" in line
+    with pytest.raises(InputError, match="broken-lmbda=1"):
+        checkpoints.find_runs(where[0], "runs/broken*", hyperprior.Mbt2018)
+    with pytest.raises(InputError, match="needs"):
+        checkpoints.find_runs(where[0], "runs/mbt*", hyperprior.Mbt2018BB)
+
+
+def test_a_pattern_of_models_in_folders(copy, tmp_path):
+    (model,) = tasks.find_models(str(tmp_path), ["*/mbt2018*"])
+    assert (model.folder, model.name) == (str(copy.parent), RUN)
+    shutil.copytree(str(copy.parent), str(tmp_path / "others"))
+    assert len(tasks.find_models(str(tmp_path), ["runs/*", "runs/mbt2018*"])) == 1
+    with pytest.raises(InputError, match="tells models apart by this name"):
+        tasks.find_models(str(tmp_path), ["*/mbt2018*"])
 
 
 def test_a_path_that_tensorflow_takes_for_a_pattern(copy, tmp_path):
