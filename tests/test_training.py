@@ -280,6 +280,10 @@ def test_a_shipped_model_is_not_trained_further(trained, photos, tmp_path, capsy
     with open(os.path.join(folder, "args.json")) as file:
         settings = json.load(file)
     assert (settings["start_step"], settings["init_from_step"]) == (1, STEPS)
+    # A third run counts the steps of both.
+    train("mbt2018_bb", photos, tmp_path / "third", "--last_step", 1, "--init_from", folder)
+    with open(str(tmp_path / "third" / os.path.basename(folder) / "args.json")) as file:
+        assert json.load(file)["init_from_step"] == STEPS + 2
 
 
 def test_a_run_that_was_moved_goes_on(copy, trained, photos, tmp_path, capsys):

@@ -23,7 +23,8 @@ def record_settings(folder, args, start, is_new):
     """Writes the settings to args.json in the run folder and appends them to record.txt.
 
     The record of a new run that starts from another run's weights (`--init_from`) begins with a
-    copy of that run's record, so that it covers all training steps of the model.
+    copy of that run's record, so that it covers all training steps of the model. Its
+    `init_from_step` is the number of steps that those weights have seen, in that run and before.
 
     Args:
       start: the step from which training resumes.
@@ -34,20 +35,28 @@ def record_settings(folder, args, start, is_new):
     history = ""
     if args.init_from and is_new:
         source = checkpoints.newest_checkpoint(args.init_from)
-        settings["init_from_step"] = checkpoints.read_checkpoint(source)[1]
+        step = checkpoints.read_checkpoint(source)[1]
+        settings["init_from_step"] = step + _steps_before(args.init_from)
         if not os.path.exists(path):
             with contextlib.suppress(FileNotFoundError), open(
                 os.path.join(args.init_from, "record.txt")
             ) as file:
                 history = file.read()
-    elif not is_new:  # the steps of that other model still count
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError), open(args_path) as file:
-            settings["init_from_step"] = json.load(file)["init_from_step"]
+    elif not is_new and _steps_before(folder):  # the steps of that other model still count
+        settings["init_from_step"] = _steps_before(folder)
     settings = json.dumps(settings, indent=4, sort_keys=True)
     with files.atomic_write(args_path) as file:
         file.write(settings.encode())
     with open(path, "a") as file:
         file.write("{}{}\n{}\n\n".format(history, time.strftime("%Y-%m-%d %H:%M:%S"), settings))
+
+
+def _steps_before(folder):
+    """The steps of a run's weights before its own; 0 if it began with random weights."""
+    path = os.path.join(folder, "args.json")
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError), open(path) as file:
+        return json.load(file)["init_from_step"]
+    return 0
 
 
 def check_resumable(checkpoint, variables):
