@@ -6,6 +6,7 @@ without optimisation, and the one whose result is closest to the target is taken
 
 import argparse
 import collections
+import os
 import re
 
 from inference import evaluation, regions, scripts, steps, targets
@@ -95,9 +96,11 @@ def explain(result, target, run, method_class, args, images):
       InputError: always, except for a file that is smaller than it might be.
     """
     line = "{}: with {}, λ leads to {}".format(target, run.name, target.text(result))
+    beside = os.path.join(os.path.dirname(os.path.normpath(args.runname)), "*")
     try:
-        best = closest(target, own_results(method_class, args, images, "*"))
-    except InputError:  # the run is in a folder within that folder
+        found = own_results(method_class, args, images, beside, tell=lambda line: None)
+        best = closest(target, found)
+    except InputError:  # the models beside it cannot be told apart, or read
         best = None
     if best and best.run.name != run.name:
         own = target.text(target_log(target, best))
@@ -137,10 +140,11 @@ def target_log(target, own):
     return target.log(own.bits, own.psnr)
 
 
-def own_results(method_class, args, images, pattern):
-    """A list of `Own` for the runs that match a pattern; `InputError` if none suits the method."""
+def own_results(method_class, args, images, pattern, **kwargs):
+    """A list of `Own` for the runs that match a pattern; see `checkpoints.find_runs`."""
     where = args.checkpoint_dir, pattern, method_class.model_class, args.num_filters
-    return [own_result(method_class, run, args, images) for run in checkpoints.find_runs(*where)]
+    runs = checkpoints.find_runs(*where, **kwargs)
+    return [own_result(method_class, run, args, images) for run in runs]
 
 
 def own_result(method_class, run, args, images):

@@ -12,7 +12,7 @@ from inference.noise import Noise, image_keys
 from inference.optimise import LARGEST_LATENT, merge_records, within
 from inference.steering import Lambda, Steering
 from model import device, hyperprior
-from model.stored import store
+from model.stored import release, store
 from runtime import console
 from runtime.errors import InputError, naming
 from runtime.quiet_tf import tf
@@ -223,7 +223,7 @@ class Evaluation:
             # With a method that does not optimise, a target only chooses the model.
             steered = aim.target and method_class.flags
             lmbda = Lambda(steps.lambda_for(args.lmbda, step)) if steered else None
-            weights = None if aim.region is None else tf.constant(aim.region.weights)
+            weights = None if aim.region is None else store(aim.region.weights)
             self.method = method_class(model, x, args, Noise(keys), lmbda and lmbda.tensor, weights)
             self.steering = None
             if steered:
@@ -233,6 +233,8 @@ class Evaluation:
             self.graph.finalize()
         self.session = tf.Session(graph=self.graph, config=device.session_config())
         self.session.run(initialiser)
+        with self.graph.as_default():
+            release()
 
     def _build_measurement(self, model, x, keys):
         """Builds the measurement of one image at a time, with the same operations as a decoder."""

@@ -8,6 +8,7 @@ cpu_layers.py      the same functions, fast on CPUs, with winograd.py and patch_
 device.py          the choice between GPU and CPU, made nowhere else
 parameters.py      how kernels and GDN's weights are parametrised for training
 bounds.py          bounds with gradients that can move a bounded value back
+stored.py          large constants that sessions do not copy
 tiling.py          large images, a tile at a time
 checkpoints.py     run folders, and the weights in them
 """

@@ -72,33 +72,46 @@ def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
     return Run(name, checkpoint, step, found, lambda_in(name))
 
 
-def find_runs(checkpoint_dir, pattern, model_class, num_filters=None):
+def find_runs(checkpoint_dir, pattern, model_class, num_filters=None, tell=console.note):
     """The runs of a model whose names match a glob pattern, a list of `Run`.
 
-    An invalid run among them is left out, and a note says so.
-
     Args:
-      checkpoint_dir, num_filters: as for `find_run`.
+      checkpoint_dir: the folder of run folders.
       pattern: of run names.
       model_class: `Mbt2018` or `Mbt2018BB`.
+      num_filters: the N_f that they must have; None: any.
+      tell: called with a line for each run that is left out because it cannot be read.
 
     Raises:
-      InputError: there are none.
+      InputError: there are none, or two of the same name.
     """
     found, refused = [], []
     for name in run_folders(checkpoint_dir, pattern) or [pattern]:
         try:
-            run = find_run(checkpoint_dir, name, num_filters)
-            if is_of(model_class, run):
+            run = find_run(checkpoint_dir, name)
+            if is_of(model_class, run) and num_filters in (None, run.num_filters):
                 found.append(run)
         except InputError as error:
             refused.append(error)
     if not found:
-        line = "{}: no run of {}.py there, whose models this script needs"
-        raise refused[-1] if refused else InputError(line.format(pattern, model_class.name))
+        line = "{}: no run of {}.py there{}, whose models this script needs"
+        size = "" if num_filters is None else " with --num_filters {}".format(num_filters)
+        raise refused[0] if refused else InputError(line.format(pattern, model_class.name, size))
+    check_names(found)
     for error in refused:
-        console.note("{}; this run is left out".format(error))
+        tell("{}; this run is left out".format(error))
     return found
+
+
+def check_names(runs):
+    """Raises `InputError` if two of several `Run`s, which results name, have the same name."""
+    folders = {}
+    for run in runs:
+        folder = os.path.dirname(run.checkpoint)
+        other = folders.setdefault(run.name, folder)
+        if not os.path.samefile(other, folder):
+            line = "{} and {}: results cannot tell runs of the same name apart; choose one"
+            raise InputError(line.format(other, folder))
 
 
 def lambda_in(name):
@@ -268,8 +281,10 @@ def load(model_class, run):
         return tf.constant(value)
 
     # On the CPU, because a decoder has to compute the same weights.
+    config = device.cpu_config()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True  # sooner, for a single run
     with reading(run.checkpoint), tf.Graph().as_default(), device.on_cpu(), tf.Session(
-        config=device.cpu_config()
+        config=config
     ) as session:
         channels = model_class.hyper_channels(run.num_filters)
         weights = {"transforms": transforms.transforms(run.num_filters, channels, getter)}

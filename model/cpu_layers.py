@@ -120,8 +120,8 @@ def _is_trained(kernel):
 def _folded(name, kernel, function):
     """`function(kernel)`, cached under `name`.
 
-    If `kernel` is a constant or stored, so is the result, which is computed in NumPy and part of no
-    loop.
+    If `kernel` is a constant or stored, the result is computed once, in NumPy, and kept likewise,
+    outside any loop.
     """
     cache = tf.get_collection_ref("folded kernels")
     for key, of, result in cache:
@@ -294,7 +294,7 @@ def gdn(x, beta, gamma, inverse=False):
                 ],
                 axis=0,
             )
-            if not _is_trained(gamma):
+            if not (_is_trained(beta) or _is_trained(gamma)):  # saves building what is not used
                 return tf.reshape(dx, x.shape), None, None
             dbeta = 0.5 * tf.add_n([tf.reduce_sum(pull, axis=0) for pull in pulls])
             dgamma = 0.5 * tf.add_n(

@@ -65,9 +65,7 @@ def session_config():
 
 def cpu_config():
     """Configuration of a session for an `on_cpu` graph: it sees no GPU and uses no GPU memory."""
-    config = tf.ConfigProto(device_count={"GPU": 0})
-    config.graph_options.rewrite_options.disable_meta_optimizer = True  # as in `session_config`
-    return config
+    return tf.ConfigProto(device_count={"GPU": 0})
 
 
 def describe():

@@ -33,7 +33,7 @@ class Mbt2018:
       prior: `entropy_models.Density`, the weights of p(z).
       medians: (C,), of p(z), the centre of the grid on which z is coded; None in training.
       sigma_min: lower bound on sigma, as used in training and the base codec; None: no bound.
-      frozen: whether the weights are constants that need no gradients. If so, large images are
+      frozen: whether the weights never change and need no gradients. If so, large images are
         computed in tiles, and losses on a CPU use faster algorithms (`cpu_layers.conv_up`).
       step: D, the spacing of y's grid. All y, mu and sigma that methods of this class take and
         return are in units of D, so that y is rounded to integers and its likelihood is the mass of
@@ -236,13 +236,15 @@ def _size(images):
     return images.shape.as_list()[1:3]
 
 
-def build(model_class, weights, constant=tf.constant, **kwargs):
-    """Builds a model in the current graph from `checkpoints.load`'s weights.
+def build(model_class, weights, as_tensor=tf.constant, **kwargs):
+    """Builds a model in the current graph.
 
     Args:
-      constant: makes the tensors of the weights: `tf.constant`, or `stored.store` for a
-        session that runs several sets of fetches.
+      model_class: `Mbt2018` or `Mbt2018BB`.
+      weights: as returned by `checkpoints.load`.
+      as_tensor: function that makes an array of weights a tensor: `tf.constant`, or `stored.store`
+        for a session that runs several sets of fetches.
       kwargs: further arguments of `model_class`.
     """
-    constants = [None if v is None else constant(v) for v in tf.nest.flatten(weights)]
-    return model_class(**tf.nest.pack_sequence_as(weights, constants), frozen=True, **kwargs)
+    tensors = [None if v is None else as_tensor(v) for v in tf.nest.flatten(weights)]
+    return model_class(**tf.nest.pack_sequence_as(weights, tensors), frozen=True, **kwargs)

@@ -6,8 +6,8 @@ The transforms are local: a latent of y depends on the pixels within 32 rows and
 the image, where the padding is part of the model, there is no halo. The pieces equal the result for
 the whole image except for the last bits.
 
-`transform` is a function of `transforms` with its weights bound, which have to be constants:
-gradients with respect to weights are not computed here.
+`transform` is a function of `transforms` with its weights bound, constants or stored
+tensors (`stored.py`): gradients with respect to weights are not computed here.
 """
 
 import collections

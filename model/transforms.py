@@ -13,7 +13,7 @@ The graph is written once; the caller chooses where its weights come from:
 * training: `transforms(num_filters, …)` creates `tf.Variable`s with the names, initialisers and
   parametrisations of the layers in TensorFlow Compression 1.3;
 * everything else: `checkpoints.load` evaluates the same parametrisations on a checkpoint's
-  values, once, so that the graphs of inference hold plain constants.
+  values, once, so that the graphs of inference hold plain values.
 
 All tensors are float32, channels-last and of static shape; convolutions pad with zeros ("same").
 """

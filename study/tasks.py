@@ -85,18 +85,18 @@ def find_models(checkpoint_dir, patterns):
     An invalid run that only a pattern means is left out, and a note says so.
 
     Raises:
-      InputError: no such run, or an invalid one that is named or the only one; two runs of one
-        name.
+      InputError: no such run, or an invalid one that is named or the only one; two runs with the
+        same name.
     """
     folder = os.path.abspath(checkpoint_dir)
     models, refused = {}, {}
-    for pattern in patterns:
+    for pattern in map(os.path.normpath, patterns):
         # Of a name that is not there, `find_run` says what is wrong.
         for name in checkpoints.run_folders(folder, pattern) or [pattern]:
             if name in models or name in refused and name != pattern:
                 continue
             try:
-                models[name] = _find_model(folder, name)
+                models[name] = _find_run(folder, name)
             except InputError as error:
                 if name == pattern:
                     raise
@@ -105,24 +105,24 @@ def find_models(checkpoint_dir, patterns):
         raise next(iter(refused.values()))
     for error in refused.values():
         console.note("{}; the study leaves this run out".format(error))
-    folders = {}
-    for model in models.values():
-        other = folders.setdefault(model.name, model.folder)
-        if other != model.folder:
-            line = "{}: in {} and in {}; a study tells models apart by this name"
-            raise InputError(line.format(model.name, other, model.folder))
-    return list(models.values())
+    checkpoints.check_names([run for run, _ in models.values()])
+    return [_model(run, kind) for run, kind in models.values()]
 
 
-def _find_model(folder, name):
+def _find_run(folder, name):
+    """The `checkpoints.Run` of a name, and the script that trains its kind of model."""
     run = checkpoints.find_run(folder, name)
     kinds = (hyperprior.Mbt2018, hyperprior.Mbt2018BB)
     kinds = [kind.name for kind in kinds if checkpoints.is_of(kind, run)]
     if not kinds:
         raise InputError("{}: not a checkpoint of these models".format(run.checkpoint))
+    return run, kinds[0]
+
+
+def _model(run, kind):
+    folder = os.path.abspath(os.path.join(os.path.dirname(run.checkpoint), os.pardir))
     digest = checkpoints.checkpoint_sha256(run.checkpoint)
-    folder = os.path.dirname(os.path.join(folder, name))
-    return Model(folder, run.name, run.step, digest, run.lmbda, kinds[0])
+    return Model(folder, run.name, run.step, digest, run.lmbda, kind)
 
 
 def make_tasks(images, methods, models, seeds=None):

@@ -1,5 +1,6 @@
 """Run folders: which checkpoint is read, and what a folder's name says."""
 
+import functools
 import glob
 import os
 import shutil
@@ -88,27 +89,40 @@ def test_a_pattern_of_models_leaves_out_what_cannot_be_read(copy, capsys):
         tasks.find_models(str(copy.parent), ["broken*"])
 
 
-def test_a_target_chooses_among_the_models_that_can_be_read(copy, capsys):
+def test_find_runs_filters_and_says_what_it_cannot_read(copy, capsys):
     broken = copy.parent / "broken-lmbda=1"
     broken.mkdir()
     (broken / "checkpoint").write_bytes(b"")
-    where = str(copy.parent.parent), "*/*", hyperprior.Mbt2018
-    assert [run.name for run in checkpoints.find_runs(*where)] == [RUN]
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "broken-lmbda=1" in line and "left out" in line
-    with pytest.raises(InputError, match="broken-lmbda=1"):
-        checkpoints.find_runs(where[0], "runs/broken*", hyperprior.Mbt2018)
-    with pytest.raises(InputError, match="needs"):
-        checkpoints.find_runs(where[0], "runs/mbt*", hyperprior.Mbt2018BB)
+    base, bits_back = hyperprior.Mbt2018, hyperprior.Mbt2018BB
+    folder = str(copy.parent.parent)
+    for num_filters in (None, 4):
+        (run,) = checkpoints.find_runs(folder, "*/*", base, num_filters)
+        assert run.name == RUN
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "broken-lmbda=1" in line and "left out" in line
+    checkpoints.find_runs(folder, "*/*", base, tell=lambda line: None)
+    for pattern, model_class, num_filters, message in (
+        ("runs/broken*", base, None, "broken-lmbda=1"),
+        ("runs/mbt*", bits_back, None, "no run of mbt2018_bb.py there, whose"),
+        ("runs/mbt*", base, 5, "no run of mbt2018.py there with --num_filters 5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            checkpoints.find_runs(folder, pattern, model_class, num_filters)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_pattern_of_models_in_folders(copy, tmp_path):
-    (model,) = tasks.find_models(str(tmp_path), ["*/mbt2018*"])
-    assert (model.folder, model.name) == (str(copy.parent), RUN)
-    shutil.copytree(str(copy.parent), str(tmp_path / "others"))
-    assert len(tasks.find_models(str(tmp_path), ["runs/*", "runs/mbt2018*"])) == 1
-    with pytest.raises(InputError, match="tells models apart by this name"):
-        tasks.find_models(str(tmp_path), ["*/mbt2018*"])
+    where = str(copy.parent)
+    for name in ("*/mbt2018*", "./runs/" + RUN, "runs/{}/".format(RUN)):
+        (model,) = tasks.find_models(str(tmp_path), [name])
+        assert (model.folder, model.name) == (where, RUN)
+    patterns = ["runs/*", "./runs/mbt2018*", "runs/../runs/m*"]
+    assert len(tasks.find_models(str(tmp_path), patterns)) == 1
+    shutil.copytree(where, str(tmp_path / "others"))
+    find = functools.partial(checkpoints.find_runs, model_class=hyperprior.Mbt2018)
+    for function in (find, lambda folder, pattern: tasks.find_models(folder, [pattern])):
+        with pytest.raises(InputError, match="same name"):
+            function(str(tmp_path), "*/mbt2018*")
 
 
 def test_a_path_that_tensorflow_takes_for_a_pattern(copy, tmp_path):

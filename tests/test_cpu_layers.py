@@ -162,6 +162,16 @@ def test_gdn(inverse, strip, rows, monkeypatch):
     assert_close(ours, with_gradients(plain_gdn, x, beta, gamma), 2e-6)
 
 
+def test_gdn_with_weights_that_are_not_trained():
+    x, weights = constant(2, 5, 3, 7), (1 + RNG.uniform(size=7), RNG.uniform(size=(7, 7)))
+    frozen, trained = ([f(np.float32(w)) for w in weights] for f in (tf.constant, tf.identity))
+    ours, others = (cpu_layers.gdn(x, *kind) for kind in (frozen, trained))
+    assert tf.gradients(ours, frozen) == [None, None]
+    assert_close(with_gradients(ours, x), with_gradients(others, x), 1e-7)
+    half = [frozen[1], trained[0]]  # as long as one is trained, both have gradients
+    assert None not in tf.gradients(cpu_layers.gdn(x, half[1], half[0]), half)
+
+
 # --- Tiles -----------------------------------------------------------------------------------
 
 
@@ -189,8 +199,8 @@ WHOLE = 10**6
         (4, (48, 37), (2 * 3 * 3,)),  # two images at a time
     ],
 )
-@pytest.mark.parametrize("constant", [tf.constant, stored.store])
-def test_pieces_equal_the_whole(constant, batch, size, areas, monkeypatch):
+@pytest.mark.parametrize("as_tensor", [tf.constant, stored.store])
+def test_pieces_equal_the_whole(as_tensor, batch, size, areas, monkeypatch):
     """Transforms, loss and gradients agree, for images of arbitrary size."""
     monkeypatch.setattr(stored, "SMALL", 0)
     run = checkpoints.find_run(DEMO_DIR, DEMO["sga"])
@@ -200,7 +210,7 @@ def test_pieces_equal_the_whole(constant, batch, size, areas, monkeypatch):
     for area in (WHOLE, *areas):
         monkeypatch.setattr(tiling, "largest", lambda channels, area=area: area)
         with tf.Graph().as_default(), tf.Session() as session:
-            model = hyperprior.build(hyperprior.Mbt2018, weights, constant)
+            model = hyperprior.build(hyperprior.Mbt2018, weights, as_tensor)
             y = model.analysis(tf.constant(x))
             z = model.hyper_analysis(y)["z"]
             loss, metrics = model.rate_distortion(tf.constant(x), 0.01, y=y, z=z)
