@@ -5,7 +5,7 @@
     flags.py     command-line flags as data
     console.py   progress
     signals.py   Ctrl-C and SIGTERM, and how a command ends
-    machine.py   the number of CPU cores
+    machine.py   CPU cores, memory and the name of the processor
     quiet_tf.py  TensorFlow without its warnings and with faster settings
 
 All other packages may import this one, which imports none of them.

@@ -10,7 +10,14 @@
     python -m study.targets        how well targets are met, and what a step brings
     python -m study.sga_landscape  the loss over two latents, and SGA's path through it
 
-These need the packages of `requirements-study.txt`; each has a `--help`. What reports are made of:
+These need the packages of `requirements-study.txt`; each has a `--help`. What a study is made of:
+
+    inputs.py         images, and their pixels         tasks.py          image × method × model
+    codecs.py         classical codecs as methods      schedule.py       order of tasks, time left
+    cluster.py        Dask, here or on a cluster       execution.py      a task, in a Dask worker
+    serve.py          a script for several images      versions.py       digest of a result's code
+
+What reports are made of:
 
     tables.py         rows of results, CSV, means      curves.py         rate-distortion curves
     selection.py      rows that can be compared        statistics.py     gains, intervals, deltas

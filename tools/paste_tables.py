@@ -7,7 +7,7 @@ take, the latter by their first cells, of which the first row that has one is me
     <!-- table: results/demo/report.md, Gains; columns: method, gain; rows: sga, bb_sga -->
     <!-- end of table -->
 
-The files are written by `study.report` and `study.budgets`.
+The files are written by the programs of `study/`.
 """
 
 import glob
