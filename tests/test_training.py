@@ -426,6 +426,10 @@ def test_validation_is_what_the_scripts_measure(model, script, trained, photos, 
     kept = glob.glob(os.path.join(folder, "best.ckpt-*.index"))
     assert [os.path.basename(path) for path in kept] == ["best.ckpt-{:g}.index".format(best)]
     assert tf.train.load_checkpoint(kept[0][: -len(".index")]).get_tensor("global_step") == best
+    for is_best, step in ((True, best), (False, STEPS)):
+        copied = str(tmp_path / str(is_best) / os.path.basename(folder))
+        export.main(folder, copied, best=is_best)
+        assert checkpoints.find_run(*os.path.split(copied)).step == step
     assert checkpoint_values(folder)["global_step"] == STEPS
 
 

@@ -1,6 +1,6 @@
 """Copies a trained run without the state of its optimisers, which makes it a third of the size.
 
-    python tools/export.py <run folder> <folder to write>
+    python tools/export.py <run folder> <folder to write> [--best]
 
 The copy compresses and decompresses as the original does. Training cannot resume from it, but a new
 run can start from its weights (`--init_from`).
@@ -18,13 +18,19 @@ sys.path.insert(0, ROOT)
 from model import checkpoints  # noqa: E402
 from runtime.errors import InputError  # noqa: E402
 from runtime.quiet_tf import tf  # noqa: E402
+from training import validation  # noqa: E402
 
 
-def main(source, target):
-    """Writes the newest checkpoint of `source`, its settings and records to `target`."""
-    checkpoint = checkpoints.newest_checkpoint(source)
+def main(source, target, best=False):
+    """Writes a checkpoint of `source`, its settings and records to `target`.
+
+    best: whether to take the checkpoint that validation found best, rather than the newest.
+    """
+    find = validation.best_checkpoint if best else checkpoints.newest_checkpoint
+    checkpoint = find(source)
     if checkpoint is None:
-        raise InputError("{}: no checkpoint there".format(source))
+        what = "best checkpoint (--val_glob keeps it)" if best else "checkpoint"
+        raise InputError("{}: no {} there".format(source, what))
     reader = tf.train.load_checkpoint(checkpoint)
     names = [
         name
@@ -36,7 +42,9 @@ def main(source, target):
         variables = [tf.Variable(reader.get_tensor(name), name=name) for name in names]
         session.run(tf.global_variables_initializer())
         tf.train.Saver(variables, save_relative_paths=True).save(
-            session, os.path.join(target, os.path.basename(checkpoint)), write_meta_graph=False
+            session,
+            os.path.join(target, os.path.basename(checkpoint).replace("best", "model")),
+            write_meta_graph=False,
         )
     for name in ("args.json", "record.txt", "validation.csv"):
         if os.path.exists(os.path.join(source, name)):
@@ -49,6 +57,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("source", help="run folder")
     parser.add_argument("target", help="folder to write")
+    parser.add_argument(
+        "--best", action="store_true", help="the checkpoint with the lowest validation loss"
+    )
     try:
         main(**vars(parser.parse_args()))
     except (InputError, OSError) as error:

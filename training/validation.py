@@ -21,6 +21,12 @@ BEST = "best.ckpt"  # prefix of the checkpoint with the lowest validation loss s
 BEST_STATE = "best_checkpoint"  # state file, like `checkpoint` for the newest checkpoint
 
 
+def best_checkpoint(folder):
+    """Path of the checkpoint in a run folder with the lowest validation loss, or None."""
+    paths = glob.glob(os.path.join(glob.escape(folder), BEST + "-*.index"))
+    return max(paths, key=os.path.getmtime)[: -len(".index")] if paths else None
+
+
 class Validation:
     """Measures a model on fixed images at intervals, and keeps the best checkpoint.
 
@@ -62,7 +68,7 @@ class Validation:
             (row["rd_loss"] for row in read_log(folder) if row["images"] == self._digest),
             default=np.inf,
         )
-        if not glob.glob(os.path.join(glob.escape(folder), BEST + "-*.index")):
+        if best_checkpoint(folder) is None:
             self._best = np.inf
         self._tensorboard = tf.summary.FileWriterCache.get(logdir) if logdir else None
         self._measured = time.time()
