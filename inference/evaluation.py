@@ -15,7 +15,7 @@ from model import device, hyperprior
 from model.stored import release, store
 from runtime import console
 from runtime.errors import InputError, naming
-from runtime.quiet_tf import tf
+from runtime.quiet_tf import no_collection, tf
 
 METRICS = (
     "mse",
@@ -199,7 +199,7 @@ class Evaluation:
     def __init__(self, method_class, weights, shape, args, aim=NO_AIM):
         self.args, self.shape, self.aim = args, shape, aim
         self.graph = tf.Graph()
-        with self.graph.as_default():
+        with self.graph.as_default(), no_collection():
             self.pixels = tf.placeholder(tf.uint8, shape)
             self.keys = tf.placeholder(tf.int64, shape[:1])
             x = tf.get_variable("x", shape, trainable=False, use_resource=True)

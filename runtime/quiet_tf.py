@@ -11,23 +11,44 @@ most of the project works without it, because NVIDIA's TensorFlow has no build
 of it (docs/gpu.md).
 """
 
+import atexit
 import contextlib
+import gc
 import logging
 import os
 import warnings
 
 from runtime.errors import InputError
 
+
+@contextlib.contextmanager
+def no_collection():
+    """A context without garbage collection, for imports and graphs.
+
+    They make hundreds of thousands of objects that stay, which the collector would look through
+    over and over.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+atexit.register(gc.freeze)  # nor are they looked through when the process ends
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors still raise exceptions
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-with warnings.catch_warnings():
+with warnings.catch_warnings(), no_collection():
     warnings.simplefilter("ignore")
     import tensorflow.compat.v1 as tf
 
     tf.get_logger().setLevel(logging.ERROR)
 
-__all__ = ["enough_memory", "tf", "tfc"]  # noqa: F822  `__getattr__` below provides tfc
+__all__ = ["enough_memory", "no_collection", "tf", "tfc"]  # noqa: F822  `__getattr__` below provides tfc
 
 
 def __getattr__(name):

@@ -1,5 +1,7 @@
 """Stored tensors: the same numbers as constants, outside the graph's definition."""
 
+import gc
+
 import numpy as np
 import pytest
 from conftest import DEMO, DEMO_DIR
@@ -8,7 +10,7 @@ import sga
 import tf_boilerplate
 from inference.evaluation import Evaluation
 from model import checkpoints, cpu_layers, device, hyperprior, stored
-from runtime.quiet_tf import tf
+from runtime.quiet_tf import no_collection, tf
 
 
 def loss_and_gradients(weights, as_tensor, x):
@@ -52,6 +54,16 @@ def test_the_graph_of_an_evaluation_does_not_contain_the_weights(monkeypatch):
     assert graph.as_graph_def().ByteSize() < sum(kernel.nbytes for kernel in kernels)
     arrays = [array for _, array in graph.get_collection("stored tensors")]
     assert len(arrays) > len(kernels) and not any(array is not None for array in arrays)
+
+
+def test_collection_is_only_off_while_a_graph_is_built():
+    with pytest.raises(KeyError), no_collection():
+        assert not gc.isenabled()
+        with no_collection():
+            pass
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
 
 
 def test_a_tensor_made_inside_a_loop_can_be_read_outside(monkeypatch):
