@@ -47,6 +47,7 @@ class GridCodec:
           words: uint32, the payload.
           latents: dict of y and z as a decoder gets them, float64.
         """
+        y, z = (np.asarray(v, np.float64) for v in (y, z))  # sums of float32 are not exact
         centres = self._medians * UNIT
         z = nearest(z, centres) if self._centred else np.rint(z)
         mu, codes, shifts = self._p_y(z, y.shape[:2])

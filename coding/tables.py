@@ -121,7 +121,7 @@ class PriorTables:
     """p(z) on the points medians + spacing · symbol; the codes are the channels.
 
     Args:
-      prior: `networks.Prior`.
+      prior: `integer_networks.Prior`.
       medians: (C,).
       spacing: spacing of the grid.
     """

@@ -1,6 +1,7 @@
 """Whole-file reads and atomic writes, which never leave half a file behind."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -49,6 +50,19 @@ def atomic_write(path):
         if isinstance(error, OSError):
             raise _not_writable(path, error.strerror)
         raise
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Keeps other processes that lock the folder waiting; where it cannot be locked, it is not."""
+    os.makedirs(folder, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(path):

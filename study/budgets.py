@@ -46,9 +46,11 @@ def main(argv=None):
     methods = {(setting, its): method_of(setting, its) for setting in SETTINGS for its in BUDGETS}
     if args.redraw:
         found, failed = tables.read_csv(os.path.join(args.output, "images.csv"), args.dataset), 0
+        model = os.path.basename(os.path.normpath(args.runname))
+        found = [row for row in found if (row["dataset"], row["model"]) == (args.dataset, model)]
     else:
-        args.methods = [PREDICTION, *methods.values()]
-        args.models = [checkpoints.find_run(args.checkpoint_dir, args.runname).name]
+        checkpoints.find_run(args.checkpoint_dir, args.runname)
+        args.methods, args.models = [PREDICTION, *methods.values()], [args.runname]
         found, failed = run.study(args)
     if failed:
         print("{} tasks failed: no table of budgets, and no figure".format(failed))

@@ -88,8 +88,11 @@ def as_latex(table):
     notes = "".join("\n\n\\smallskip\\small " + _escaped(note) for note in table.notes)
     # Two hyphens of a flag would become a dash.
     body = body.replace("--", "-{}-")
-    environment = LATEX_TABLE.format(_escaped(table.title), table.name, body, notes)
-    return "".join(LATEX.get(character, character) for character in environment)
+    return _in_latex(LATEX_TABLE.format(_escaped(table.title), table.name, body, notes))
+
+
+def _in_latex(text):
+    return "".join(LATEX.get(character, character) for character in text)
 
 
 def _escaped(text):
@@ -105,6 +108,8 @@ def markdown(title, tables, notes):
     return "\n\n".join([*parts, *notes])
 
 
-def latex(tables):
-    """LaTeX to include in a paper."""
-    return "\n\n".join(["% needs \\usepackage{booktabs,graphicx}", *map(as_latex, tables)])
+def latex(tables, notes=()):
+    """LaTeX to include in a paper; notes follow as paragraphs."""
+    head = "% needs \\usepackage{booktabs,graphicx}"
+    notes = (_in_latex(_escaped(note)) for note in notes)
+    return "\n\n".join([head, *map(as_latex, tables), *notes])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from imaging.codecs import psnr
 from inference import scripts
+from model import checkpoints
 from runtime import console, files
 from runtime.errors import InputError
 from study import codecs, command, documents, inputs, statistics, tables, tasks
@@ -132,6 +133,11 @@ def _decoded(row, image, original, args):
     path = os.path.join(args.output, CACHE, name)
     if not os.path.exists(path):
         files.check_writable(path)
+        if row["checkpoint_sha256"]:
+            run = checkpoints.find_run(args.checkpoint_dir, row["model"])
+            if checkpoints.checkpoint_sha256(run.checkpoint) != row["checkpoint_sha256"]:
+                line = "--checkpoint_dir: {} is not the checkpoint of the results"
+                raise InputError(line.format(run.checkpoint))
         console.note("decoding {} by {}".format(image.name, row["method"]))
         flags += ["--lambda", repr(row["lambda"]), "--save_reconstruction"]
         flags += ["--seed", row["seed"]] if row["seed"] not in ("", "0", 0) else []

@@ -86,7 +86,7 @@ def main(argv=None):
     text = "\n\n".join([*parts, *content["notes"]])
     record = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     markdown = documents.markdown("Results", made, content["notes"])
-    texts = (text, markdown, documents.latex(made), record)
+    texts = (text, markdown, documents.latex(made, content["notes"]), record)
     for name, one in zip(TEXTS, texts):
         files.write_bytes(paths[name], one.encode() + b"\n")
     drawn, notes = rd_figures.draw_all(table, found, beside, args)

@@ -163,14 +163,14 @@ class Table:
 
     def write(self, ended=None):
         """Writes both, with the new rows in place of those of `ended` (None: tasks with rows)."""
-        with self.lock:
+        with self.lock, files.locked(self.args.output):
             self._write(ended)
 
     def _write(self, ended):
         begun = time.monotonic()
         if ended is None:
             ended = [task for task in self.wanted if identity(task) in self.rows]
-        # Read again: another study may have written to it since.
+        # Read again: another study may have written to it since, and waits now (`files.locked`).
         rows = merged(self.read(), ended, self.new(), self.args.dataset)
         files.write_bytes(self.paths[0], tables.to_csv(rows, tables.COLUMNS))
         # Of the numbers as the table has them, so that they do not depend on who computed them.

@@ -62,8 +62,8 @@ def _base(there):
 def comparable(table):
     """Keeps the images that all methods and settings of a data set have, as studies may be running.
 
-    Where there is none, the settings with the fewest images are left out, one by one, until there
-    is one.
+    Settings with lossless images are left out. Where no image is left, the settings with the fewest
+    images are left out, one by one, until there is one.
 
     Args:
       table: a `tables.frame`.
@@ -75,7 +75,13 @@ def comparable(table):
       InputError: an image is there twice under one setting and seed, or with other pixels.
     """
     _check_same_images(table)
-    keep, notes = np.zeros(len(table), bool), []
+    points = [tuple(point) for point in table[[*tables.POINT]].values]
+    lossless = dict.fromkeys(point for point, x in zip(points, table["psnr"]) if np.isinf(x))
+    line = "{}: left out, as the PSNR of a lossless image is infinite"
+    notes = [line.format(tables.where(*point)) for point in lossless]
+    table = table[np.array([point not in lossless for point in points], bool)]
+    table = table.reset_index(drop=True)
+    keep = np.zeros(len(table), bool)
     for dataset, rows in table.groupby("dataset", sort=False):
         sets = {key: set(group["image"]) for key, group in rows.groupby([*tables.POINT])}
         everything = set.union(*sets.values())
@@ -117,7 +123,19 @@ def _check_same_images(table):
 
 
 def provenance_notes(table):
-    """Lines on rows that do not compare: of several versions of the code, machines, or seeds."""
+    """Lines on rows that do not compare: of several checkpoints, versions, machines, or seeds."""
+    trained = table[table["checkpoint_sha256"] != ""]
+    for (dataset, model), rows in trained.groupby(["dataset", "model"], sort=False):
+        if rows["checkpoint_sha256"].nunique() > 1:
+            line = "{}, {}: rows of {} checkpoints of this name"
+            yield line.format(dataset, model, rows["checkpoint_sha256"].nunique())
+    kinds = table["model"].str.partition("-")[0]
+    for (dataset, lmbda, kind), rows in table.groupby(["dataset", "lambda", kinds], sort=False):
+        methods = rows.groupby("method", sort=False)["model"].agg(set)
+        apart = [name for name in methods.index if not methods[name] & methods.iloc[0]]
+        if kind and apart:
+            line = "{}, λ = {}: {} and {} have no model in common"
+            yield line.format(dataset, lmbda, methods.index[0], apart[0])
     scripts = table["method"].str.split().str[0]
     for (dataset, script), rows in table.groupby(["dataset", scripts], sort=False):
         if rows["version"].nunique() > 1:

@@ -197,11 +197,12 @@ def read_csv(path, dataset):
         for column in ("image", "method"):
             if not row[column].strip():
                 raise InputError("{}: line {}: no {}".format(path, number, column))
-        for column in (*SETTING, *METRICS, *SECONDS):
+        for column in ("seed", *SETTING, *METRICS, *SECONDS):
             text = row.get(column, "")
             needed = column in NEEDED or column == "lambda" and not row.get("quality")
             try:
-                row[column] = float(text) if text or needed else ""
+                number_or_none = float(text) if text or needed else ""
+                row[column] = text if column == "seed" else number_or_none
             except ValueError:
                 line = "{}: line {}: {} is {!r}, not a number"
                 raise InputError(line.format(path, number, column, text))

@@ -61,10 +61,11 @@ class Runs:
                 raise
             return None
 
-    def result(self, runname, *flags):
+    def result(self, runname, *flags, checkpoint_dir=None):
         """The result of one run, a dict."""
         argv = (self._script, runname, self._path, self.folder, *self._flags, *flags)
-        return tables.load(scripts.compress(*argv, checkpoint_dir=self._dir, quiet=True))
+        folder = checkpoint_dir or self._dir
+        return tables.load(scripts.compress(*argv, checkpoint_dir=folder, quiet=True))
 
 
 def value(result, key):
@@ -260,7 +261,7 @@ def steps(args):
             for way, settings in ways.items():
                 for model, lmbda, step in settings:
                     flags = ("--lambda", lmbda, "--step", step)
-                    result = runs.result(model.name, *flags)
+                    result = runs.result(model.name, *flags, checkpoint_dir=model.folder)
                     row = {"image": image.name, "way": way, "model": model.name}
                     row.update({"lambda": lmbda, "step": float(result["step"])})
                     row.update({key: value(result, key) for key in ("est_bpp", "psnr")})
@@ -345,7 +346,7 @@ def picture(args):
         result = runs.result(runname, output, "--max_bytes", args.bytes)
         decoded = output + ".png"
         script = tasks.split(args.method)[0]
-        name = str(result["runname"])
+        name = os.path.join(os.path.dirname(runname), str(result["runname"]))
         scripts.run(
             script, "--checkpoint_dir", args.checkpoint_dir, "decompress", name, output, decoded
         )

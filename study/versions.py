@@ -13,7 +13,8 @@ def version(script):
     """Digest of `<script>.py` and of every file of this project that it imports, however deep.
 
     Comments, docstrings and layout do not count, nor do `study` and `tests`, which no script
-    imports. It needs no git, so that a copied folder has the version of its original.
+    imports, and `training`, which compresses nothing. It needs no git, so that a copied folder has
+    the version of its original.
     """
     digest = hashlib.sha256()
     for path in sources(script):
@@ -23,7 +24,7 @@ def version(script):
 
 
 def sources(script):
-    """Paths, sorted, of `<script>.py` and of the project's files that it imports, however deep."""
+    """Paths, sorted, of `<script>.py` and of what it imports of the project, except `training`."""
     found, pending = set(), [os.path.join(ROOT, script + ".py")]
     while pending:
         path = pending.pop()
@@ -40,6 +41,8 @@ def _files_of(module):
     The name may end in what a module defines; names from elsewhere have no files here.
     """
     place, found = ROOT, []
+    if module.split(".")[0] == "training":
+        return found
     for part in module.split("."):
         place = os.path.join(place, part)
         candidates = (place + ".py", os.path.join(place, "__init__.py"))

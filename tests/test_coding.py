@@ -403,9 +403,11 @@ def test_codec_of_grids(kind, base):
     y, z = rng().normal(0, 3, (5, 6, 32)), rng().normal(0, 3, (2, 2, 32))
     y[0, 0, :4], z[0, 0, :2] = [10000, -10000, 123456, -99999.4], [10000, -10000]
     y[1, 0, :4], z[1, 0, :4] = [-1.5, -0.5, 0.5, 1.5], [-1.5, -0.5, 0.5, 1.5]
+    y, z = np.float32(y), np.float32(z)  # as TensorFlow gives them
     words, sent = codec.encode(y, z)
     decoded = codec.decode(words, 75, 90)
     for name, latent in (("y", y), ("z", z)):
+        assert sent[name].dtype == np.float64
         np.testing.assert_array_equal(decoded[name], sent[name])
         assert np.abs(sent[name] - latent).max() <= 0.5
     if kind == container.INTEGERS:

@@ -8,9 +8,11 @@ import subprocess
 
 import numpy as np
 import pytest
+from conftest import UNTRAINED
 from PIL import Image
 from test_study import made_rows, write_rows
 
+from model import checkpoints
 from runtime.errors import InputError
 from study import inputs, page, report
 
@@ -75,6 +77,23 @@ def test_pictures_are_decoded_once_with_the_settings_of_their_rows(pictures, tmp
     assert len(runs) == 4
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)  # nothing from elsewhere
+
+
+def test_pictures_are_of_the_checkpoint_of_the_results(pictures, untrained, tmp_path):
+    argv, runs = pictures
+    with open(argv[0], newline="") as file:
+        rows = [{**row, "model": UNTRAINED["sga"]} for row in csv.DictReader(file)]
+    run = checkpoints.find_run(str(untrained), UNTRAINED["sga"])
+    argv += ["--checkpoint_dir", str(untrained)]
+    for digest in (checkpoints.checkpoint_sha256(run.checkpoint), "another"):
+        for row in rows:
+            row["checkpoint_sha256"] = digest
+        argv[0] = write_rows(tmp_path / (digest[:9] + ".csv"), rows)
+        if digest != "another":
+            report.main(argv)
+    shutil.rmtree(str(tmp_path / "out"))
+    with pytest.raises(InputError, match="not the checkpoint of the results"):
+        report.main(argv)
 
 
 def test_pictures_of_a_codec_have_about_the_same_rate(pictures, tmp_path):

@@ -6,6 +6,9 @@ import io
 import itertools
 import os
 import shutil
+import subprocess
+import sys
+import threading
 import time
 import types
 
@@ -17,6 +20,7 @@ from test_study import write_images
 from test_study_tables import MODEL, Future
 
 import utils
+from runtime import files
 from runtime.errors import InputError
 from study import cluster, codecs, execution, inputs, run, schedule, tables, tasks
 
@@ -501,3 +505,26 @@ def test_messages_name_the_image_and_not_a_temporary_file(untrained, tmp_path):
     refusal = execution.attempt(task, 1).refusal
     assert refusal.startswith("sga.py: error: {}: image 0: ".format(found[0].path))
     assert "try a lower --lr" in refusal and execution._kept.process is None
+
+
+def test_studies_that_write_to_one_table_wait_for_each_other(tmp_path):
+    """A process that locks the folder keeps others waiting, and no longer than it lives."""
+    code = "from runtime import files\nwith files.locked({!r}): print(1, flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code.format(str(tmp_path))],
+        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT},
+    )
+    assert process.stdout.readline() == b"1\n"
+    entered = threading.Event()
+
+    def enter():
+        with files.locked(str(tmp_path)):
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    assert not entered.wait(0.5)
+    process.kill()
+    assert entered.wait(10)
+    thread.join()
+    process.communicate()

@@ -72,7 +72,8 @@ def test_a_version_covers_all_that_a_script_imports(monkeypatch):
     for name in ("bb_sga.py", "sga.py", "inference/rounding.py", "model/__init__.py"):
         assert version_with(name, b"\n# a comment\n") == before
         assert version_with(name, b"\nchanged = 1\n") != before
-    assert version_with("study/tasks.py", b"\nchanged = 1\n") == before
+    for name in ("study/tasks.py", "training/validation.py"):
+        assert version_with(name, b"\nchanged = 1\n") == before
 
 
 def test_imports_are_found_wherever_they_stand(monkeypatch, tmp_path):
@@ -511,6 +512,25 @@ def test_a_report_says_of_what_versions_and_machines_its_rows_are(tmp_path):
     text = report_of(rows, tmp_path)
     assert "made, mbt2018: rows of 2 versions of the code\n" in text
     assert "made: seconds of 2 machines: CPU / Fast, CPU / Slow\n" in text
+
+
+def test_a_report_says_of_what_checkpoints_its_rows_are(tmp_path):
+    rows = made_rows(checkpoint_sha256="1", model="mbt2018-N=64")
+    same = made_rows("sga", checkpoint_sha256="1", model="mbt2018-N=64")
+    assert "checkpoints" not in report_of(rows + same, tmp_path)
+    text = report_of(rows + [{**row, "checkpoint_sha256": "2"} for row in same], tmp_path)
+    assert "made, mbt2018-N=64: rows of 2 checkpoints of this name\n" in text
+    assert "2 checkpoints" in (tmp_path / "report" / "report.tex").read_text()
+    others = [{**row, "checkpoint_sha256": "2", "model": "mbt2018-N=192"} for row in same]
+    text = report_of(rows + others, tmp_path)
+    assert "mbt2018 and sga have no model in common\n" in text
+
+
+def test_a_lossless_point_is_left_out_with_a_note(tmp_path):
+    rows = made_rows() + made_rows("sga")
+    rows[-1].update(psnr=np.inf)
+    line = "made, sga, λ = {:g}: left out, as the PSNR of a lossless image is infinite\n"
+    assert line.format(rows[-1]["lambda"]) in report_of(rows, tmp_path)
 
 
 def test_reports_write_their_files_before_they_print(tmp_path):

@@ -495,6 +495,14 @@ def test_learning_curves_count_the_steps_before(tmp_path, capsys):
     trunk, last = map(learning_curves.read, folders)
     assert (trunk.steps, trunk.losses) == ((10, 30), (3, 2))  # of the newest images alone
     assert (last.steps, last.losses) == ((30, 35), (2, 1.5))
+    log = tmp_path / "last" / "mbt2018-n" / "validation.csv"
+    whole = log.read_text()
+    log.write_text(whole + "10,i,1.2")  # a full disk
+    assert learning_curves.read(folders[1]) == last
+    log.write_text(whole + "10,i,none,1,1,1")
+    with pytest.raises(InputError, match="line 4"):
+        learning_curves.read(folders[1])
+    log.write_text(whole)
     figure = learning_curves.draw([trunk, last])
     (panel,) = figure.axes
     assert [line.get_label() for line in panel.lines] == ["mbt2018, trunk", "mbt2018, last"]

@@ -23,8 +23,9 @@ BEST_STATE = "best_checkpoint"  # state file, like `checkpoint` for the newest c
 
 def best_checkpoint(folder):
     """Path of the checkpoint in a run folder with the lowest validation loss, or None."""
-    paths = glob.glob(os.path.join(glob.escape(folder), BEST + "-*.index"))
-    return max(paths, key=os.path.getmtime)[: -len(".index")] if paths else None
+    state = tf.train.get_checkpoint_state(folder, BEST_STATE)
+    path = state and os.path.join(folder, os.path.basename(state.model_checkpoint_path))
+    return path if path and os.path.exists(path + ".index") else None
 
 
 class Validation:
@@ -68,7 +69,9 @@ class Validation:
             (row["rd_loss"] for row in read_log(folder) if row["images"] == self._digest),
             default=np.inf,
         )
-        if best_checkpoint(folder) is None:
+        best = best_checkpoint(folder)
+        self._saver.recover_last_checkpoints([best] if best else [])
+        if best is None:
             self._best = np.inf
         self._tensorboard = tf.summary.FileWriterCache.get(logdir) if logdir else None
         self._measured = time.time()
@@ -105,7 +108,9 @@ class Validation:
             )
         path = os.path.join(self._folder, LOG)
         is_new = not os.path.exists(path)
+        cut = not is_new and not files.read_bytes(path).endswith(b"\n")  # by a full disk
         with open(path, "a", newline="") as file:
+            file.write("\n" * cut)
             writer = csv.DictWriter(file, FIELDS)
             if is_new:
                 writer.writeheader()
@@ -131,17 +136,26 @@ def measurement(model, shape, lmbda):
 
 
 def read_log(folder):
-    """The measurements in a run folder, a list of dicts of `FIELDS`; empty if it has none."""
+    """The measurements in a run folder, a list of dicts of `FIELDS`; empty if it has none.
+
+    Incomplete lines, which a full disk may have left, are skipped.
+
+    Raises:
+      InputError: a line has something other than numbers.
+    """
+    path, rows = os.path.join(folder, LOG), []
     try:
-        with open(os.path.join(folder, LOG), newline="") as file:
-            rows = list(csv.DictReader(file))
+        with open(path, newline="") as file:
+            lines = list(csv.DictReader(file))
     except FileNotFoundError:
         return []
-    numbers = set(FIELDS) - {"images"}
-    return [
-        {key: float(value) if key in numbers else value for key, value in row.items()}
-        for row in rows
-    ]
+    for number, line in enumerate(lines, 2):
+        if set(line) == set(FIELDS) and None not in line.values():
+            try:
+                rows.append({key: v if key == "images" else float(v) for key, v in line.items()})
+            except ValueError as error:
+                raise InputError("{}: line {}: {}".format(path, number, error))
+    return rows
 
 
 def line(step, means):
