@@ -191,8 +191,9 @@ def compress(method_class, args):
         run, aim = choice.prepare(method_class, args, images)
         path = method_class.result_path(run, args)
         if path:
-            settings = {**method_class.settings(args), **aim.digests()}
-            settings["eval_batch_size"] = args.eval_batch_size
+            values = {**method_class.provenance(run, images, args), **aim.digests()}
+            names = (*method_class.settings(args), *aim.digests(), *utils.OF_RESULT)
+            settings = {name: values[name] for name in names}
             defaults = method_class.defaults()
             utils.check_result(path, images.sha256, settings, defaults, args.overwrite)
         weights = checkpoints.load(method_class.model_class, run)
@@ -206,22 +207,21 @@ def compress(method_class, args):
         results, records, content = evaluator.evaluate(writer, images.path, batches, save)
         if evaluator.missed is not None:
             choice.explain(evaluator.missed, aim.target, run, method_class, args, images)
-    for number, pixels in pictures.items():
-        write_png(number, pixels)
     # The result comes first, which may have taken hours; what is printed comes last.
     written, failure = [], None
     if path:
-        values = method_class.provenance(run, images, args)
         utils.write_result(path, {**values, **records, **results})
         written.append(path)
-    if args.output:
-        try:
+    try:
+        for number, pixels in pictures.items():
+            write_png(number, pixels)
+        if args.output:
             with naming("{}: not written".format(args.output)):
                 writer.check(content, results["latents_sha256"], args.verbose)
             files.write_bytes(args.output, content)
             written.append(args.output)
-        except InputError as error:
-            failure = error
+    except InputError as error:
+        failure = error
     batch_means = (key for key in results if key.startswith("avg_"))
     for key in (*evaluation.METRICS, "seconds", *batch_means):
         if key in results:

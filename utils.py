@@ -209,12 +209,18 @@ def _halved(plane):
 # --- Result files ----------------------------------------------------------------------------
 
 
+OF_RESULT = ("eval_batch_size", "checkpoint_step", "checkpoint_sha256")  # besides the method's
+NAMES = {"lmbda": "--lambda", "checkpoint_sha256": "a model with the digest"}
+
+
 def check_result(path, sha256, settings, defaults, overwrite):
     """Makes sure, before anything is computed, that a result can be written to `path`.
 
+    A result of the same run at another step of its training may be replaced.
+
     Args:
       sha256: of the input.
-      settings: dict of the numbers and strings that the result depends on.
+      settings: dict of the numbers and strings that the result depends on, `OF_RESULT` among them.
       defaults: dict of what those of them were that an older result does not tell.
       overwrite: whether any file may be replaced.
 
@@ -233,8 +239,10 @@ def check_result(path, sha256, settings, defaults, overwrite):
             line = "{}: exists, and is no result of this input; --overwrite replaces it, another "
             raise InputError((line + "--results_dir keeps both").format(path))
         before = {**defaults, **before}
+        if before.pop("checkpoint_step", None) != settings["checkpoint_step"]:
+            before.pop("checkpoint_sha256", None)
         differing = [
-            "--{} {}, now {}".format("lambda" if key == "lmbda" else key, before[key], value)
+            "{} {}, now {}".format(NAMES.get(key, "--" + key), before[key], value)
             for key, value in settings.items()
             if key in before and before[key] != value
         ]

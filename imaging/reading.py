@@ -136,7 +136,7 @@ def _sample_format(image):
         return image.mode
     arguments = image.tile[0][3]
     if isinstance(arguments, tuple) and arguments:
-        if image.format == "PPM" and arguments[-1] > 255:  # the largest sample
+        if image.format == "PPM" and (arguments[-1] or 0) > 255:  # the largest sample
             return "{};16".format(image.mode)
         arguments = arguments[0]
     return arguments if isinstance(arguments, str) else image.mode

@@ -88,6 +88,7 @@ class Evaluator:
         metrics, records, batch_sizes = [], [], []
         for pixels in batches:
             numbers = range(len(metrics), len(metrics) + len(pixels))
+            evaluation = None  # so that `_built` can free one of another shape
             evaluation = self._built(pixels.shape)
             figures, record = _evaluate_batch(evaluation, pixels, writer, path, numbers, save)
             metrics += figures

@@ -16,7 +16,7 @@ import utils
 from coding import container, writers
 from inference import regions, scripts, steps, targets
 from inference.optimise import RECORD_EVERY, Stage
-from model import device, hyperprior
+from model import checkpoints, device, hyperprior
 from runtime.errors import InputError
 from runtime.flags import Flag
 from runtime.quiet_tf import tf
@@ -29,7 +29,7 @@ ADAM_FLAGS = {
     "adam_epsilon": Flag(1e-8, "added to the square root in the denominator of Adam's update"),
 }
 ATANH_FLAG = {
-    "atanh_eps": Flag(1e-5, "distances are clipped to 1 minus this, to keep atanh finite")
+    "atanh_eps": Flag(1e-5, "distances are clipped to 1 minus this, to keep atanh finite", below=1)
 }
 
 
@@ -138,6 +138,7 @@ class Method:
             "runname": run.name,
             "num_filters": run.num_filters,
             "checkpoint_step": run.step,
+            "checkpoint_sha256": checkpoints.checkpoint_sha256(run.checkpoint),
             "input": os.path.basename(images.path),
             "input_sha256": images.sha256,
             "eval_batch_size": args.eval_batch_size,

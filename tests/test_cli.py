@@ -303,6 +303,23 @@ def test_the_result_of_another_input_is_kept(capsys, untrained, photo, tmp_path)
     assert "--overwrite" in refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT)
 
 
+def test_the_result_of_another_model_of_the_name_is_kept(
+    capsys, untrained, photo, tmp_path, monkeypatch
+):
+    """Unless it is of another step, as training goes on."""
+    compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)
+    (path,) = glob.glob(str(tmp_path / "r" / "*"))
+    with np.load(path) as saved:
+        result = dict(saved)
+    np.savez(path, **{**result, "checkpoint_sha256": "another"})
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT)
+    assert "a model with the digest another, now {}".format(result["checkpoint_sha256"]) in line
+    np.savez(path, **{**result, "checkpoint_sha256": "another", "checkpoint_step": 7})
+    compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)
+    with np.load(path) as saved:
+        assert saved["checkpoint_sha256"] == result["checkpoint_sha256"]
+
+
 def test_a_result_of_other_settings_is_kept(capsys, untrained, photo, tmp_path):
     """Under the name of one, which is the reference's and has no settings but λ."""
     compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)

@@ -436,6 +436,12 @@ def test_the_transparent_colour_of_16_bit_rgb_pngs(tmp_path):
     assert len(notes) == 2
 
 
+def test_bitmaps_in_ascii(tmp_path):
+    (tmp_path / "a.pbm").write_text("P1\n3 2\n0 1 0\n1 0 1\n")
+    pixels, _ = read(tmp_path / "a.pbm")  # 1 is black
+    np.testing.assert_array_equal(pixels[..., 0], [[255, 0, 255], [0, 255, 0]])
+
+
 def test_tiffs_of_more_than_8_bits(tmp_path):
     path = tmp_path / "a.tif"
     values = np.random.RandomState(0).randint(0, 65536, (5, 8, 3))

@@ -6,6 +6,7 @@ import functools
 import glob
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -284,6 +285,14 @@ def test_a_shipped_model_is_not_trained_further(trained, photos, tmp_path, capsy
     train("mbt2018_bb", photos, tmp_path / "third", "--last_step", 1, "--init_from", folder)
     with open(str(tmp_path / "third" / os.path.basename(folder) / "args.json")) as file:
         assert json.load(file)["init_from_step"] == STEPS + 2
+
+
+def test_a_damaged_checkpoint_is_named(copy, photos, capsys):
+    path = os.path.join(copy, "model.ckpt-{}.data-00000-of-00001".format(STEPS))
+    with open(path, "r+b") as file:
+        file.truncate(os.path.getsize(path) - 1000)
+    line = fails(capsys, photos, pathlib.Path(copy).parent, "--last_step", STEPS + 5)
+    assert "model.ckpt-{}: not a readable checkpoint".format(STEPS) in line
 
 
 def test_a_run_that_was_moved_goes_on(copy, trained, photos, tmp_path, capsys):

@@ -76,7 +76,12 @@ def check_resumable(checkpoint, variables):
 def restore(checkpoint, variables):
     """An initialiser that reads the `variables` from a checkpoint."""
     saver = tf.train.Saver(variables)
-    return lambda scaffold, session: saver.restore(session, checkpoint)
+
+    def initialise(scaffold, session):
+        with checkpoints.reading(checkpoint):
+            saver.restore(session, checkpoint)
+
+    return initialise
 
 
 def warm_start(source, variables, model, x):
