@@ -213,13 +213,13 @@ def compress(method_class, args):
         utils.write_result(path, {**values, **records, **results})
         written.append(path)
     try:
-        for number, pixels in pictures.items():
-            write_png(number, pixels)
         if args.output:
             with naming("{}: not written".format(args.output)):
                 writer.check(content, results["latents_sha256"], args.verbose)
             files.write_bytes(args.output, content)
             written.append(args.output)
+        for number, pixels in pictures.items():
+            write_png(number, pixels)
     except InputError as error:
         failure = error
     batch_means = (key for key in results if key.startswith("avg_"))

@@ -161,8 +161,8 @@ def kept_checkpoints(folder):
     """
     check_readable(folder)
     named, problem = _state(folder)
-    if named and _has_all_files(named[-1]):
-        return list(filter(_has_all_files, named))
+    if named and has_all_files(named[-1]):
+        return list(filter(has_all_files, named))
     there = glob.glob(os.path.join(glob.escape(folder), CHECKPOINTS))
     if not there and not named:
         return []
@@ -209,12 +209,12 @@ def _step(checkpoint):
 def _is_complete(checkpoint):
     """Whether all files of a checkpoint are there, and can be read as far as the step."""
     try:
-        return _has_all_files(checkpoint) and read_checkpoint(checkpoint)[1] >= 0
+        return has_all_files(checkpoint) and read_checkpoint(checkpoint)[1] >= 0
     except InputError:
         return False
 
 
-def _has_all_files(checkpoint):
+def has_all_files(checkpoint):
     shards = glob.glob(glob.escape(checkpoint) + ".data-?????-of-?????")
     is_whole = bool(shards) and len(shards) == int(shards[0][-5:])
     return is_whole and os.path.exists(checkpoint + ".index")

@@ -55,14 +55,13 @@ def atomic_write(path):
 @contextlib.contextmanager
 def locked(folder):
     """Keeps other processes that lock the folder waiting; where it cannot be locked, it is not."""
-    os.makedirs(folder, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # some network file systems lock no folders
+            os.makedirs(folder, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def check_writable(path):

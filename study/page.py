@@ -129,7 +129,8 @@ def _decoded(row, image, original, args):
         return codec.decode(codec.encode(original, codec.number(row["quality"]), 1), 1)
     script, flags = tasks.split(row["method"])
     name = tables.as_text("{}-{}-{:g}".format(image.name, row["method"], row["lambda"]))
-    name = "{}-{}.png".format(name.replace("/", "-"), row["task"] or image.sha256[:16])
+    digest = row["task"] or image.sha256[:16] + row["checkpoint_sha256"][:8]
+    name = "{}-{}.png".format(name.replace("/", "-"), digest)
     path = os.path.join(args.output, CACHE, name)
     if not os.path.exists(path):
         files.check_writable(path)

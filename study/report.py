@@ -57,7 +57,8 @@ def main(argv=None):
     if args.published and not beside:
         names = " ".join(args.published)
         raise InputError("--published: {}: no …{} there".format(names, curves.PUBLISHED))
-    table, found = selection.select(tables.frame(tables.in_order(rows)), found, args)
+    rows = tables.in_order(tables.with_digests(rows))
+    table, found = selection.select(tables.frame(rows), found, args)
     if args.rate != RATES[0] and found + beside:
         raise InputError("--rate {}: published points have {}".format(args.rate, RATES[0]))
     table, notes = selection.comparable(table)

@@ -129,12 +129,13 @@ def provenance_notes(table):
         if rows["checkpoint_sha256"].nunique() > 1:
             line = "{}, {}: rows of {} checkpoints of this name"
             yield line.format(dataset, model, rows["checkpoint_sha256"].nunique())
-    kinds = table["model"].str.partition("-")[0]
-    for (dataset, lmbda, kind), rows in table.groupby(["dataset", "lambda", kinds], sort=False):
-        methods = rows.groupby("method", sort=False)["model"].agg(set)
+    learned = table[table["model"] != ""]
+    sizes = learned["model"].str.replace("^[^-]*-", "", regex=True)  # less the kind of model
+    for (dataset, lmbda), rows in learned.assign(size=sizes).groupby(["dataset", "lambda"]):
+        methods = rows.groupby("method", sort=False)["size"].agg(set)
         apart = [name for name in methods.index if not methods[name] & methods.iloc[0]]
-        if kind and apart:
-            line = "{}, λ = {}: {} and {} have no model in common"
+        if apart:
+            line = "{}, λ = {:g}: the models of {} and {} differ in more than their kind"
             yield line.format(dataset, lmbda, methods.index[0], apart[0])
     scripts = table["method"].str.split().str[0]
     for (dataset, script), rows in table.groupby(["dataset", scripts], sort=False):

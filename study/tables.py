@@ -244,6 +244,20 @@ def _cell(column, value):
     return repr(value) if column == "lambda" else "{:.9g}".format(value)
 
 
+def with_digests(rows):
+    """Rows with the digest of a checkpoint that some lack, where the others of a model have one."""
+    known = {}
+    for row in rows:
+        digests = known.setdefault((row["dataset"], row.get("model")), set())
+        digests.add(row.get("checkpoint_sha256"))
+    made = []
+    for row in rows:
+        digests = known[row["dataset"], row.get("model")] - {"", None}
+        lacks = row.get("model") and not row.get("checkpoint_sha256") and len(digests) == 1
+        made.append({**row, "checkpoint_sha256": min(digests)} if lacks else row)
+    return made
+
+
 # --- Order and means -------------------------------------------------------------------------
 
 

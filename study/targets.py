@@ -25,6 +25,7 @@ from imaging.reading import read_image
 from inference import scripts
 from inference.methods import find_method
 from inference.targets import Target
+from model import checkpoints
 from runtime import files
 from runtime.errors import InputError
 from study import command, curves, documents, figures, inputs, statistics, tables, tasks
@@ -346,7 +347,8 @@ def picture(args):
         result = runs.result(runname, output, "--max_bytes", args.bytes)
         decoded = output + ".png"
         script = tasks.split(args.method)[0]
-        name = os.path.join(os.path.dirname(runname), str(result["runname"]))
+        there = checkpoints.run_folders(args.checkpoint_dir, runname)
+        (name,) = (name for name in there if os.path.basename(name) == str(result["runname"]))
         scripts.run(
             script, "--checkpoint_dir", args.checkpoint_dir, "decompress", name, output, decoded
         )

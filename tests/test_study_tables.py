@@ -523,7 +523,14 @@ def test_a_report_says_of_what_checkpoints_its_rows_are(tmp_path):
     assert "2 checkpoints" in (tmp_path / "report" / "report.tex").read_text()
     others = [{**row, "checkpoint_sha256": "2", "model": "mbt2018-N=192"} for row in same]
     text = report_of(rows + others, tmp_path)
-    assert "mbt2018 and sga have no model in common\n" in text
+    assert "the models of mbt2018 and sga differ in more than their kind\n" in text
+    without = [{**row, "checkpoint_sha256": ""} for row in rows]
+    assert report_of(without + same, tmp_path) == report_of(rows + same, tmp_path)
+
+
+def test_a_report_of_published_points_alone(tmp_path):
+    report.main([os.path.join(ROOT, "results", "kodak"), "--output", str(tmp_path)])
+    assert "-15.17%" in (tmp_path / "report.txt").read_text(encoding="utf-8")
 
 
 def test_a_lossless_point_is_left_out_with_a_note(tmp_path):

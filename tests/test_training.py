@@ -506,9 +506,10 @@ def test_learning_curves_count_the_steps_before(tmp_path, capsys):
     assert (last.steps, last.losses) == ((30, 35), (2, 1.5))
     log = tmp_path / "last" / "mbt2018-n" / "validation.csv"
     whole = log.read_text()
-    log.write_text(whole + "10,i,1.2")  # a full disk
-    assert learning_curves.read(folders[1]) == last
-    log.write_text(whole + "10,i,none,1,1,1")
+    for cut in ("10,i,1.2", "10,i,1.2,1,1,", "10,i,1.2,1,1,3"):  # by a full disk
+        log.write_text(whole + cut)
+        assert learning_curves.read(folders[1]) == last
+    log.write_text(whole + "10,i,none,1,1,1\n")
     with pytest.raises(InputError, match="line 4"):
         learning_curves.read(folders[1])
     log.write_text(whole)

@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 import utils
+from model import checkpoints
 from runtime import files
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
@@ -17,15 +18,19 @@ from training import data
 
 LOG = "validation.csv"  # in the run folder
 FIELDS = ("step", "images", "rd_loss", "bpp", "mse", "psnr")
+END = b"\n"
 BEST = "best.ckpt"  # prefix of the checkpoint with the lowest validation loss so far
 BEST_STATE = "best_checkpoint"  # state file, like `checkpoint` for the newest checkpoint
 
 
 def best_checkpoint(folder):
     """Path of the checkpoint in a run folder with the lowest validation loss, or None."""
-    state = tf.train.get_checkpoint_state(folder, BEST_STATE)
+    try:
+        state = tf.train.get_checkpoint_state(folder, BEST_STATE)
+    except (OSError, ValueError):  # not UTF-8, or empty
+        state = None
     path = state and os.path.join(folder, os.path.basename(state.model_checkpoint_path))
-    return path if path and os.path.exists(path + ".index") else None
+    return path if path and checkpoints.has_all_files(path) else None
 
 
 class Validation:
@@ -107,12 +112,13 @@ class Validation:
                 write_meta_graph=False,
             )
         path = os.path.join(self._folder, LOG)
-        is_new = not os.path.exists(path)
-        cut = not is_new and not files.read_bytes(path).endswith(b"\n")  # by a full disk
+        before = files.read_bytes(path) if os.path.exists(path) else b""
+        whole = before[: before.rfind(END) + len(END)] if END in before else b""
+        if whole != before:  # a full disk has cut the last line
+            files.write_bytes(path, whole)
         with open(path, "a", newline="") as file:
-            file.write("\n" * cut)
             writer = csv.DictWriter(file, FIELDS)
-            if is_new:
+            if not whole:
                 writer.writeheader()
             values = {key: "{:.6g}".format(value) for key, value in means.items()}
             writer.writerow({"step": step, "images": self._digest, **values})
@@ -138,23 +144,22 @@ def measurement(model, shape, lmbda):
 def read_log(folder):
     """The measurements in a run folder, a list of dicts of `FIELDS`; empty if it has none.
 
-    Incomplete lines, which a full disk may have left, are skipped.
+    A last line that does not end, which a full disk may have left, is skipped.
 
     Raises:
-      InputError: a line has something other than numbers.
+      InputError: a line has something other than the numbers.
     """
     path, rows = os.path.join(folder, LOG), []
-    try:
-        with open(path, newline="") as file:
-            lines = list(csv.DictReader(file))
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return []
-    for number, line in enumerate(lines, 2):
-        if set(line) == set(FIELDS) and None not in line.values():
-            try:
-                rows.append({key: v if key == "images" else float(v) for key, v in line.items()})
-            except ValueError as error:
-                raise InputError("{}: line {}: {}".format(path, number, error))
+    text = files.read_bytes(path).decode(errors="replace")
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    for number, line in enumerate(csv.DictReader(lines), 2):
+        try:
+            rows.append({key: v if key == "images" else float(v) for key, v in line.items()})
+        except (TypeError, ValueError):
+            line = "{}: line {}: not the numbers {}"
+            raise InputError(line.format(path, number, ", ".join(FIELDS)))
     return rows
 
 
