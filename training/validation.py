@@ -18,7 +18,6 @@ from training import data
 
 LOG = "validation.csv"  # in the run folder
 FIELDS = ("step", "images", "rd_loss", "bpp", "mse", "psnr")
-END = b"\n"
 BEST = "best.ckpt"  # prefix of the checkpoint with the lowest validation loss so far
 BEST_STATE = "best_checkpoint"  # state file, like `checkpoint` for the newest checkpoint
 
@@ -112,9 +111,8 @@ class Validation:
                 write_meta_graph=False,
             )
         path = os.path.join(self._folder, LOG)
-        before = files.read_bytes(path) if os.path.exists(path) else b""
-        whole = before[: before.rfind(END) + len(END)] if END in before else b""
-        if whole != before:  # a full disk has cut the last line
+        whole = _whole_lines(path)
+        if os.path.exists(path) and os.path.getsize(path) > len(whole):
             files.write_bytes(path, whole)
         with open(path, "a", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
@@ -150,10 +148,7 @@ def read_log(folder):
       InputError: a line has something other than the numbers.
     """
     path, rows = os.path.join(folder, LOG), []
-    if not os.path.exists(path):
-        return []
-    text = files.read_bytes(path).decode(errors="replace")
-    lines = text[: text.rfind("\n") + 1].splitlines()
+    lines = _whole_lines(path).decode(errors="replace").splitlines()
     for number, line in enumerate(csv.DictReader(lines), 2):
         try:
             rows.append({key: v if key == "images" else float(v) for key, v in line.items()})
@@ -161,6 +156,12 @@ def read_log(folder):
             line = "{}: line {}: not the numbers {}"
             raise InputError(line.format(path, number, ", ".join(FIELDS)))
     return rows
+
+
+def _whole_lines(path):
+    """A log's bytes without a last line that a full disk has cut; none if there is no log."""
+    content = files.read_bytes(path) if os.path.exists(path) else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def line(step, means):
