@@ -40,7 +40,7 @@ LAMBDAS = (0.0005, 0.001, 0.0015, 0.0025)
 
 STAGES = (
     Stage("trunk", "mbt2018", 0.0025, 44289, 8, 128, 1e-3, 1.0, None),
-    Stage("trunk", "mbt2018", 0.0025, 70590, 2, 256, 1e-3, 1.0, None),
+    Stage("trunk", "mbt2018", 0.0025, 127390, 2, 256, 1e-3, 1.0, None),
     *(
         Stage("{}-{:g}".format(script, lmbda), script, lmbda, 3500, 2, 256, 1e-3, 0.01, "trunk")
         for lmbda in reversed(LAMBDAS)
