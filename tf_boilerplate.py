@@ -1,6 +1,7 @@
 """Command lines, training and evaluation: everything that the ten scripts share."""
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
@@ -16,7 +17,7 @@ from runtime import console, files, flags, signals
 from runtime.errors import InputError, naming
 from runtime.flags import Flag
 from runtime.quiet_tf import enough_memory, tf
-from training import cores, data, horovod, run_folder, validation
+from training import cores, data, hooks, horovod, run_folder, validation
 
 # --- Training --------------------------------------------------------------------------------
 
@@ -72,16 +73,17 @@ def train(script, training_graph, args):
         done_op = tf.identity(step)
     saved = tf.global_variables()
     init_fn = measured = None
+    claim = contextlib.nullcontext()
     # All workers see the same average. It is of the loss before the update, so the saver checks the
-    # weights itself (`run_folder.Sound`).
-    hooks = [tf.train.NanTensorHook(shown["rd_loss"])]
+    # weights itself (`hooks.Sound`).
+    during = [tf.train.NanTensorHook(shown["rd_loss"])]
     if horovod.first():
         if checkpoint:
             run_folder.check_resumable(checkpoint, saved)
             init_fn = run_folder.restore(checkpoint, saved)
         else:
             init_fn = run_folder.warm_start(args.init_from, saved, model, x)
-        sound = run_folder.Sound(model, args.lmbda, saved)
+        sound = hooks.Sound(model, args.lmbda, saved)
         if args.val_glob:
             measured = validation.Validation(
                 model,
@@ -93,21 +95,21 @@ def train(script, training_graph, args):
                 logdir,
                 sound,
             )
-        run_folder.record_settings(folder, args, start, checkpoint is None)
+        claim = run_folder.claimed(folder, args, start, checkpoint is None)
         saver = tf.train.Saver(saved, max_to_keep=3, save_relative_paths=True)
         saver.recover_last_checkpoints(kept)  # so that those of earlier starts are deleted too
-        hooks.append(run_folder.Checkpoints(folder, args.save_checkpoint_secs, saver, sound))
+        during.append(hooks.Checkpoints(folder, args.save_checkpoint_secs, saver, sound))
         if logdir:
-            hooks.append(summary_hook(x, x_tilde, shown, logdir, args.save_summary_secs))
+            during.append(hooks.summaries(x, x_tilde, shown, logdir, args.save_summary_secs))
     figures = "loss={rd_loss:.4f} bpp={bpp:.4f} psnr={psnr:.2f}"
     done, values = start, None
     remedy = "a smaller --batchsize or --patchsize needs less"
     try:
         with signals.stop_signals() as stop, enough_memory(
             folder, remedy
-        ), tf.train.MonitoredTrainingSession(
+        ), claim, tf.train.MonitoredTrainingSession(
             scaffold=tf.train.Scaffold(init_fn=init_fn),
-            hooks=[*hooks, horovod.Together(saved, stop)],
+            hooks=[*during, horovod.Together(saved, stop)],
             config=config,
             save_checkpoint_secs=None,
             save_summaries_steps=None,
@@ -136,7 +138,7 @@ def train(script, training_graph, args):
                         progress.advance(done)
                     if args.verbose and done % 100 == 0:
                         progress.write("step {}: {}".format(done, figures.format(**values)))
-                    if measured and (measured.due() or done >= args.last_step):
+                    if measured and not stop and (measured.due() or done >= args.last_step):
                         validate()
     except tf.train.NanLossDuringTrainingError:
         raise InputError(
@@ -160,17 +162,6 @@ def learning_rate(step, args):
     done = tf.cast(step, tf.float32) / max(args.last_step, 1)
     cosine = 0.5 * (1 + tf.math.cos(np.pi * tf.math.minimum(done, 1)))
     return args.learning_rate * (args.lr_final + (1 - args.lr_final) * cosine)
-
-
-def summary_hook(x, x_tilde, metrics, logdir, secs):
-    """A hook that writes the metrics and the first two patches for TensorBoard."""
-    for key, value in metrics.items():
-        tf.summary.scalar(key, value)
-    tf.summary.image("original", utils.to_uint8(x), max_outputs=2)
-    tf.summary.image("reconstruction", utils.to_uint8(x_tilde), max_outputs=2)
-    return tf.train.SummarySaverHook(
-        save_secs=secs, output_dir=logdir, summary_op=tf.summary.merge_all()
-    )
 
 
 # --- Evaluation ------------------------------------------------------------------------------

@@ -53,14 +53,25 @@ def atomic_write(path):
 
 
 @contextlib.contextmanager
-def locked(folder):
-    """Keeps other processes that lock the folder waiting; where it cannot be locked, it is not."""
+def locked(folder, busy=""):
+    """Keeps other processes that lock the folder waiting; where it cannot be locked, it is not.
+
+    Args:
+      folder: made if needed.
+      busy: text for the error; "" to wait until the folder is free.
+
+    Raises:
+      InputError: `busy`, if another process has locked the folder.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # some network file systems lock no folders
             os.makedirs(folder, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            except BlockingIOError:
+                raise InputError("{}: {}".format(folder, busy))
         yield
 
 

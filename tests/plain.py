@@ -221,3 +221,22 @@ def training_graph(x, num_filters, lmbda):
     mse = 255**2 * tf.reduce_mean(tf.squared_difference(x, model.synthesis(y_tilde)))
     pixels = x.shape.as_list()[0] * height * width
     return lmbda * mse + bits / pixels, {}, model.bottleneck
+
+
+def bits_back_training_graph(x, num_filters, lmbda):
+    """Baseline of `mbt2018_bb.training_graph`: loss."""
+    height, width = x.shape.as_list()[1:3]
+    model = Plain(num_filters, bits_back=True)
+    y = model.analysis(x)
+    mean, logvar = tf.split(model.hyper_analysis(y), 2, axis=-1)
+    normal = tf.random.normal(tf.shape(mean))
+    sigma = tfc.upper_bound(tf.exp(0.5 * logvar), np.sqrt(10))
+    z = mean + sigma * normal
+    mu, log_sigma = tf.split(model.hyper_synthesis(z), 2, axis=-1)
+    conditional = tfc.GaussianConditional(tf.exp(log_sigma), SCALES, mean=mu)
+    y_tilde, p_y = conditional(y, training=True)
+    p_z = tfc.lower_bound(entropy_models.density_pdf(z, entropy_models.density(num_filters)), 1e-9)
+    log_q = -0.5 * (tf.square(normal) + np.log(2 * np.pi)) - tf.log(sigma)
+    nats = tf.reduce_sum(log_q) - tf.reduce_sum(tf.log(p_z)) - tf.reduce_sum(tf.log(p_y))
+    mse = 255**2 * tf.reduce_mean(tf.squared_difference(x, model.synthesis(y_tilde)))
+    return lmbda * mse + nats / np.log(2) / (x.shape.as_list()[0] * height * width), {}, None

@@ -139,11 +139,57 @@ def test_the_loss_falls_and_summaries_are_written(model, trained):
     assert {"validation/rd_loss", "validation/bpp", "validation/psnr"} <= tags
 
 
-def test_sigterm_saves_and_ends(photos, tmp_path):
+class SameNoise:
+    """Stands in for the random functions of TensorFlow: noise that depends on its shape alone."""
+
+    @staticmethod
+    def uniform(shape, low=0.0, high=1.0):
+        places = tf.cast(tf.range(tf.reduce_prod(shape)), tf.float32)
+        return tf.reshape(low + (high - low) * tf.math.floormod(0.618034 * places, 1), shape)
+
+    @staticmethod
+    def normal(shape):
+        return SameNoise.uniform(shape, -1.7, 1.7)
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_the_objective_and_its_gradients_are_those_of_tfcs_layers(model, shipped, monkeypatch):
+    """At the weights of a trained model, with the same noise."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})  # the batch stays whole
+    for name in ("uniform", "normal"):
+        monkeypatch.setattr(tf.random, name, getattr(SameNoise, name))
+    run = checkpoints.find_run(str(shipped), model + "-num_filters=8-lmbda=0.02")
+    x = np.random.RandomState(0).uniform(0, 1, (2, 64, 128, 3)).astype(np.float32)
+    found = []
+    graphs = {"mbt2018": plain.training_graph, "mbt2018_bb": plain.bits_back_training_graph}
+    for graph in (MODELS[model].training_graph, graphs[model]):
+        with tf.Graph().as_default(), tf.Session() as session:
+            loss = graph(tf.constant(x), 8, 0.02)[0]
+            weights = tf.trainable_variables()
+            gradients = dict(zip((v.op.name for v in weights), tf.gradients(loss, weights)))
+            gradients = {name: value for name, value in gradients.items() if value is not None}
+            session.run(tf.global_variables_initializer())
+            tf.train.Saver(weights).restore(session, run.checkpoint)
+            found.append(session.run([loss, gradients]))
+    (loss, ours), (expected, theirs) = found
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert set(ours) == set(theirs) and len(ours) > 40
+    for name, gradient in theirs.items():
+        largest = np.abs(gradient).max()
+        np.testing.assert_allclose(ours[name], gradient, rtol=0, atol=2e-4 * largest, err_msg=name)
+
+
+def test_sigterm_saves_and_ends(photos, tmp_path, capsys):
     command = [sys.executable, os.path.join(ROOT, "mbt2018.py")]
     command += train_argv(photos, tmp_path, "--last_step", 100000)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "steps 0 to 100000" in process.stdout.readline()
+    # Meanwhile nothing else is trained there.
+    (folder,) = glob.glob(str(tmp_path / "mbt2018-*"))
+    before = pathlib.Path(folder, "record.txt").read_text()
+    line = fails(capsys, photos, tmp_path, "--last_step", 5)
+    assert line.endswith(folder + ": another process is training there")
+    assert pathlib.Path(folder, "record.txt").read_text() == before
     time.sleep(3)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -277,10 +323,14 @@ def test_a_shipped_model_is_not_trained_further(trained, photos, tmp_path, capsy
     assert steps == [STEPS, 1]
     assert '"init_from_step": {}'.format(STEPS) in record and '"start_step": 0' in record
     # It goes on without saying what it began with; learning curves still count those steps.
+    assert "--init_from" not in capsys.readouterr().err
     train("mbt2018_bb", photos, tmp_path, "--last_step", 2)
     with open(os.path.join(folder, "args.json")) as file:
         settings = json.load(file)
     assert (settings["start_step"], settings["init_from_step"]) == (1, STEPS)
+    # Other weights are not mixed in, and this is said.
+    train("mbt2018_bb", photos, tmp_path, "--last_step", 2, "--init_from", base)
+    assert "--init_from: not used, " + folder in capsys.readouterr().err
     # A third run counts the steps of both.
     train("mbt2018_bb", photos, tmp_path / "third", "--last_step", 1, "--init_from", folder)
     with open(str(tmp_path / "third" / os.path.basename(folder) / "args.json")) as file:
@@ -439,6 +489,8 @@ def test_validation_is_what_the_scripts_measure(model, script, trained, photos, 
         copied = str(tmp_path / str(is_best) / os.path.basename(folder))
         export.main(folder, copied, best=is_best)
         assert checkpoints.find_run(*os.path.split(copied)).step == step
+        with pytest.raises(InputError, match="is there already"):
+            export.main(folder, copied)
     assert checkpoint_values(folder)["global_step"] == STEPS
 
 

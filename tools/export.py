@@ -16,16 +16,25 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 from model import checkpoints  # noqa: E402
+from runtime import files, signals  # noqa: E402
 from runtime.errors import InputError  # noqa: E402
 from runtime.quiet_tf import tf  # noqa: E402
 from training import validation  # noqa: E402
 
 
-def main(source, target, best=False):
+def main(source, target, best=False, replace=False):
     """Writes a checkpoint of `source`, its settings and records to `target`.
 
     best: whether to take the checkpoint that validation found best, rather than the newest.
+    replace: whether to replace `target` if it is there.
+
+    Raises:
+      InputError: no such checkpoint, or `target` is there or cannot be written.
     """
+    target = os.path.normpath(target)
+    if os.path.lexists(target) and not replace:
+        raise InputError("{}: is there already; name a new folder".format(target))
+    files.check_folder(target)
     find = validation.best_checkpoint if best else checkpoints.newest_checkpoint
     checkpoint = find(source)
     if checkpoint is None:
@@ -37,18 +46,22 @@ def main(source, target, best=False):
         for name in reader.get_variable_to_shape_map()
         if not re.search(r"/Adam(_1)?$|^beta[12]_power", name)
     ]
-    os.makedirs(target)
+    part = os.path.join(os.path.dirname(target), ".part-" + os.path.basename(target))
+    shutil.rmtree(part, ignore_errors=True)
+    os.makedirs(part)
     with tf.Graph().as_default(), tf.Session() as session:
         variables = [tf.Variable(reader.get_tensor(name), name=name) for name in names]
         session.run(tf.global_variables_initializer())
         tf.train.Saver(variables, save_relative_paths=True).save(
             session,
-            os.path.join(target, os.path.basename(checkpoint).replace("best", "model")),
+            os.path.join(part, os.path.basename(checkpoint).replace("best", "model")),
             write_meta_graph=False,
         )
     for name in ("args.json", "record.txt", "validation.csv"):
         if os.path.exists(os.path.join(source, name)):
-            shutil.copy(os.path.join(source, name), target)
+            shutil.copy(os.path.join(source, name), part)
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(part, target)
 
 
 if __name__ == "__main__":
@@ -60,8 +73,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--best", action="store_true", help="the checkpoint with the lowest validation loss"
     )
-    try:
-        main(**vars(parser.parse_args()))
-    except (InputError, OSError) as error:
-        print("export: error: {}".format(error), file=sys.stderr)
-        sys.exit(2)
+    arguments = parser.parse_args()
+    with signals.command("export"):
+        main(**vars(arguments))

@@ -14,7 +14,6 @@ import argparse
 import collections
 import importlib
 import os
-import shutil
 
 import tf_boilerplate
 from model import checkpoints
@@ -152,17 +151,9 @@ def main(argv=None):
                 check_source(args, stage)
                 train(args, stage)
             if args.output and stage.source:
-                publish(run_folder(args, stage), args.output)
-
-
-def publish(folder, output):
-    """Copies a finished run to the folder `output`, replacing any older copy."""
-    target = os.path.join(output, os.path.basename(folder))
-    temporary = os.path.join(output, ".part-" + os.path.basename(folder))
-    shutil.rmtree(temporary, ignore_errors=True)
-    export.main(folder, temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    os.rename(temporary, target)
+                finished = run_folder(args, stage)
+                copy = os.path.join(args.output, os.path.basename(finished))
+                export.main(finished, copy, replace=True)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,21 @@ import numpy as np
 
 from model import checkpoints
 from model.hyperprior import Mbt2018
-from runtime import files
+from runtime import console, files
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
-from training import horovod, validation
+from training import horovod
 
 FIT_SIGMA = 0.1  # standard deviation of q(z|y) that a new bits-back model begins with
 FIT_STEPS, FIT_RATE = 300, 1e-2  # to fit it, by Adam
 LAST_OF_H_A = "hyper_analysis_transform/layer_2/kernel_rdft"  # (frequencies, N·channels of z)
 
 
-def record_settings(folder, args, start, is_new):
-    """Writes the settings to args.json in the run folder and appends them to record.txt.
+@contextlib.contextmanager
+def claimed(folder, args, start, is_new):
+    """Keeps other trainings out of a run folder, and records the settings of this one there.
 
+    They are written to args.json and appended to record.txt.
     The record of a new run that starts from another run's weights (`--init_from`) begins with a
     copy of that run's record, so that it covers all training steps of the model. Its
     `init_from_step` is the number of steps that those weights have seen, in that run and before.
@@ -29,21 +31,33 @@ def record_settings(folder, args, start, is_new):
     Args:
       start: the step from which training resumes.
       is_new: whether there was no checkpoint to resume from.
+
+    Raises:
+      InputError: another process trains there.
     """
+    with files.locked(folder, "another process is training there"):
+        _record_settings(folder, args, start, is_new)
+        yield
+
+
+def _record_settings(folder, args, start, is_new):
     settings = {**vars(args), "workers": horovod.size(), "start_step": start}
     path, args_path = (os.path.join(folder, name) for name in ("record.txt", "args.json"))
     history = ""
     if args.init_from and is_new:
         source = checkpoints.newest_checkpoint(args.init_from)
         step = checkpoints.read_checkpoint(source)[1]
-        settings["init_from_step"] = step + _steps_before(args.init_from)
+        settings["init_from_step"] = step + (_recorded(args.init_from, "init_from_step") or 0)
         if not os.path.exists(path):
             with contextlib.suppress(FileNotFoundError), open(
                 os.path.join(args.init_from, "record.txt")
             ) as file:
                 history = file.read()
-    elif not is_new and _steps_before(folder):  # the steps of that other model still count
-        settings["init_from_step"] = _steps_before(folder)
+    elif not is_new and _recorded(folder, "init_from_step"):  # the steps before still count
+        settings["init_from_step"] = _recorded(folder, "init_from_step")
+    if args.init_from and not is_new and args.init_from != _recorded(folder, "init_from"):
+        line = "--init_from: not used, {} has weights of its own to resume from"
+        console.note(line.format(folder))
     settings = json.dumps(settings, indent=4, sort_keys=True)
     with files.atomic_write(args_path) as file:
         file.write(settings.encode())
@@ -51,12 +65,13 @@ def record_settings(folder, args, start, is_new):
         file.write("{}{}\n{}\n\n".format(history, time.strftime("%Y-%m-%d %H:%M:%S"), settings))
 
 
-def _steps_before(folder):
-    """The steps of a run's weights before its own; 0 if it began with random weights."""
-    path = os.path.join(folder, "args.json")
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError), open(path) as file:
-        return json.load(file)["init_from_step"]
-    return 0
+def _recorded(folder, name):
+    """The value of a setting in a run folder's args.json, or None."""
+    with contextlib.suppress(FileNotFoundError, ValueError), open(
+        os.path.join(folder, "args.json")
+    ) as file:
+        return json.load(file).get(name)
+    return None
 
 
 def check_resumable(checkpoint, variables):
@@ -146,59 +161,3 @@ def warm_start(source, variables, model, x):
         print("{} of {} weights are from {}".format(len(values), len(wanted), checkpoint))
 
     return initialise
-
-
-class Sound:
-    """Keeps a model that has diverged from being saved.
-
-    The loss that a step of training gives is that of the weights before its update. Here all
-    variables, and the loss of one picture of noise, have to be finite.
-
-    Args:
-      model, lmbda: as for `validation.Validation`.
-      variables: those that are saved.
-    """
-
-    SIDE = 64  # pixels
-
-    def __init__(self, model, lmbda, variables):
-        shape = (self.SIDE, self.SIDE, 3)
-        self._picture, metrics = validation.measurement(model, shape, lmbda)
-        self._noise = np.random.RandomState(0).uniform(size=(1, *shape))
-        floats = [v for v in variables if v.dtype.is_floating]
-        finite = [tf.reduce_all(tf.math.is_finite(v)) for v in (*floats, metrics["rd_loss"])]
-        self._is_sound = tf.reduce_all(tf.stack(finite))
-
-    def holds(self, session):
-        """Whether the model may be saved."""
-        return session.run(self._is_sound, {self._picture: self._noise})
-
-
-class Checkpoints(tf.train.SessionRunHook):
-    """Saves a checkpoint at the start, every `secs` seconds and at the end, if `sound` holds.
-
-    `tf.train.CheckpointSaverHook` also writes the graph, as text and with each checkpoint, which
-    nothing reads and which takes seconds.
-    """
-
-    def __init__(self, folder, secs, saver, sound):
-        self._path = os.path.join(folder, "model.ckpt")
-        self._secs, self._saver, self._sound = secs, saver, sound
-
-    def _save(self, session):
-        if not self._sound.holds(session):
-            raise tf.train.NanLossDuringTrainingError
-        self._step = session.run(tf.train.get_global_step())
-        self._saver.save(session, self._path, self._step, write_meta_graph=False)
-        self._saved = time.time()
-
-    def after_create_session(self, session, coord):
-        self._save(session)
-
-    def after_run(self, run_context, run_values):
-        if time.time() - self._saved >= self._secs:
-            self._save(run_context.session)
-
-    def end(self, session):
-        if session.run(tf.train.get_global_step()) != self._step:
-            self._save(session)

@@ -47,7 +47,7 @@ class Validation:
       saved: variables to save in a checkpoint.
       secs: seconds between measurements.
       logdir: TensorBoard folder to write the measurements to as well; '' for none.
-      sound: `run_folder.Sound`, asked before a checkpoint is kept.
+      sound: `hooks.Sound`, asked before a checkpoint is kept.
 
     Raises:
       InputError: no image matches, or one cannot be read.
