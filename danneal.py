@@ -25,6 +25,10 @@ class DAnneal(methods.BaseMethod):
         **methods.ATANH_FLAG,
     }
 
+    @classmethod
+    def check(cls, args):
+        rounding.check_temperatures(args)
+
     def temperature(self, t):
         return rounding.temperature(t, self.args.annealing_rate, self.args.t_max, self.args.t_min)
 

@@ -30,6 +30,10 @@ class SGA(methods.BaseMethod):
     }
     presets = sga_plus.PRESETS
 
+    @classmethod
+    def check(cls, args):
+        sga_plus.check(args)
+
     def temperature(self, t):
         return rounding.temperature(
             sga_plus.schedule_time(t, self.args),

@@ -230,6 +230,9 @@ def check_output(args):
             raise InputError("{}: --estimate_only writes no file".format(args.output))
         if not args.output.endswith(".tfci"):
             raise InputError("{}: the name of a compressed file ends in .tfci".format(args.output))
+        side_info = getattr(args, "side_info", "")
+        if side_info and os.path.realpath(side_info) == os.path.realpath(args.output):
+            raise InputError("{}: named twice on the command line".format(args.output))
         files.check_writable(args.output)
     if args.save_reconstruction and not args.results_dir:
         raise InputError("--save_reconstruction: needs a --results_dir to write to")
@@ -294,6 +297,7 @@ def main(method_class, training_graph=None, argv=None):
         elif args.command == "compress":
             say_device(args)
             check_output(args)
+            method_class.check(args)
             compress(method_class, args)
         else:
             say_device(args)

@@ -166,13 +166,18 @@ def _in_8_bits(image, sample, note):
       note: of `read_image`, as are those below.
 
     Raises:
-      ValueError: floating-point samples, or more than 16 bits.
+      ValueError: samples that are signed, floating-point or of more than 16 bits, which do not say
+        how bright white is.
     """
     bits = int((re.findall(r"(?<!BGR);(\d+)", sample) or [8])[0])
     transparent = image.info.get("transparency")
     alpha = None
     if image.mode == "F":
         raise ValueError("floating-point samples")
+    if bits > 16:
+        raise ValueError("{} bits per sample".format(bits))
+    if sample.endswith("S"):
+        raise ValueError("signed samples")
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):
         values = np.asarray(image, dtype=np.int64)
         largest = 4095 if bits == 12 else 65535

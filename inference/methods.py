@@ -18,7 +18,7 @@ from inference import regions, scripts, steps, targets
 from inference.optimise import RECORD_EVERY, Stage
 from model import checkpoints, device, hyperprior
 from runtime.errors import InputError
-from runtime.flags import Flag
+from runtime.flags import Flag, refuse_unused
 from runtime.quiet_tf import tf
 
 ADAM_FLAGS = {
@@ -122,6 +122,10 @@ class Method:
         """The values of the method's own `settings` where no flag changes them."""
         own = (cls.image_flags, cls.flags, cls.objective_flags, cls.coding_flags)
         return {name: flag.default for flags in own for name, flag in flags.items()}
+
+    @classmethod
+    def check(cls, args):
+        """Raises `InputError` if flags on the command line do not go together."""
 
     @classmethod
     def provenance(cls, run, images, args):
@@ -317,6 +321,12 @@ class BitsBackMethod(Method):
     coded = ("y", "z", "z_mean", "z_logvar")
     rate_flags = None
 
+    @classmethod
+    def check(cls, args):
+        if args.estimate_only:
+            of_coder = {name: cls.coding_flags[name] for name in ("side_info", "z_spacing")}
+            refuse_unused(args, of_coder, "with --estimate_only, which codes nothing")
+
     def build(self):
         return self.given_y([], self.predicted()["y"])
 
@@ -359,11 +369,6 @@ class BitsBackMethod(Method):
     @classmethod
     def coder(cls, run, weights, args):
         if args.estimate_only:
-            for name in ("side_info", "z_spacing"):
-                if getattr(args, name) != cls.coding_flags[name].default:
-                    raise InputError(
-                        "--{}: has no effect with --estimate_only, which codes nothing".format(name)
-                    )
             return None
         settings = container.Settings()
         if cls.rate_flags:

@@ -8,7 +8,7 @@ import numpy as np
 
 from inference import rounding
 from model import device
-from runtime.flags import Flag
+from runtime.flags import Flag, refuse_unused
 from runtime.quiet_tf import tf
 
 PAPER_ITS = 2000  # iterations that the paper's schedule is designed for
@@ -55,6 +55,16 @@ BITS_BACK_PRESETS = {
     "fast": {**PRESETS["fast"], "r_its": 100, "r_lr": 0.03},
     "best": {**PRESETS["best"], "r_its": 500, "r_lr": 0.01},
 }
+
+
+def check(args):
+    """Raises `InputError` if flags on the command line of SGA do not go together."""
+    rounding.check_temperatures(args)
+    if args.classes == 2:
+        of_three = {name: FLAGS[name] for name in ("three_r", "three_n")}
+        refuse_unused(args, of_three, "without --classes 3")
+    if args.probability != "ssl":
+        refuse_unused(args, {"ssl_a": FLAGS["ssl_a"]}, "without --probability ssl")
 
 
 def schedule_time(t, args):

@@ -7,6 +7,8 @@ import os
 import re
 from typing import Any, NamedTuple, Optional
 
+from runtime.errors import InputError
+
 
 class Flag(NamedTuple):
     """A command-line flag, which has the type of its default.
@@ -46,6 +48,16 @@ def add_flags(parser, flags):
             options.update(type=kind, metavar=name.rsplit("_", 1)[-1].upper())
             options["help"] = options["help"].replace("%", "%%")
         parser.add_argument("--" + name, dest="lmbda" if name == "lambda" else name, **options)
+
+
+def refuse_unused(args, flags, where):
+    """Raises `InputError` if one of the `Flag`s, a dict by name, has another than its default.
+
+    where: what makes them have no effect, as in "with --estimate_only".
+    """
+    for name, flag in flags.items():
+        if getattr(args, name) != flag.default:
+            raise InputError("--{}: has no effect {}".format(name, where))
 
 
 def refuse_dashed_paths(parser, argv):

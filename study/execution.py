@@ -90,6 +90,7 @@ def run_task(task, threads):
         task=task.key,
         version=task.version,
         cpu=machine.cpu_model(),
+        threads=threads,
     )
     content = io.BytesIO()
     np.savez(content, **values)

@@ -65,6 +65,9 @@ def pictures(table, args):
       InputError: an image or method is not among the results.
     """
     if not args.pictures:
+        for name in ("show", "crop"):
+            if getattr(args, name):
+                raise InputError("--{}: has no effect without --pictures".format(name))
         return []
     images = inputs.find(args.pictures, args.crop)
     anchor = args.anchor[0]

@@ -149,6 +149,10 @@ def provenance_notes(table):
             line = "{}: seconds of {} machines: {}"
             names = sorted(place or "unknown" for place in places)
             yield line.format(dataset, len(places), ", ".join(names))
+        threads = sorted(set(map(str, rows["threads"])) - {""}, key=float)
+        if len(threads) > 1:
+            line = "{}: seconds with different numbers of threads: {}"
+            yield line.format(dataset, ", ".join(threads))
     seeds = tables.per_image(table).groupby(["dataset", "method"], sort=False)["seeds"]
     for (dataset, method), numbers in seeds:
         if numbers.nunique() > 1:

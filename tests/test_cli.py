@@ -372,10 +372,18 @@ def test_a_result_of_other_settings_is_kept(capsys, untrained, photo, tmp_path):
         ("sga", ["--adam_beta1", "1.5"]),
         ("bb_no_sga", ["--adam_beta2", "1"]),
         ("sga", ["--sga_its", str(2**64)]),
+        ("danneal", ["--t_min", "0.3"]),
+        ("bb_sga", ["--t_min", "0.6"]),
+        ("sga", ["--t_min", "1e-3", "--t_max", "1e-4"]),
+        ("sga", ["--three_n", "2"]),
+        ("bb_sga", ["--three_r", "1", "--classes", "2"]),
+        ("sga", ["--ssl_a", "2", "--probability", "linear"]),
         *((script, ["--seed", str(2**64)]) for script in BASE + BITS_BACK),
     ],
 )
-def test_flags_that_a_method_does_not_take(script, flags, capsys, untrained, photo, tmp_path):
+def test_flags_that_a_method_does_not_take_or_use(
+    script, flags, capsys, untrained, photo, tmp_path
+):
     line = refused(capsys, script, untrained, photo[0], tmp_path / "r", *flags)
     assert flags[0] in line and "functools" not in line
     assert not (tmp_path / "r").exists()

@@ -341,6 +341,10 @@ def test_too_little_side_information(capsys, tmp_path):
     line = refused(capsys, "bb_plain", *argv, tmp_path / "side")
     assert "side: too few bits" in line and re.search(r"takes about [0-9]{3,4} bytes", line)
     assert "No such file" in refused(capsys, "bb_plain", *argv, tmp_path / "none")
+    (tmp_path / "file.tfci").write_bytes(bytes(10000))
+    line = refused(capsys, "bb_plain", *argv, tmp_path / "file.tfci")
+    assert "file.tfci: named twice on the command line" in line
+    (tmp_path / "file.tfci").unlink()
     assert os.listdir(str(tmp_path)) == ["side"]
 
 

@@ -64,11 +64,11 @@ def rgb_png(pixels, before=(), after=()):
     return png(8, 2, [row.tobytes() for row in pixels], pixels.shape[1], before, after)
 
 
-def tiff(samples, height, width, bits, photometric, channels=1):
+def tiff(samples, height, width, bits, photometric, channels=1, sample_format=1):
     """A little-endian TIFF of one strip."""
     tags = [(256, 4, 1, width), (257, 4, 1, height), (259, 3, 1, 1), (262, 3, 1, photometric)]
     tags += [(273, 4, 1, 8), (277, 3, 1, channels), (278, 4, 1, height)]
-    tags += [(279, 4, 1, len(samples))]
+    tags += [(279, 4, 1, len(samples)), (339, 3, 1, sample_format)]
     content = samples + b"\0" * (len(samples) % 2)
     if channels == 1:
         tags.append((258, 3, 1, bits))
@@ -464,6 +464,23 @@ def test_tiffs_of_more_than_8_bits(tmp_path):
     assert "12 bits per sample" in note
     path.write_bytes(tiff(bytes(range(40)), 5, 8, 8, 1))
     assert not read(path)[1]
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        ("i2", "signed samples"),
+        ("u4", "32 bits per sample"),
+        ("i4", "32 bits per sample"),
+        ("f4", "floating-point samples"),
+    ],
+)
+def test_grey_tiffs_whose_white_is_unknown(kind, reason, tmp_path):
+    """Taken for unsigned samples of 16 bits, they would be darkened."""
+    samples, bits = np.full((20, 16), 30000, "<" + kind).tobytes(), 8 * int(kind[1])
+    sample_format = {"u": 1, "i": 2, "f": 3}[kind[0]]
+    (tmp_path / "a.tif").write_bytes(tiff(samples, 20, 16, bits, 1, sample_format=sample_format))
+    assert reason + "; convert it to 8-bit RGB" in refusal(tmp_path / "a.tif")
 
 
 def test_a_ppm_of_16_bits_is_noted(tmp_path):

@@ -156,3 +156,10 @@ def test_pictures_that_there_are_not(flags, message, pictures, tmp_path):
     with pytest.raises(InputError) as error:
         report.main([*argv, *flags])
     assert message in str(error.value) and not [*(tmp_path / "out").glob("*")]
+
+
+@pytest.mark.parametrize("flags", [["--show", "map"], ["--crop", "20x20"]])
+def test_flags_of_pictures_without_any(flags, pictures, tmp_path):
+    (table, *_), _ = pictures
+    with pytest.raises(InputError, match=flags[0] + ": has no effect without --pictures"):
+        report.main([table, "--output", str(tmp_path / "out"), *flags])

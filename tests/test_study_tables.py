@@ -174,7 +174,7 @@ def test_a_task_has_its_threads_and_says_where_it_ran(task, tmp_path):
     assert command[-6:] == ["--sga_its", "3", "--lambda", "0.01", "--seed", "0"]
     (row,) = tables.rows_of_result(str(tmp_path / "result.npz"), "made")
     assert row["task"] == task.key and row["version"] == versions.version("sga")
-    assert row["device"] == "CPU" and row["cpu"].strip()
+    assert row["device"] == "CPU" and row["cpu"].strip() and row["threads"] == 3
 
 
 def test_what_a_script_refuses_is_not_tried_again(task, monkeypatch):
@@ -502,14 +502,17 @@ def test_published_points_may_end_in_blank_lines(tmp_path):
 
 
 def test_a_report_says_of_what_versions_and_machines_its_rows_are(tmp_path):
-    rows = made_rows(version="1", device="CPU", cpu="Fast", seconds=1.0)
+    rows = made_rows(version="1", device="CPU", cpu="Fast", seconds=1.0, threads="")
     assert "versions" not in report_of(rows, tmp_path)
-    rows += made_rows("sga", version="2", device="CPU", cpu="Fast", seconds=1.0)
+    rows += made_rows("sga", version="2", device="CPU", cpu="Fast", seconds=1.0, threads="")
     text = report_of(rows, tmp_path)
     assert "versions" not in text and "machines" not in text
     rows[0].update(version="")
     rows[1].update(cpu="Slow")
+    for row, threads in zip(rows, (2, 12)):
+        row["threads"] = threads
     text = report_of(rows, tmp_path)
+    assert "made: seconds with different numbers of threads: 2, 12\n" in text
     assert "made, mbt2018: rows of 2 versions of the code\n" in text
     assert "made: seconds of 2 machines: CPU / Fast, CPU / Slow\n" in text
 
