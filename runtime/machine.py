@@ -6,19 +6,33 @@ import pathlib
 import platform
 import re
 
-# Of cgroups: the folder of version 2, that of version 1, and the names of their limits.
-CGROUPS = (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"))
+CGROUPS = "/sys/fs/cgroup"  # of version 2; in version 1 with a folder for each controller
 OWN_CGROUPS = "/proc/self/cgroup"
 TASKS = "STUDY_TASKS"  # environment variable: the number of tasks of a study that run side by side
 
 
 def cores():
-    """Number of CPU cores that this process may use.
+    """Number of CPU cores that this process may use, by its affinity and by quotas of its cgroups.
 
     Workers of a distributed training run divide the cores of their machine among themselves.
     """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    usable = min(affinity(), quota() or affinity())
     return max(1, usable // int(os.environ.get("HOROVOD_LOCAL_SIZE", 1)))
+
+
+def affinity():
+    """Number of CPU cores that this process may be scheduled on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def quota():
+    """The share of CPU time that containers may limit, in cores, rounded up; None: no limit."""
+    found = []
+    for folder in _cgroups("cpu"):
+        share = _words(folder, "cpu.max") or _words(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us")
+        if len(share) == 2 and share[0].isdigit():  # "max" or -1 where there is no limit
+            found.append(-(-int(share[0]) // int(share[1])))
+    return min(found, default=None)
 
 
 def threads():
@@ -32,29 +46,32 @@ def memory():
     The tasks of a study that run side by side divide it among themselves.
     """
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in _limits():
-        try:
-            with open(path) as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit():  # "max" where there is no limit
-            found.append(int(text))
+    for folder in _cgroups("memory"):
+        limit = _words(folder, "memory.max") or _words(folder, "memory.limit_in_bytes")
+        found += [int(word) for word in limit if word.isdigit()]
     return min(found) // int(os.environ.get(TASKS, 1))
 
 
-def _limits():
-    """Yields paths of the files that may limit memory: of this process's cgroup and those above."""
-    cgroups = {"/"}  # in containers, often the root of what can be seen
+def _cgroups(controller):
+    """Yields the folders of the cgroups, this process's and those above, with a controller."""
+    paths = {"/"}  # in containers, often the root of what can be seen
     with contextlib.suppress(OSError), open(OWN_CGROUPS) as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)
-            if not controllers or "memory" in controllers.split(","):
+            if not controllers or controller in controllers.split(","):
                 own = pathlib.PurePosixPath(path)
-                cgroups.update(str(cgroup) for cgroup in (own, *own.parents))
-    for cgroup in cgroups:
-        for folder, name in CGROUPS:
-            yield os.path.join(folder, cgroup.strip("/"), name)
+                paths.update(str(cgroup) for cgroup in (own, *own.parents))
+    for path in paths:
+        for root in (CGROUPS, os.path.join(CGROUPS, controller)):
+            yield os.path.join(root, path.strip("/"))
+
+
+def _words(folder, *names):
+    """The words in these files, one after the other; none if one of them is not there."""
+    try:
+        return [word for name in names for word in pathlib.Path(folder, name).read_text().split()]
+    except OSError:
+        return []
 
 
 def cpu_model():

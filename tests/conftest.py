@@ -18,6 +18,7 @@ sys.path.insert(0, ROOT)
 
 import tf_boilerplate  # noqa: E402
 from inference import methods, scripts  # noqa: E402
+from runtime import machine  # noqa: E402
 from runtime.quiet_tf import tf  # noqa: E402
 
 BASE, BITS_BACK = (list(scripts.MODELS[model]) for model in ("mbt2018", "mbt2018_bb"))
@@ -116,6 +117,12 @@ def train_argv(photos, tmp_path, *flags, n=4, patchsize=64, pattern="*", lmbda=0
         *("--batchsize", "2", "--preprocess_threads", "2", "--lambda", str(lmbda)),
         *("--logdir", "", *(str(flag) for flag in flags)),
     ]
+
+
+def pretend_cores(monkeypatch, number):
+    """Lets this machine have another number of cores."""
+    monkeypatch.setattr(machine, "affinity", lambda: number)
+    monkeypatch.setattr(machine, "quota", lambda: None)
 
 
 def checkpoint_values(folder):

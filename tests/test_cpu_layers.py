@@ -242,10 +242,12 @@ def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "slurm" / "job_1" / "memory.max").write_text("{}\n".format(2**30))
     (job / "memory.max").write_text("{}\n".format(2**31))
-    (tmp_path / "v1").write_text("{}\n".format(2**63 - 4096))  # no limit in version 1
+    no_limit = tmp_path / "memory" / "memory.limit_in_bytes"  # of version 1
+    no_limit.parent.mkdir()
+    no_limit.write_text("{}\n".format(2**63 - 4096))
     (tmp_path / "own").write_text("1:cpu:/x\n2:cpu,memory:/slurm/job_1/step_0\n")
     monkeypatch.setattr(machine, "OWN_CGROUPS", str(tmp_path / "own"))
-    monkeypatch.setattr(machine, "CGROUPS", [(str(tmp_path), n) for n in ("v1", "memory.max")])
+    monkeypatch.setattr(machine, "CGROUPS", str(tmp_path))
     assert machine.memory() == 2**30
     monkeypatch.setenv("STUDY_TASKS", "4")
     assert machine.memory() == 2**28
@@ -253,10 +255,31 @@ def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
     areas = [tiling.largest(channels) for channels in (32, 192, 10**6)]
     assert areas == [2**28 // (2048 * 32), 2**28 // (2048 * 192), 64]
     monkeypatch.setattr(machine, "OWN_CGROUPS", "/none")
-    monkeypatch.setattr(machine, "CGROUPS", [("/none", "none")])
+    monkeypatch.setattr(machine, "CGROUPS", "/none")
     with open("/proc/meminfo") as file:
         kilobytes = int(file.readline().split()[1])
     assert machine.memory() == pytest.approx(1024 * kilobytes, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "shares, cores",
+    [
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/job/cpu.cfs_quota_us": "300000", "cpu/job/cpu.cfs_period_us": "100000"}, 3),
+        ({"job/cpu.max": "1600000 100000"}, 8),
+    ],
+)
+def test_the_cpu_share_of_a_container_counts(shares, cores, tmp_path, monkeypatch):
+    for name, text in shares.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "own").write_text("2:cpuacct,cpu:/job\n0::/job\n")
+    monkeypatch.setattr(machine, "OWN_CGROUPS", str(tmp_path / "own"))
+    monkeypatch.setattr(machine, "CGROUPS", str(tmp_path))
+    monkeypatch.setattr(machine, "affinity", lambda: 8)
+    assert machine.cores() == cores
 
 
 # --- The baseline graph ----------------------------------------------------------------------

@@ -314,7 +314,7 @@ def test_outside_of_dask_a_task_takes_the_first_card():
 
 
 def test_cores_are_counted_beside_gpus_and_tasks_follow_the_cards(gpu, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    conftest.pretend_cores(monkeypatch, 16)
     assert machine.cores() == 16
     assert cores.parts(8) == 1
     args = study_run.parse(["image.png"])

@@ -18,7 +18,14 @@ import numpy as np
 import oracle
 import plain
 import pytest
-from conftest import ROOT, UNTRAINED, checkpoint_values, compress, train_argv
+from conftest import (
+    ROOT,
+    UNTRAINED,
+    checkpoint_values,
+    compress,
+    pretend_cores,
+    train_argv,
+)
 from PIL import Image
 
 import mbt2018
@@ -155,7 +162,7 @@ class SameNoise:
 @pytest.mark.parametrize("model", list(MODELS))
 def test_the_objective_and_its_gradients_are_those_of_tfcs_layers(model, shipped, monkeypatch):
     """At the weights of a trained model, with the same noise."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})  # the batch stays whole
+    pretend_cores(monkeypatch, 1)  # the batch stays whole
     for name in ("uniform", "normal"):
         monkeypatch.setattr(tf.random, name, getattr(SameNoise, name))
     run = checkpoints.find_run(str(shipped), model + "-num_filters=8-lmbda=0.02")

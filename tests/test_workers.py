@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, checkpoint_values, train_argv
+from conftest import ROOT, checkpoint_values, pretend_cores, train_argv
 
 import mbt2018
 import tf_boilerplate
@@ -113,7 +113,7 @@ def test_seeds_of_workers_differ(worker):
 
 
 def test_workers_of_a_machine_share_its_cores(worker, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    pretend_cores(monkeypatch, 8)
     assert machine.cores() == 8
     worker(1, 3)
     assert machine.cores() == 2
@@ -123,7 +123,7 @@ def test_workers_of_a_machine_share_its_cores(worker, monkeypatch):
 
 
 def test_threads_are_those_that_are_asked_for(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    pretend_cores(monkeypatch, 8)
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
     assert machine.threads() == 8
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "2")
