@@ -30,11 +30,6 @@ class BBSGA(methods.BitsBackMethod):
     learning_rate = SGA.learning_rate
     relax = SGA.relax
 
-    @classmethod
-    def check(cls, args):
-        super().check(args)
-        sga_plus.check(args)
-
     def build(self):
         def relaxed(t, y, z_mean, z_logvar):
             y_tilde = self.relax(y, t, self.noise.at(t, "y"))

@@ -21,13 +21,9 @@ class DAnneal(methods.BaseMethod):
         **methods.adam_flags(sga_its=2000, lr=5e-3),
         "annealing_rate": methods.Flag(4e-3, "rate at which the temperature falls, per iteration"),
         "t_max": methods.Flag(0.2, "highest temperature"),
-        "t_min": methods.Flag(1e-8, "lowest temperature"),
+        "t_min": methods.Flag(1e-8, "lowest temperature", at_most="t_max"),
         **methods.ATANH_FLAG,
     }
-
-    @classmethod
-    def check(cls, args):
-        rounding.check_temperatures(args)
 
     def temperature(self, t):
         return rounding.temperature(t, self.args.annealing_rate, self.args.t_max, self.args.t_min)

@@ -24,15 +24,10 @@ class SGA(methods.BaseMethod):
         "annealing_rate": methods.Flag(1e-3, "rate at which the temperature falls, per iteration"),
         "t0": methods.Flag(700, "iteration at which the temperature starts to fall", minimum=0),
         "t_max": methods.Flag(0.5, "temperature up to t0"),
-        "t_min": methods.Flag(1e-8, "lowest temperature"),
-        **methods.ATANH_FLAG,
+        "t_min": methods.Flag(1e-8, "lowest temperature", at_most="t_max"),
         **sga_plus.FLAGS,
     }
     presets = sga_plus.PRESETS
-
-    @classmethod
-    def check(cls, args):
-        sga_plus.check(args)
 
     def temperature(self, t):
         return rounding.temperature(

@@ -35,7 +35,8 @@ def train(script, training_graph, args):
       args: the parsed command line.
 
     Raises:
-      InputError: no image is usable, the checkpoint's shapes differ, or the loss is NaN.
+      InputError: no image is usable, the checkpoint's shapes differ, the loss is NaN, or another
+        process trains in the run folder.
     """
     runname = checkpoints.run_name(script, args.num_filters, args.num_hfilters, args.lmbda)
     folder = os.path.join(args.checkpoint_dir, runname)
@@ -95,7 +96,7 @@ def train(script, training_graph, args):
                 logdir,
                 sound,
             )
-        claim = run_folder.claimed(folder, args, start, checkpoint is None)
+        claim = run_folder.claimed(folder, args, start, kept)
         saver = tf.train.Saver(saved, max_to_keep=3, save_relative_paths=True)
         saver.recover_last_checkpoints(kept)  # so that those of earlier starts are deleted too
         during.append(hooks.Checkpoints(folder, args.save_checkpoint_secs, saver, sound))
@@ -296,8 +297,8 @@ def main(method_class, training_graph=None, argv=None):
                 train(script, training_graph, args)
         elif args.command == "compress":
             say_device(args)
-            check_output(args)
             method_class.check(args)
+            check_output(args)
             compress(method_class, args)
         else:
             say_device(args)

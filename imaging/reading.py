@@ -166,8 +166,7 @@ def _in_8_bits(image, sample, note):
       note: of `read_image`, as are those below.
 
     Raises:
-      ValueError: samples that are signed, floating-point or of more than 16 bits, which do not say
-        how bright white is.
+      ValueError: signed or floating-point samples, or more than 16 bits: their white is unknown.
     """
     bits = int((re.findall(r"(?<!BGR);(\d+)", sample) or [8])[0])
     transparent = image.info.get("transparency")

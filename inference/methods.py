@@ -18,7 +18,7 @@ from inference import regions, scripts, steps, targets
 from inference.optimise import RECORD_EVERY, Stage
 from model import checkpoints, device, hyperprior
 from runtime.errors import InputError
-from runtime.flags import Flag, refuse_unused
+from runtime.flags import Flag, check_together
 from runtime.quiet_tf import tf
 
 ADAM_FLAGS = {
@@ -120,12 +120,18 @@ class Method:
     @classmethod
     def defaults(cls):
         """The values of the method's own `settings` where no flag changes them."""
-        own = (cls.image_flags, cls.flags, cls.objective_flags, cls.coding_flags)
+        own = cls._kinds_of_flags()
         return {name: flag.default for flags in own for name, flag in flags.items()}
 
     @classmethod
+    def _kinds_of_flags(cls):
+        return cls.image_flags, cls.flags, cls.objective_flags, cls.coding_flags
+
+    @classmethod
     def check(cls, args):
-        """Raises `InputError` if flags on the command line do not go together."""
+        """Raises `InputError` if values on the command line do not go together."""
+        for own in cls._kinds_of_flags():
+            check_together(args, own)
 
     @classmethod
     def provenance(cls, run, images, args):
@@ -311,21 +317,21 @@ class BitsBackMethod(Method):
     model_class = hyperprior.Mbt2018BB
     coding_flags = {
         "side_info": Flag(
-            "", "file whose bits the first z is decoded from; decompress recovers it"
+            "",
+            "file whose bits the first z is decoded from; decompress recovers it",
+            needs=("estimate_only", False),
         ),
-        "z_spacing": Flag(0.125, "spacing of the grid on which z is coded: a power of 2, up to 1"),
+        "z_spacing": Flag(
+            0.125,
+            "spacing of the grid on which z is coded: a power of 2, up to 1",
+            needs=("estimate_only", False),
+        ),
         "estimate_only": Flag(
             False, "code nothing: estimate rates only, with q(z|y) fitted by TensorFlow"
         ),
     }
     coded = ("y", "z", "z_mean", "z_logvar")
     rate_flags = None
-
-    @classmethod
-    def check(cls, args):
-        if args.estimate_only:
-            of_coder = {name: cls.coding_flags[name] for name in ("side_info", "z_spacing")}
-            refuse_unused(args, of_coder, "with --estimate_only, which codes nothing")
 
     def build(self):
         return self.given_y([], self.predicted()["y"])

@@ -7,7 +7,6 @@ Yang, Bamler and Mandt, "Improving Inference for Neural Image Compression", Neur
 import numpy as np
 
 from model import device
-from runtime.errors import InputError
 from runtime.quiet_tf import tf
 
 
@@ -16,13 +15,6 @@ def temperature(t, annealing_rate, t_max, t_min, scale=1.0, t0=0):
     with device.on_host():
         t = tf.cast(t, tf.float32)
         return tf.clip_by_value(scale * tf.exp(-annealing_rate * (t - t0)), t_min, t_max)
-
-
-def check_temperatures(args):
-    """Raises `InputError` if the lowest temperature is above the highest."""
-    if args.t_min > args.t_max:
-        line = "--t_min: {:g} is above --t_max, {:g}"
-        raise InputError(line.format(args.t_min, args.t_max))
 
 
 def floor_logit(v, tau, atanh_eps):

@@ -6,9 +6,9 @@ Their default values leave SGA unchanged. The probabilities of rounding are thos
 
 import numpy as np
 
-from inference import rounding
+from inference import methods, rounding
 from model import device
-from runtime.flags import Flag, refuse_unused
+from runtime.flags import Flag
 from runtime.quiet_tf import tf
 
 PAPER_ITS = 2000  # iterations that the paper's schedule is designed for
@@ -19,10 +19,13 @@ FLAGS = {
         "how the probability of rounding depends on the distance: {}; ssl: sigmoid-scaled logit",
         choices=rounding.PROBABILITIES,
     ),
-    "ssl_a": Flag(1.4, "a of ssl: sigmoid(-a logit(distance))"),
+    "atanh_eps": methods.ATANH_FLAG["atanh_eps"]._replace(needs=("probability", "atanh")),
+    "ssl_a": Flag(1.4, "a of ssl: sigmoid(-a logit(distance))", needs=("probability", "ssl")),
     "classes": Flag(2, "number of integers that a latent may be rounded to: {}", choices=(2, 3)),
-    "three_r": Flag(0.98, "with 3 classes, distances are multiplied by this"),
-    "three_n": Flag(1.5, "with 3 classes, probabilities are raised to this power"),
+    "three_r": Flag(0.98, "with 3 classes, distances are multiplied by this", needs=("classes", 3)),
+    "three_n": Flag(
+        1.5, "with 3 classes, probabilities are raised to this power", needs=("classes", 3)
+    ),
     "centred": Flag(False, "round around mu and the medians of p(z), as the base codec does"),
     "lr_final": Flag(1.0, "fraction of --lr left after a cosine decay; 1: no decay"),
     "fit_schedule": Flag(
@@ -55,16 +58,6 @@ BITS_BACK_PRESETS = {
     "fast": {**PRESETS["fast"], "r_its": 100, "r_lr": 0.03},
     "best": {**PRESETS["best"], "r_its": 500, "r_lr": 0.01},
 }
-
-
-def check(args):
-    """Raises `InputError` if flags on the command line of SGA do not go together."""
-    rounding.check_temperatures(args)
-    if args.classes == 2:
-        of_three = {name: FLAGS[name] for name in ("three_r", "three_n")}
-        refuse_unused(args, of_three, "without --classes 3")
-    if args.probability != "ssl":
-        refuse_unused(args, {"ssl_a": FLAGS["ssl_a"]}, "without --probability ssl")
 
 
 def schedule_time(t, args):

@@ -54,7 +54,9 @@ def atomic_write(path):
 
 @contextlib.contextmanager
 def locked(folder, busy=""):
-    """Keeps other processes that lock the folder waiting; where it cannot be locked, it is not.
+    """Locks a folder against other processes that lock it too.
+
+    Without effect on file systems that cannot lock folders, such as NFS.
 
     Args:
       folder: made if needed.

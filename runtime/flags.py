@@ -19,6 +19,8 @@ class Flag(NamedTuple):
     choices: tuple of the allowed values; None: any value.
     below: bound that a number must lie below; None: no such bound.
     word: a word that may stand in place of the number; None: none.
+    at_most: name of another flag, whose number bounds this one; None: no such flag.
+    needs: name and value of another flag, without which this one has no effect; None: no such flag.
     """
 
     default: Any
@@ -27,6 +29,8 @@ class Flag(NamedTuple):
     choices: Optional[tuple] = None
     below: Optional[float] = None
     word: Optional[str] = None
+    at_most: Optional[str] = None
+    needs: Optional[tuple] = None
 
 
 def add_flags(parser, flags):
@@ -50,14 +54,20 @@ def add_flags(parser, flags):
         parser.add_argument("--" + name, dest="lmbda" if name == "lambda" else name, **options)
 
 
-def refuse_unused(args, flags, where):
-    """Raises `InputError` if one of the `Flag`s, a dict by name, has another than its default.
-
-    where: what makes them have no effect, as in "with --estimate_only".
-    """
+def check_together(args, flags):
+    """Raises `InputError` if values of `Flag`s, a dict by name, do not go together."""
     for name, flag in flags.items():
-        if getattr(args, name) != flag.default:
-            raise InputError("--{}: has no effect {}".format(name, where))
+        value = getattr(args, name)
+        if flag.at_most and value > getattr(args, flag.at_most):
+            line = "--{}: {:g} is above --{}, {:g}"
+            raise InputError(line.format(name, value, flag.at_most, getattr(args, flag.at_most)))
+        if flag.needs and value != flag.default:
+            other, needed = flag.needs
+            if getattr(args, other) != needed:
+                where = (
+                    "with --" + other if needed is False else "without --{} {}".format(*flag.needs)
+                )
+                raise InputError("--{}: has no effect {}".format(name, where))
 
 
 def refuse_dashed_paths(parser, argv):

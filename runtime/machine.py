@@ -6,7 +6,7 @@ import pathlib
 import platform
 import re
 
-CGROUPS = "/sys/fs/cgroup"  # of version 2; in version 1 with a folder for each controller
+CGROUPS = "/sys/fs/cgroup"  # root of version 2; version 1 has a folder for each controller
 OWN_CGROUPS = "/proc/self/cgroup"
 TASKS = "STUDY_TASKS"  # environment variable: the number of tasks of a study that run side by side
 
@@ -26,7 +26,7 @@ def affinity():
 
 
 def quota():
-    """The share of CPU time that containers may limit, in cores, rounded up; None: no limit."""
+    """CPU quota of this process's cgroups, in cores, rounded up; None if there is none."""
     found = []
     for folder in _cgroups("cpu"):
         share = _words(folder, "cpu.max") or _words(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us")
@@ -53,7 +53,7 @@ def memory():
 
 
 def _cgroups(controller):
-    """Yields the folders of the cgroups, this process's and those above, with a controller."""
+    """Yields folders that may hold a controller's limits: of the own cgroup and those above."""
     paths = {"/"}  # in containers, often the root of what can be seen
     with contextlib.suppress(OSError), open(OWN_CGROUPS) as file:
         for line in file:

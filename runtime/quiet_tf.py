@@ -5,7 +5,8 @@ FutureWarnings and deprecation notes that are irrelevant to this project, and
 makes the C library allocate large tensors, requesting new pages from the system
 for each of them: that took up to half the time of an iteration. On a GPU,
 TensorFlow allocates memory as needed, so that several processes can share one.
-In a container with a share of a machine's CPU time, it has no more threads.
+Where the CPU quota of a container is below the number of cores, TensorFlow gets
+only as many threads as the quota has cores.
 
 `tfc` is imported on first use. Import it inside the functions that need it:
 most of the project works without it, because NVIDIA's TensorFlow has no build
@@ -46,7 +47,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors still raise excepti
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 if (machine.quota() or math.inf) < machine.affinity():  # TensorFlow does not know quotas
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(machine.cores()))
+    for kind in ("INTRAOP", "INTEROP"):
+        os.environ.setdefault("TF_NUM_{}_THREADS".format(kind), str(machine.cores()))
 with warnings.catch_warnings(), no_collection():
     warnings.simplefilter("ignore")
     import tensorflow.compat.v1 as tf

@@ -149,10 +149,10 @@ def provenance_notes(table):
             line = "{}: seconds of {} machines: {}"
             names = sorted(place or "unknown" for place in places)
             yield line.format(dataset, len(places), ", ".join(names))
-        threads = sorted(set(map(str, rows["threads"])) - {""}, key=float)
+        threads = {str(number) or "unknown" for number in rows["threads"]}
         if len(threads) > 1:
-            line = "{}: seconds with different numbers of threads: {}"
-            yield line.format(dataset, ", ".join(threads))
+            numbers = ", ".join(sorted(threads, key=lambda text: (len(text), text)))
+            yield "{}: seconds with different numbers of threads: {}".format(dataset, numbers)
     seeds = tables.per_image(table).groupby(["dataset", "method"], sort=False)["seeds"]
     for (dataset, method), numbers in seeds:
         if numbers.nunique() > 1:

@@ -36,7 +36,6 @@ SETTINGS = (
 )
 SECONDS = ("seconds", "encode_seconds", "decode_seconds")
 COLUMNS = IDENTITY + SETTINGS + METRICS + SECONDS
-WHOLE = ("seed", "threads")  # numbers that stay text
 NEEDED = ("image", "method", "est_bpp", "psnr")  # columns that any table must have
 SETTING = ("lambda", "quality")  # every row has one of these
 
@@ -199,12 +198,12 @@ def read_csv(path, dataset):
         for column in ("image", "method"):
             if not row[column].strip():
                 raise InputError("{}: line {}: no {}".format(path, number, column))
-        for column in (*WHOLE, *SETTING, *METRICS, *SECONDS):
+        for column in ("seed", *SETTING, *METRICS, *SECONDS):
             text = row.get(column, "")
             needed = column in NEEDED or column == "lambda" and not row.get("quality")
             try:
                 number_or_none = float(text) if text or needed else ""
-                row[column] = text if column in WHOLE else number_or_none
+                row[column] = text if column == "seed" else number_or_none
             except ValueError:
                 line = "{}: line {}: {} is {!r}, not a number"
                 raise InputError(line.format(path, number, column, text))

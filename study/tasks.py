@@ -15,7 +15,7 @@ import tf_boilerplate
 from inference.methods import find_method
 from model import checkpoints, hyperprior
 from runtime import console, files
-from runtime.errors import InputError
+from runtime.errors import InputError, naming
 from study import codecs, tables
 from study.versions import version
 
@@ -203,11 +203,15 @@ def parse(script, flags, runname):
     """Parses the command line of `compress` with a method's flags.
 
     Raises:
-      InputError: the script does not exist, or a flag names a file, which is left to the study.
+      InputError: the script does not exist, flags do not go together, or a flag names a file,
+        which is left to the study.
       SystemExit: the script does not know a flag (argparse has reported it).
     """
     argv = ["compress", runname, "image", "--results_dir", "", *flags]
-    args = tf_boilerplate.parse(script, "", find_method(script), None, argv)
+    method_class = find_method(script)
+    args = tf_boilerplate.parse(script, "", method_class, None, argv)
+    with naming(script):
+        method_class.check(args)
     named = (args.output, args.results_dir, args.save_reconstruction)
     if any(named) or args.eval_imgs != "image" or getattr(args, "side_info", None):
         raise InputError("{} {}: files are not named here".format(script, " ".join(flags)))

@@ -378,6 +378,7 @@ def test_a_result_of_other_settings_is_kept(capsys, untrained, photo, tmp_path):
         ("sga", ["--three_n", "2"]),
         ("bb_sga", ["--three_r", "1", "--classes", "2"]),
         ("sga", ["--ssl_a", "2", "--probability", "linear"]),
+        ("sga", ["--atanh_eps", "1e-3", "--preset", "fast"]),
         *((script, ["--seed", str(2**64)]) for script in BASE + BITS_BACK),
     ],
 )

@@ -1,11 +1,13 @@
 """CPU layers and tiles, compared with TensorFlow's own operations and the baseline graph."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import plain
 import pytest
-from conftest import DEMO, DEMO_DIR
+from conftest import DEMO, DEMO_DIR, ROOT
 
 import bb_no_sga
 import sga
@@ -280,6 +282,23 @@ def test_the_cpu_share_of_a_container_counts(shares, cores, tmp_path, monkeypatc
     monkeypatch.setattr(machine, "CGROUPS", str(tmp_path))
     monkeypatch.setattr(machine, "affinity", lambda: 8)
     assert machine.cores() == cores
+
+
+@pytest.mark.parametrize("given, threads", [({}, "1 1"), ({"TF_NUM_INTEROP_THREADS": "3"}, "1 3")])
+def test_tensorflow_keeps_to_the_cpu_share_of_a_container(given, threads, tmp_path):
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    program = """
+import os
+from runtime import machine
+machine.CGROUPS = {!r}
+machine.affinity = lambda: 8
+import runtime.quiet_tf
+print(*(os.environ["TF_NUM_%s_THREADS" % kind] for kind in ("INTRAOP", "INTEROP")))
+""".format(str(tmp_path))
+    environment = {key: os.environ[key] for key in os.environ if not key.startswith("TF_NUM")}
+    command = [sys.executable, "-c", program]
+    printed = subprocess.check_output(command, cwd=ROOT, env={**environment, **given}, text=True)
+    assert printed.split("\n")[0] == threads
 
 
 # --- The baseline graph ----------------------------------------------------------------------

@@ -156,6 +156,7 @@ def test_a_key_depends_on_all_that_a_result_depends_on(tmp_path, untrained, monk
         (["{images}", "--threads", "0"], "--threads"),
         (["{images}", "--scheduler", "tcp://127.0.0.1:9"], "--scheduler: tcp://127.0.0.1:9"),
         (["{images}", "--methods", "bb_sga --side_info x"], "files are not named here"),
+        (["{images}", "--methods", "sga --t_min 1"], "sga: --t_min: 1 is above --t_max, 0.5"),
         (["{images}", "--methods", ""], "'': not the name of a script and its flags"),
         (["{broken}"], "broken.png: not a readable image"),
         (["{empty}"], "empty/*: no image there"),

@@ -512,7 +512,7 @@ def test_a_report_says_of_what_versions_and_machines_its_rows_are(tmp_path):
     for row, threads in zip(rows, (2, 12)):
         row["threads"] = threads
     text = report_of(rows, tmp_path)
-    assert "made: seconds with different numbers of threads: 2, 12\n" in text
+    assert "made: seconds with different numbers of threads: 2, 12, unknown\n" in text
     assert "made, mbt2018: rows of 2 versions of the code\n" in text
     assert "made: seconds of 2 machines: CPU / Fast, CPU / Slow\n" in text
 

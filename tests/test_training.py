@@ -38,7 +38,7 @@ from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from study import learning_curves
 from tools import export, recipe
-from training import cores, data, validation
+from training import cores, data, run_folder, validation
 
 MODELS = {"mbt2018": mbt2018, "mbt2018_bb": mbt2018_bb}
 
@@ -184,6 +184,16 @@ def test_the_objective_and_its_gradients_are_those_of_tfcs_layers(model, shipped
     for name, gradient in theirs.items():
         largest = np.abs(gradient).max()
         np.testing.assert_allclose(ours[name], gradient, rtol=0, atol=2e-4 * largest, err_msg=name)
+
+
+def test_a_run_that_another_process_took_further_meanwhile_is_left_alone(copy):
+    kept = checkpoints.kept_checkpoints(copy)
+    args = argparse.Namespace(init_from="")
+    outdated = run_folder.claimed(copy, args, 0, kept[:-1])
+    with pytest.raises(InputError, match="another process has just trained there"), outdated:
+        pass
+    with run_folder.claimed(copy, args, STEPS, kept):
+        pass
 
 
 def test_sigterm_saves_and_ends(photos, tmp_path, capsys):
@@ -335,9 +345,14 @@ def test_a_shipped_model_is_not_trained_further(trained, photos, tmp_path, capsy
     with open(os.path.join(folder, "args.json")) as file:
         settings = json.load(file)
     assert (settings["start_step"], settings["init_from_step"]) == (1, STEPS)
-    # Other weights are not mixed in, and this is said.
-    train("mbt2018_bb", photos, tmp_path, "--last_step", 2, "--init_from", base)
-    assert "--init_from: not used, " + folder in capsys.readouterr().err
+    # With the same weights to start from as before, it just goes on.
+    train("mbt2018_bb", photos, tmp_path, "--last_step", 2, "--init_from", str(shipped) + "/")
+    assert "--init_from" not in capsys.readouterr().err
+    for _ in range(2):  # others are not mixed in, and this is said
+        train("mbt2018_bb", photos, tmp_path, "--last_step", 2, "--init_from", base)
+        assert "--init_from: not used, " + folder in capsys.readouterr().err
+    with open(os.path.join(folder, "args.json")) as file:
+        assert json.load(file)["init_from"] == str(shipped)
     # A third run counts the steps of both.
     train("mbt2018_bb", photos, tmp_path / "third", "--last_step", 1, "--init_from", folder)
     with open(str(tmp_path / "third" / os.path.basename(folder) / "args.json")) as file:
@@ -498,6 +513,11 @@ def test_validation_is_what_the_scripts_measure(model, script, trained, photos, 
         assert checkpoints.find_run(*os.path.split(copied)).step == step
         with pytest.raises(InputError, match="is there already"):
             export.main(folder, copied)
+        (tmp_path / "link").symlink_to(copied)
+        export.main(folder, str(tmp_path / "link"), best=is_best, replace=True)
+        assert checkpoints.find_run(*os.path.split(copied)).step == step
+        (tmp_path / "link").unlink()
+        assert os.listdir(os.path.dirname(copied)) == [os.path.basename(folder)]
     assert checkpoint_values(folder)["global_step"] == STEPS
 
 
@@ -547,6 +567,25 @@ def test_a_stage_waits_for_the_one_that_it_starts_from(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit:
         recipe.main(argv)
     assert exit.value.code == 2 and "trunk, which is at step 0 of 44289" in capsys.readouterr().err
+
+
+def test_a_stage_that_began_before_the_end_of_its_source_is_refused(trained, tmp_path, capsys):
+    """As where the table of stages has been changed since."""
+    folders = {}
+    for stage, script in (("trunk", "mbt2018"), ("mbt2018_bb-0.0025", "mbt2018_bb")):
+        folders[stage] = tmp_path / stage / (script + "-num_filters=4-lmbda=0.0025")
+        shutil.copytree(trained(script), str(folders[stage]))
+    argv = ["--train_glob", "none", "--checkpoint_dir", str(tmp_path), "--num_filters", "4"]
+    argv += ["--scale", "0.0002", "--only", "mbt2018_bb-0.0025"]
+    record = {"init_from_step": STEPS}
+    (folders["mbt2018_bb-0.0025"] / "args.json").write_text(json.dumps(record))
+    recipe.main(argv)
+    record["init_from_step"] -= 1
+    (folders["mbt2018_bb-0.0025"] / "args.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit):
+        recipe.main(argv)
+    line = capsys.readouterr().err
+    assert "began at step 29 of trunk, which is at step 30 now; remove " in line
 
 
 def test_learning_curves_count_the_steps_before(tmp_path, capsys):

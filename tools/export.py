@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -18,7 +19,7 @@ sys.path.insert(0, ROOT)
 from model import checkpoints  # noqa: E402
 from runtime import files, signals  # noqa: E402
 from runtime.errors import InputError  # noqa: E402
-from runtime.quiet_tf import tf  # noqa: E402
+from runtime.quiet_tf import enough_memory, tf  # noqa: E402
 from training import validation  # noqa: E402
 
 
@@ -31,10 +32,11 @@ def main(source, target, best=False, replace=False):
     Raises:
       InputError: no such checkpoint, or `target` is there or cannot be written.
     """
-    target = os.path.normpath(target)
-    if os.path.lexists(target) and not replace:
+    target = os.path.realpath(target)
+    if os.path.exists(target) and not (replace and os.path.isdir(target)):
         raise InputError("{}: is there already; name a new folder".format(target))
-    files.check_folder(target)
+    parent, name = os.path.split(target)
+    files.check_folder(parent)
     find = validation.best_checkpoint if best else checkpoints.newest_checkpoint
     checkpoint = find(source)
     if checkpoint is None:
@@ -46,22 +48,26 @@ def main(source, target, best=False, replace=False):
         for name in reader.get_variable_to_shape_map()
         if not re.search(r"/Adam(_1)?$|^beta[12]_power", name)
     ]
-    part = os.path.join(os.path.dirname(target), ".part-" + os.path.basename(target))
-    shutil.rmtree(part, ignore_errors=True)
-    os.makedirs(part)
-    with tf.Graph().as_default(), tf.Session() as session:
-        variables = [tf.Variable(reader.get_tensor(name), name=name) for name in names]
-        session.run(tf.global_variables_initializer())
-        tf.train.Saver(variables, save_relative_paths=True).save(
-            session,
-            os.path.join(part, os.path.basename(checkpoint).replace("best", "model")),
-            write_meta_graph=False,
-        )
-    for name in ("args.json", "record.txt", "validation.csv"):
-        if os.path.exists(os.path.join(source, name)):
-            shutil.copy(os.path.join(source, name), part)
-    shutil.rmtree(target, ignore_errors=True)
-    os.rename(part, target)
+    os.makedirs(parent, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=parent) as folder, enough_memory(
+        target, "nothing else helps"
+    ):
+        part = os.path.join(folder, name)
+        os.mkdir(part)
+        with tf.Graph().as_default(), tf.Session() as session:
+            variables = [tf.Variable(reader.get_tensor(name), name=name) for name in names]
+            session.run(tf.global_variables_initializer())
+            tf.train.Saver(variables, save_relative_paths=True).save(
+                session,
+                os.path.join(part, os.path.basename(checkpoint).replace("best", "model")),
+                write_meta_graph=False,
+            )
+        for file in ("args.json", "record.txt", "validation.csv"):
+            if os.path.exists(os.path.join(source, file)):
+                shutil.copy(os.path.join(source, file), part)
+        if os.path.exists(target):
+            os.rename(target, os.path.join(folder, "old"))
+        os.rename(part, target)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from runtime import console, files, signals
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from tools import export
+from training.run_folder import recorded
 
 Stage = collections.namedtuple(
     "Stage", "name script lmbda steps batchsize patchsize learning_rate lr_final source"
@@ -72,6 +73,21 @@ def check_source(args, stage):
             line = "{}: starts from {}, which is at step {} of {}; --only {} ends it"
             figures = stage.name, source.name, steps_done(args, source), steps(args, source)
             raise InputError(line.format(*figures, source.name))
+
+
+def check_begun(args, stage):
+    """Raises `InputError` if a stage began before its source's last step."""
+    for source in STAGES:
+        folder, begun = (
+            run_folder(args, source),
+            recorded(run_folder(args, stage), "init_from_step"),
+        )
+        at = steps_done(args, source) + (recorded(folder, "init_from_step") or 0)
+        if source.name == stage.source and begun and steps_done(args, source) and begun != at:
+            line = "{}: began at step {} of {}, which is at step {} now; remove {} to repeat it"
+            raise InputError(
+                line.format(stage.name, begun, source.name, at, run_folder(args, stage))
+            )
 
 
 def train(args, stage):
@@ -147,6 +163,7 @@ def main(argv=None):
         if args.dry_run:
             return
         for stage in stages:
+            check_begun(args, stage)
             if steps_done(args, stage) < steps(args, stage):
                 check_source(args, stage)
                 train(args, stage)

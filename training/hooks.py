@@ -1,4 +1,4 @@
-"""What training does between its steps: checkpoints of sound models, and summaries."""
+"""Session hooks of training: checkpoints of sound models, and summaries."""
 
 import os
 import time

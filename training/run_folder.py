@@ -20,23 +20,26 @@ LAST_OF_H_A = "hyper_analysis_transform/layer_2/kernel_rdft"  # (frequencies, NÂ
 
 
 @contextlib.contextmanager
-def claimed(folder, args, start, is_new):
+def claimed(folder, args, start, kept):
     """Keeps other trainings out of a run folder, and records the settings of this one there.
 
-    They are written to args.json and appended to record.txt.
+    The settings are written to args.json and appended to record.txt. File systems that cannot lock
+    folders, such as NFS, keep no other training out.
     The record of a new run that starts from another run's weights (`--init_from`) begins with a
     copy of that run's record, so that it covers all training steps of the model. Its
     `init_from_step` is the number of steps that those weights have seen, in that run and before.
 
     Args:
       start: the step from which training resumes.
-      is_new: whether there was no checkpoint to resume from.
+      kept: the folder's checkpoints, from whose last one training resumes; none for a new run.
 
     Raises:
-      InputError: another process trains there.
+      InputError: another process trains there, or has done so since `kept` was read.
     """
     with files.locked(folder, "another process is training there"):
-        _record_settings(folder, args, start, is_new)
+        if checkpoints.kept_checkpoints(folder) != kept:
+            raise InputError("{}: another process has just trained there".format(folder))
+        _record_settings(folder, args, start, not kept)
         yield
 
 
@@ -47,17 +50,20 @@ def _record_settings(folder, args, start, is_new):
     if args.init_from and is_new:
         source = checkpoints.newest_checkpoint(args.init_from)
         step = checkpoints.read_checkpoint(source)[1]
-        settings["init_from_step"] = step + (_recorded(args.init_from, "init_from_step") or 0)
+        settings["init_from_step"] = step + (recorded(args.init_from, "init_from_step") or 0)
         if not os.path.exists(path):
             with contextlib.suppress(FileNotFoundError), open(
                 os.path.join(args.init_from, "record.txt")
             ) as file:
                 history = file.read()
-    elif not is_new and _recorded(folder, "init_from_step"):  # the steps before still count
-        settings["init_from_step"] = _recorded(folder, "init_from_step")
-    if args.init_from and not is_new and args.init_from != _recorded(folder, "init_from"):
-        line = "--init_from: not used, {} has weights of its own to resume from"
-        console.note(line.format(folder))
+    elif not is_new:  # what the weights began with, and the steps before, still count
+        source = recorded(folder, "init_from") or ""
+        if args.init_from and os.path.realpath(args.init_from) != os.path.realpath(source):
+            line = "--init_from: not used, {} has weights of its own to resume from"
+            console.note(line.format(folder))
+        settings["init_from"] = source
+        if recorded(folder, "init_from_step"):
+            settings["init_from_step"] = recorded(folder, "init_from_step")
     settings = json.dumps(settings, indent=4, sort_keys=True)
     with files.atomic_write(args_path) as file:
         file.write(settings.encode())
@@ -65,7 +71,7 @@ def _record_settings(folder, args, start, is_new):
         file.write("{}{}\n{}\n\n".format(history, time.strftime("%Y-%m-%d %H:%M:%S"), settings))
 
 
-def _recorded(folder, name):
+def recorded(folder, name):
     """The value of a setting in a run folder's args.json, or None."""
     with contextlib.suppress(FileNotFoundError, ValueError), open(
         os.path.join(folder, "args.json")
