@@ -8,6 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from imaging.reading import read_image
+from runtime import console
 from runtime.errors import InputError
 from runtime.files import atomic_write, check_writable, file_sha256
 from runtime.quiet_tf import tf
@@ -210,13 +211,17 @@ def _halved(plane):
 
 
 OF_RESULT = ("eval_batch_size", "checkpoint_step", "checkpoint_sha256")  # besides the method's
-NAMES = {"lmbda": "--lambda", "checkpoint_sha256": "a model with the digest"}
+NAMES = {
+    "lmbda": "--lambda",
+    "checkpoint_sha256": "a model with the digest",
+    "checkpoint_step": "a model of step",
+}
 
 
 def check_result(path, sha256, settings, defaults, overwrite):
     """Makes sure, before anything is computed, that a result can be written to `path`.
 
-    A result of the same run at another step of its training may be replaced.
+    A result of the same name's run at an earlier step of training may be replaced, with a note.
 
     Args:
       sha256: of the input.
@@ -239,7 +244,10 @@ def check_result(path, sha256, settings, defaults, overwrite):
             line = "{}: exists, and is no result of this input; --overwrite replaces it, another "
             raise InputError((line + "--results_dir keeps both").format(path))
         before = {**defaults, **before}
-        if before.pop("checkpoint_step", None) != settings["checkpoint_step"]:
+        step = before.get("checkpoint_step", settings["checkpoint_step"])
+        if step < settings["checkpoint_step"]:
+            console.note("{}: a result of step {} of the model is replaced".format(path, step))
+            del before["checkpoint_step"]
             before.pop("checkpoint_sha256", None)
         differing = [
             "{} {}, now {}".format(NAMES.get(key, "--" + key), before[key], value)

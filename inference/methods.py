@@ -8,6 +8,7 @@ hyper-parameters; a method of your own subclasses one of them.
 
 import importlib
 import os
+import re
 import sys
 
 import numpy as np
@@ -228,6 +229,9 @@ def find_method(script):
             is_method = isinstance(value, type) and issubclass(value, Method)
             if is_method and value.__module__ == script:
                 return value
+    if not script.isidentifier() and os.path.isfile(path):
+        line = "{}: not a name that Python can import; call the script {}.py"
+        raise InputError(line.format(script, re.sub(r"\W", "_", script)))
     raise InputError("{}: no script of that name is a method, as sga is".format(script))
 
 

@@ -13,6 +13,8 @@ from runtime.errors import InputError
 from runtime.files import file_sha256
 from runtime.quiet_tf import tf
 
+OF_N = "analysis_transform/layer_0/bias"  # the variable whose shape is (N,)
+
 
 def run_name(script, num_filters, num_hfilters, lmbda):
     """Name of the folder with a model's checkpoints; the model itself ignores num_hfilters."""
@@ -62,7 +64,7 @@ def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
     if checkpoint is None:
         raise InputError("{}: no checkpoint in this run folder".format(folder))
     shapes, step = read_checkpoint(checkpoint)
-    found = shapes.get("analysis_transform/layer_0/bias", [None])[0]
+    found = shapes.get(OF_N, [None])[0]
     if found is None:
         raise InputError("{}: not a checkpoint of this model".format(checkpoint))
     if num_filters is not None and num_filters != found:

@@ -15,7 +15,7 @@ import os
 import matplotlib.ticker
 
 from model import checkpoints
-from runtime import files
+from runtime import console, files
 from runtime.errors import InputError
 from study import command, documents, figures, run, statistics, tables
 
@@ -96,11 +96,18 @@ def gains(rows, methods):
       InputError: a method has no rows.
     """
     found = statistics.gains(tables.frame(rows), PREDICTION)
+    images = {m: set(found["image"][found["method"] == m]) for m in methods.values()}
+    for method, there in images.items():
+        if not there:
+            raise InputError("{}: no results, or none of {}".format(method, PREDICTION))
+    common = set.intersection(*images.values())
+    if any(there != common for there in images.values()):
+        names = ", ".join(sorted(common)) or "no image"
+        console.note("of the images, the results of all methods have only: " + names)
+    found = found[found["image"].isin(common)]
     made = []
     for (setting, its), method in methods.items():
         of_method = found[found["method"] == method]
-        if not len(of_method):
-            raise InputError("{}: no results, or none of {}".format(method, PREDICTION))
         means = (float(of_method[key].mean()) for key in ("seconds", "est_rd_loss"))
         names = (setting, method, its, *means)
         made.append({**dict(zip(COLUMNS, names)), **statistics.summary(of_method)})

@@ -11,6 +11,8 @@ import collections
 import json
 import os
 
+import matplotlib.ticker
+
 from runtime import files
 from runtime.errors import InputError
 from study import command, figures
@@ -87,6 +89,7 @@ def draw(runs):
         panel.set_ylim(min(shown) - margin, max(shown) + margin)
         panel.set_title("λ = {:g}".format(lmbda))
         panel.set_xlabel("steps")
+        panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         panel.set_ylabel("λ·MSE + bpp")
         panel.legend()
     for panel in list(axes.flat)[len(lambdas) :]:

@@ -412,6 +412,7 @@ def main(argv=None):
         picture(args)
         return
     path, rows = os.path.join(args.output, args.part + ".csv"), []
+    files.check_writable(path)
     measure, summarise = PARTS[args.part]
     for row in measure(args):
         rows.append(row)
@@ -439,7 +440,7 @@ def parse(argv):
     add("--runname", help=text.format(DEFAULTS["runname"]))
     add("--models", nargs="+", help="run folders, for steps ({})".format(*DEFAULTS["models"]))
     add("--bytes", type=command.positive, help="size of the files, for picture")
-    command.add_output(parser, "results/targets")
+    command.add_output(parser, "./targets")
     return parser.parse_args(argv)
 
 

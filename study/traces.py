@@ -9,6 +9,8 @@ Records have a point every `--record_every` iterations (100), a flag of the scri
 `'sga --preset fast --record_every 5'` show more.
 """
 
+import numpy as np
+
 from runtime.errors import InputError
 from study import command, figures, tables
 
@@ -80,6 +82,8 @@ def read(path, index):
         raise InputError("{}: has no record: {} optimises nothing".format(path, label))
     if number > 1:
         what += ", image {}".format(index)
+    if len(np.atleast_2d(values.get("rd_loss", ()))) == number:  # a record for each image
+        together = 1
     if together > 1:
         what += " (mean of the {} optimised with it)".format(together)
     trace = {"label": label, "what": what, "pixels": pixels, "path": path, "its": values["its"]}

@@ -306,7 +306,7 @@ def test_the_result_of_another_input_is_kept(capsys, untrained, photo, tmp_path)
 def test_the_result_of_another_model_of_the_name_is_kept(
     capsys, untrained, photo, tmp_path, monkeypatch
 ):
-    """Unless it is of another step, as training goes on."""
+    """Unless it is of an earlier step, as training goes on."""
     compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)
     (path,) = glob.glob(str(tmp_path / "r" / "*"))
     with np.load(path) as saved:
@@ -315,7 +315,11 @@ def test_the_result_of_another_model_of_the_name_is_kept(
     line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT)
     assert "a model with the digest another, now {}".format(result["checkpoint_sha256"]) in line
     np.savez(path, **{**result, "checkpoint_sha256": "another", "checkpoint_step": 7})
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT)
+    assert "a model of step 7, now 0" in line
+    np.savez(path, **{**result, "checkpoint_sha256": "another", "checkpoint_step": -7})
     compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)
+    assert "a result of step -7 of the model is replaced" in capsys.readouterr().err
     with np.load(path) as saved:
         assert saved["checkpoint_sha256"] == result["checkpoint_sha256"]
 

@@ -345,6 +345,8 @@ def test_a_shipped_model_is_not_trained_further(trained, photos, tmp_path, capsy
     with open(os.path.join(folder, "args.json")) as file:
         settings = json.load(file)
     assert (settings["start_step"], settings["init_from_step"]) == (1, STEPS)
+    line = fails(capsys, photos, tmp_path, "--last_step", 1, "--init_from", base, n=8)
+    assert "the model has --num_filters 4, not 8" in line
     # With the same weights to start from as before, it just goes on.
     train("mbt2018_bb", photos, tmp_path, "--last_step", 2, "--init_from", str(shipped) + "/")
     assert "--init_from" not in capsys.readouterr().err
@@ -560,6 +562,12 @@ def test_a_recipe_resumes_after_a_kill(photos, tmp_path):
     outputs = sorted(glob.glob(str(tmp_path / "out" / "*")))
     assert [os.path.basename(path) for path in outputs] == ["mbt2018_bb-num_filters=4-lmbda=0.001"]
     assert not any("Adam" in name for path in outputs for name in checkpoint_values(path))
+    # Copies are renewed, but only those of these runs.
+    recipe.main(argv)
+    with open(os.path.join(outputs[0], "record.txt"), "w") as file:
+        file.write("of another run")
+    with pytest.raises(SystemExit):
+        recipe.main(argv)
 
 
 def test_a_stage_waits_for_the_one_that_it_starts_from(tmp_path, capsys):
@@ -576,7 +584,7 @@ def test_a_stage_that_began_before_the_end_of_its_source_is_refused(trained, tmp
         folders[stage] = tmp_path / stage / (script + "-num_filters=4-lmbda=0.0025")
         shutil.copytree(trained(script), str(folders[stage]))
     argv = ["--train_glob", "none", "--checkpoint_dir", str(tmp_path), "--num_filters", "4"]
-    argv += ["--scale", "0.0002", "--only", "mbt2018_bb-0.0025"]
+    argv += ["--scale", "0.000235", "--only", "mbt2018_bb-0.0025"]
     record = {"init_from_step": STEPS}
     (folders["mbt2018_bb-0.0025"] / "args.json").write_text(json.dumps(record))
     recipe.main(argv)
@@ -585,7 +593,7 @@ def test_a_stage_that_began_before_the_end_of_its_source_is_refused(trained, tmp
     with pytest.raises(SystemExit):
         recipe.main(argv)
     line = capsys.readouterr().err
-    assert "began at step 29 of trunk, which is at step 30 now; remove " in line
+    assert "{}: began at another step".format(folders["mbt2018_bb-0.0025"]) in line
 
 
 def test_learning_curves_count_the_steps_before(tmp_path, capsys):

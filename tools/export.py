@@ -42,12 +42,13 @@ def main(source, target, best=False, replace=False):
     if checkpoint is None:
         what = "best checkpoint (--val_glob keeps it)" if best else "checkpoint"
         raise InputError("{}: no {} there".format(source, what))
-    reader = tf.train.load_checkpoint(checkpoint)
-    names = [
-        name
-        for name in reader.get_variable_to_shape_map()
-        if not re.search(r"/Adam(_1)?$|^beta[12]_power", name)
-    ]
+    with checkpoints.reading(checkpoint):
+        reader = tf.train.load_checkpoint(checkpoint)
+        values = {
+            name: reader.get_tensor(name)
+            for name in reader.get_variable_to_shape_map()
+            if not re.search(r"/Adam(_1)?$|^beta[12]_power", name)
+        }
     os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=parent) as folder, enough_memory(
         target, "nothing else helps"
@@ -55,7 +56,7 @@ def main(source, target, best=False, replace=False):
         part = os.path.join(folder, name)
         os.mkdir(part)
         with tf.Graph().as_default(), tf.Session() as session:
-            variables = [tf.Variable(reader.get_tensor(name), name=name) for name in names]
+            variables = [tf.Variable(value, name=name) for name, value in values.items()]
             session.run(tf.global_variables_initializer())
             tf.train.Saver(variables, save_relative_paths=True).save(
                 session,

@@ -12,12 +12,13 @@ copied to --output without these states. After any interruption, the same comman
 
 import argparse
 import collections
+import functools
 import importlib
 import os
 
 import tf_boilerplate
 from model import checkpoints
-from runtime import console, files, signals
+from runtime import console, files, flags, signals
 from runtime.errors import InputError
 from runtime.quiet_tf import tf
 from tools import export
@@ -75,24 +76,35 @@ def check_source(args, stage):
             raise InputError(line.format(*figures, source.name))
 
 
-def check_begun(args, stage):
-    """Raises `InputError` if a stage began before its source's last step."""
-    for source in STAGES:
-        folder, begun = (
-            run_folder(args, source),
-            recorded(run_folder(args, stage), "init_from_step"),
-        )
-        at = steps_done(args, source) + (recorded(folder, "init_from_step") or 0)
-        if source.name == stage.source and begun and steps_done(args, source) and begun != at:
-            line = "{}: began at step {} of {}, which is at step {} now; remove {} to repeat it"
-            raise InputError(
-                line.format(stage.name, begun, source.name, at, run_folder(args, stage))
-            )
+def check_begun(args, stages):
+    """Raises `InputError` if some stages began at another step than their sources end at."""
+    old = []
+    for stage in stages:
+        begun = recorded(run_folder(args, stage), "init_from_step")
+        of_source = [source for source in STAGES if source.name == stage.source]
+        if begun and of_source:
+            before = recorded(run_folder(args, of_source[-1]), "init_from_step") or 0
+            if begun - before != max(steps(args, source) for source in of_source):
+                old.append(run_folder(args, stage))
+    if old:
+        line = "{}: began at another step of their source than it ends at; remove them, or choose "
+        raise InputError((line + "another --checkpoint_dir").format(", ".join(old)))
+
+
+def is_of(folder, copy):
+    """Whether a copy of a run is of this run, now or before it went on."""
+    try:
+        with open(os.path.join(folder, "record.txt")) as new, open(
+            os.path.join(copy, "record.txt")
+        ) as old:
+            return new.read().startswith(old.read())
+    except OSError:
+        return False
 
 
 def train(args, stage):
     """Runs a stage, or resumes it."""
-    flags = {
+    settings = {
         "train_glob": args.train_glob,
         "batchsize": args.batchsize or stage.batchsize,
         "patchsize": args.patchsize or stage.patchsize,
@@ -105,14 +117,14 @@ def train(args, stage):
     }
     if stage.source:
         source = next(other for other in STAGES if other.name == stage.source)
-        flags["init_from"] = run_folder(args, source)
+        settings["init_from"] = run_folder(args, source)
     if args.val_glob:
-        flags.update(val_glob=args.val_glob, val_secs=args.val_secs)
+        settings.update(val_glob=args.val_glob, val_secs=args.val_secs)
     argv = [
         *("--num_filters", str(args.num_filters)),
         *("--checkpoint_dir", os.path.join(args.checkpoint_dir, stage.name)),
         *("train", "--flip"),
-        *(text for name, value in flags.items() for text in ("--" + name, str(value))),
+        *(text for name, value in settings.items() for text in ("--" + name, str(value))),
     ]
     # In this process, so that killing the recipe also ends the training.
     with tf.Graph().as_default():
@@ -128,10 +140,13 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    path, above_0 = os.path.expanduser, functools.partial(flags.number, int, None)
+    text = "folder for copies of the finished models; default: none"
+    scale = functools.partial(flags.number, float, None)
     add("--train_glob", required=True, help="training images, as for the training scripts")
-    add("--output", default="", help="folder for copies of the finished models; default: none")
-    add("--checkpoint_dir", default="runs", help="folder for the stages' runs (runs)")
-    add("--scale", type=float, default=1.0, help="multiplies the number of steps of each stage (1)")
+    add("--output", type=path, default="", help=text)
+    add("--checkpoint_dir", type=path, default="runs", help="folder for the stages' runs (runs)")
+    add("--scale", type=scale, default=1.0, help="multiplies the number of steps of each stage (1)")
     names = list(dict.fromkeys(stage.name for stage in STAGES))
     add(
         "--only",
@@ -141,9 +156,9 @@ def main(argv=None):
         metavar="STAGE",
         help="stages to run; default: all",
     )
-    add("--num_filters", type=int, default=64, help="channels of the models (64)")
-    add("--batchsize", type=int, help="patches per step; default: as each stage says")
-    add("--patchsize", type=int, help="side of the patches, in pixels; default: the same")
+    add("--num_filters", type=above_0, default=64, help="channels of the models (64)")
+    add("--batchsize", type=above_0, help="patches per step; default: as each stage says")
+    add("--patchsize", type=above_0, help="side of the patches, in pixels; default: the same")
     add("--val_glob", default="", help="validation images, as for the training scripts")
     add("--val_secs", type=int, default=300, help="seconds between validations (300)")
     add("--save_checkpoint_secs", type=int, default=300, help="seconds between checkpoints (300)")
@@ -152,25 +167,23 @@ def main(argv=None):
     console.show_all()
     args = parser.parse_args(argv)
     with signals.command("recipe"):
-        if args.scale <= 0:
-            raise InputError("--scale: {} is not above 0".format(args.scale))
         if args.output:
             files.check_folder(args.output)
         stages = [stage for stage in STAGES if stage.name in args.only]
         for stage in stages:
             figures = stage.name, steps_done(args, stage), steps(args, stage)
             print("{}: {} of {} steps".format(*figures), flush=True)
+        check_begun(args, stages)
         if args.dry_run:
             return
         for stage in stages:
-            check_begun(args, stage)
             if steps_done(args, stage) < steps(args, stage):
                 check_source(args, stage)
                 train(args, stage)
             if args.output and stage.source:
                 finished = run_folder(args, stage)
                 copy = os.path.join(args.output, os.path.basename(finished))
-                export.main(finished, copy, replace=True)
+                export.main(finished, copy, replace=is_of(finished, copy))
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def warm_start(source, variables, model, x):
       A function for `tf.train.Scaffold`; None if `source` is ''.
 
     Raises:
-      InputError: `source` has no checkpoint, or none of the variables is in it.
+      InputError: `source` has no checkpoint, one of another N, or none of the variables is in it.
     """
     if not source:
         return None
@@ -133,9 +133,13 @@ def warm_start(source, variables, model, x):
         raise InputError("--init_from: {}: no checkpoint there".format(source))
     wanted = [v for v in variables if v.trainable]
     values, means = {}, []
+    (own,) = (v.shape.as_list() for v in wanted if v.op.name == checkpoints.OF_N)
     with checkpoints.reading(checkpoint):
         reader = tf.train.load_checkpoint(checkpoint)
         shapes = reader.get_variable_to_shape_map()
+        if shapes.get(checkpoints.OF_N, own) != own:
+            line = "--init_from: {}: the model has --num_filters {}, not {}"
+            raise InputError(line.format(checkpoint, *shapes[checkpoints.OF_N], *own))
         for v in wanted:
             name, shape = v.op.name, v.shape.as_list()
             name = name if name in shapes else Mbt2018.prior_scope + name
