@@ -382,7 +382,9 @@ def _add_train(commands):
             "learning_rate": Flag(1e-4, "learning rate of Adam"),
             "lr_final": Flag(1.0, "fraction of --learning_rate left after a cosine decay; 1: none"),
             "flip": Flag(False, "mirror half of the patches left to right"),
-            "init_from": Flag("", "run folder of the same N to initialise a new run's weights from"),
+            "init_from": Flag(
+                "", "run folder of a model of this N whose weights a new run starts from"
+            ),
             "seed": Flag(0, "seed of the patches, the noise and the initial weights", minimum=0),
             "val_glob": Flag("", "whole images to validate on with rounded latents; '' for none"),
             "val_secs": Flag(300, "seconds between validations", minimum=0),

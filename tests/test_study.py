@@ -723,6 +723,15 @@ def test_budgets_are_falls_below_the_prediction(untrained, tmp_path, monkeypatch
     assert budgets.main([*argv, "--redraw"]) == 0 and (output / "budgets.md").read_text() == before
     with Image.open(str(output / "budgets.png")) as figure:
         assert np.asarray(figure).std() > 10
+    # Without a row of one image, none of its rows counts, and this is noted.
+    rows = tables.read_csv(str(output / "images.csv"), "")
+    gone = next(row for row in rows if (row["method"], row["image"]) == (method, "1"))
+    rows.remove(gone)
+    (output / "images.csv").write_bytes(tables.to_csv(rows, tables.COLUMNS))
+    assert budgets.main([*argv, "--redraw"]) == 0
+    assert "the results of all methods have only: 0\n" in capsys.readouterr().err
+    with open(str(output / "budgets.csv"), newline="") as file:
+        assert {row["images"] for row in csv.DictReader(file)} == {"1"}
 
 
 def test_traces_of_result_files(uninterrupted, tmp_path, capsys):
