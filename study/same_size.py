@@ -40,7 +40,7 @@ def main(argv=None):
     for path in paths:
         files.check_writable(path)
     images = {image.name: image for image in inputs.find(args.images, args.crop)}
-    groups, curve = groups_of(args.table, images), published(args.published)
+    groups, curve = groups_of(args.table, images, args.dataset), published(args.published)
     pixels = {name: inputs.read(image) for name, image in images.items()}
     number = sum(map(len, groups.values())) * len(codecs.PILLOW)
     rows, done = [], itertools.count(1)
@@ -70,24 +70,39 @@ def parse(argv):
     add("table", type=os.path.expanduser, help="images.csv of a study, whose files have sizes")
     add("images", nargs="+", help="the study's images: files, folders or patterns")
     add("--crop", type=command.size, metavar="WxH", help="centre crop, as in the study (none)")
-    add("--published", default="", metavar="FILE", help="a curve to compare with: rate, PSNR")
+    add("--dataset", default="", help="data set of the table, if it has several")
+    add(
+        "--published",
+        type=os.path.expanduser,
+        default="",
+        metavar="FILE",
+        help="a curve to compare with: rate, PSNR",
+    )
     command.add_output(parser, "./report")
     return parser.parse_args(argv)
 
 
-def groups_of(path, images):
+def groups_of(path, images, dataset):
     """The files in a study's table: a dict from (method, model, λ) to [(image, bpp, psnr)].
 
     Args:
       path: of the table.
       images: dict of `inputs.Image` by name.
+      dataset: name of the data set; '' if there is only one.
 
     Raises:
-      InputError: a row is of an image that is not in `images`, or of other pixels than that has, or
-        no row has the size of a file.
+      InputError: there are several data sets, a row is of an image that is not in `images` or of
+        other pixels than that has, or no row has the size of a file.
     """
     groups = collections.OrderedDict()
-    for row in tables.read_csv(path, ""):
+    rows = tables.read_csv(path, "")
+    names = sorted({row["dataset"] for row in rows})
+    if dataset not in names and (dataset or len(names) > 1):
+        line = "{}: has the data sets {}; --dataset chooses one"
+        raise InputError(line.format(path, ", ".join(names)))
+    for row in rows:
+        if dataset not in ("", row["dataset"]):
+            continue
         bpp = row.get("net_bpp", "") or row.get("actual_bpp", "")
         if bpp == "" or row.get("quality", "") != "":
             continue
@@ -100,7 +115,7 @@ def groups_of(path, images):
         key = row["method"], row.get("model", ""), row["lambda"]
         groups.setdefault(key, []).append((row["image"], bpp, row["psnr"]))
     if not groups:
-        line = "{}: no row has the size of a file (of mbt2018, --container writes one)"
+        line = "{}: no row has the size of a file (--estimate_only writes none)"
         raise InputError(line.format(path))
     return groups
 

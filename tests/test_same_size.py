@@ -117,6 +117,19 @@ def test_tables_that_do_not_fit(table, message, tmp_path):
         same_size.main([str(tmp_path / "images.csv"), CHELSEA, "--output", str(tmp_path)])
 
 
+def test_a_table_of_several_data_sets(tmp_path, capsys):
+    lines = TABLE.format(30, 31).splitlines()
+    rows = [lines[0] + ",dataset", lines[1] + ",cats", lines[2].replace("chelsea", "x") + ",rest"]
+    (tmp_path / "images.csv").write_text("\n".join(rows))
+    argv = [str(tmp_path / "images.csv"), CHELSEA, "--output", str(tmp_path)]
+    for flags in ([], ["--dataset", "dogs"]):
+        with pytest.raises(same_size.InputError, match="data sets cats, rest; --dataset chooses"):
+            same_size.main([*argv, *flags])
+    same_size.main([*argv, "--dataset", "cats"])
+    out = capsys.readouterr().out
+    assert "30.00 dB" in out and "31.00 dB" not in out
+
+
 def test_files_that_a_codec_cannot_make_are_left_out(tmp_path, capsys):
     """0.02 bits per pixel are 80 bytes, where JPEG's headers alone take more."""
     Image.fromarray(PIXELS).save(str(tmp_path / "chelsea.png"))

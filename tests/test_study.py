@@ -775,3 +775,9 @@ def test_traces_of_images_that_were_optimised_together(tmp_path):
         trace = traces.read(path, index)
         np.testing.assert_array_equal(trace["rd_loss"], record[row])
         assert trace["what"].endswith("image {} (mean of the 2 optimised with it)".format(index))
+    # The coder of bb_no_sga.py fits q(z|y) to each image by itself.
+    np.savez(path, **{**values, "rd_loss": np.arange(8.0).reshape(4, 2)})
+    for index in range(4):
+        trace = traces.read(path, index)
+        np.testing.assert_array_equal(trace["rd_loss"], [2 * index, 2 * index + 1])
+        assert trace["what"].endswith("image {}".format(index))
