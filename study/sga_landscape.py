@@ -168,7 +168,8 @@ Points.__doc__ = (
 
 def compare(bits, pair, way):
     """The `Points` of a pair."""
-    rounded, best = (tuple(y[latent] for latent in pair) for y in (np.rint(way.y[0]), way.y_hat))
+    integers = np.rint(way.y[0]), way.y_hat
+    rounded, best = (tuple(y[latent] + 0.0 for latent in pair) for y in integers)  # no -0
     rounded_loss, best_loss = bits([dict(zip(pair, rounded)), dict(zip(pair, best))])
     return Points(rounded, rounded_loss, best, best_loss)
 
