@@ -221,7 +221,7 @@ NAMES = {
 def check_result(path, sha256, settings, defaults, overwrite):
     """Makes sure, before anything is computed, that a result can be written to `path`.
 
-    A result of the same name's run at an earlier step of training may be replaced, with a note.
+    A result of a model of the same name with fewer training steps may be replaced, with a note.
 
     Args:
       sha256: of the input.
@@ -245,8 +245,8 @@ def check_result(path, sha256, settings, defaults, overwrite):
             raise InputError((line + "--results_dir keeps both").format(path))
         before = {**defaults, **before}
         step = before.get("checkpoint_step", settings["checkpoint_step"])
-        if step < settings["checkpoint_step"]:
-            console.note("{}: a result of step {} of the model is replaced".format(path, step))
+        is_earlier = step < settings["checkpoint_step"]
+        if is_earlier:
             del before["checkpoint_step"]
             before.pop("checkpoint_sha256", None)
         differing = [
@@ -257,6 +257,9 @@ def check_result(path, sha256, settings, defaults, overwrite):
         if differing:
             line = "{}: exists with other settings ({}); --overwrite replaces it, another "
             raise InputError((line + "--results_dir keeps both").format(path, "; ".join(differing)))
+        if is_earlier:
+            line = "{}: a result of the model at step {} will be replaced"
+            console.note(line.format(path, step))
     check_writable(path)
 
 

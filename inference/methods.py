@@ -229,9 +229,10 @@ def find_method(script):
             is_method = isinstance(value, type) and issubclass(value, Method)
             if is_method and value.__module__ == script:
                 return value
-    if not script.isidentifier() and os.path.isfile(path):
+    name = re.sub(r"\W", "_", script)
+    if os.sep not in script and name != script and os.path.isfile(path):
         line = "{}: not a name that Python can import; call the script {}.py"
-        raise InputError(line.format(script, re.sub(r"\W", "_", script)))
+        raise InputError(line.format(script, name))
     raise InputError("{}: no script of that name is a method, as sga is".format(script))
 
 

@@ -156,10 +156,11 @@ def newest_checkpoint(folder):
     return paths[-1] if paths else None
 
 
-def kept_checkpoints(folder):
+def kept_checkpoints(folder, tell=console.note):
     """Paths of the checkpoints that training keeps in a run folder, newest last.
 
-    They are those named in the state file, or all complete ones; see `newest_checkpoint`.
+    They are those named in the state file, or all complete ones; see `newest_checkpoint`. `tell`
+    is called with a line if the state file is missing or damaged.
     """
     check_readable(folder)
     named, problem = _state(folder)
@@ -174,7 +175,7 @@ def kept_checkpoints(folder):
     if not complete:
         line = "{}: {}, and no complete checkpoint is beside it; a new run needs another folder"
         raise InputError(line.format(state, problem))
-    console.note("{}: {}; taking {}".format(state, problem, os.path.basename(complete[-1])))
+    tell("{}: {}; taking {}".format(state, problem, os.path.basename(complete[-1])))
     return complete
 
 

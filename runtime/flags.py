@@ -64,10 +64,10 @@ def check_together(args, flags):
         if flag.needs and value != flag.default:
             other, needed = flag.needs
             if getattr(args, other) != needed:
-                where = (
-                    "with --" + other if needed is False else "without --{} {}".format(*flag.needs)
-                )
-                raise InputError("--{}: has no effect {}".format(name, where))
+                text = "without --{} {}".format(other, needed)
+                if isinstance(needed, bool):
+                    text = "{} --{}".format("without" if needed else "with", other)
+                raise InputError("--{}: has no effect {}".format(name, text))
 
 
 def refuse_dashed_paths(parser, argv):

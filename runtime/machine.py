@@ -53,7 +53,7 @@ def memory():
 
 
 def _cgroups(controller):
-    """Yields folders that may hold a controller's limits: of the own cgroup and those above."""
+    """Yields folders that may have a controller's limits, of the cgroups around this process."""
     paths = {"/"}  # in containers, often the root of what can be seen
     with contextlib.suppress(OSError), open(OWN_CGROUPS) as file:
         for line in file:

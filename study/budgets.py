@@ -93,7 +93,8 @@ def gains(rows, methods):
       list of dicts with the keys `COLUMNS`.
 
     Raises:
-      InputError: a method has no rows.
+      InputError: a method has no rows of images that the prediction has too, or no image has rows
+        of all methods.
     """
     found = statistics.gains(tables.frame(rows), PREDICTION)
     images = {m: set(found["image"][found["method"] == m]) for m in methods.values()}
@@ -102,8 +103,10 @@ def gains(rows, methods):
             raise InputError("{}: no results, or none of {}".format(method, PREDICTION))
     common = set.intersection(*images.values())
     if any(there != common for there in images.values()):
-        names = ", ".join(sorted(common)) or "no image"
-        console.note("of the images, the results of all methods have only: " + names)
+        if not common:
+            raise InputError("no image has results of all methods")
+        names = ", ".join(sorted(common))
+        console.note("only these images have results of all methods: " + names)
     found = found[found["image"].isin(common)]
     made = []
     for (setting, its), method in methods.items():

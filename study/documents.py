@@ -60,7 +60,8 @@ def _cell(row, key, form):
     value = row.get(key, "")
     if not is_known(value):
         return MISSING
-    return form(row) if callable(form) else form.format(value)
+    text = form(row) if callable(form) else form.format(value)
+    return re.sub(r"^-(?=0\.0*(\D|$))", "+" if "+" in str(form) else "", text)  # no -0.00
 
 
 def _tabulated(table, form, escape=lambda text: text):

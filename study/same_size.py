@@ -97,9 +97,9 @@ def groups_of(path, images, dataset):
     groups = collections.OrderedDict()
     rows = tables.read_csv(path, "")
     names = sorted({row["dataset"] for row in rows})
-    if dataset not in names and (dataset or len(names) > 1):
+    if len(names) > 1 and not dataset or dataset and dataset not in names:
         line = "{}: has the data sets {}; --dataset chooses one"
-        raise InputError(line.format(path, ", ".join(names)))
+        raise InputError(line.format(path, ", ".join(name or "(unnamed)" for name in names)))
     for row in rows:
         if dataset not in ("", row["dataset"]):
             continue

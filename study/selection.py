@@ -1,6 +1,7 @@
 """Which rows a report is of: those asked for, which can be compared with each other."""
 
 import fnmatch
+import re
 
 import numpy as np
 
@@ -149,7 +150,7 @@ def provenance_notes(table):
             line = "{}: seconds of {} machines: {}"
             names = sorted(place or "unknown" for place in places)
             yield line.format(dataset, len(places), ", ".join(names))
-        threads = {str(number) or "unknown" for number in rows["threads"]}
+        threads = {re.sub(r"\.0$", "", str(number)) or "unknown" for number in rows["threads"]}
         if len(threads) > 1:
             numbers = ", ".join(sorted(threads, key=lambda text: (len(text), text)))
             yield "{}: seconds with different numbers of threads: {}".format(dataset, numbers)

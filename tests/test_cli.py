@@ -318,8 +318,10 @@ def test_the_result_of_another_model_of_the_name_is_kept(
     line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT)
     assert "a model of step 7, now 0" in line
     np.savez(path, **{**result, "checkpoint_sha256": "another", "checkpoint_step": -7})
+    line = refused(capsys, "sga", untrained, photo[0], tmp_path / "r", *SHORT, "--lr", 1)
+    assert "--lr" in line and "step -7" not in line
     compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)
-    assert "a result of step -7 of the model is replaced" in capsys.readouterr().err
+    assert "a result of the model at step -7 will be replaced" in capsys.readouterr().err
     with np.load(path) as saved:
         assert saved["checkpoint_sha256"] == result["checkpoint_sha256"]
 

@@ -729,7 +729,7 @@ def test_budgets_are_falls_below_the_prediction(untrained, tmp_path, monkeypatch
     rows.remove(gone)
     (output / "images.csv").write_bytes(tables.to_csv(rows, tables.COLUMNS))
     assert budgets.main([*argv, "--redraw"]) == 0
-    assert "the results of all methods have only: 0\n" in capsys.readouterr().err
+    assert "only these images have results of all methods: 0\n" in capsys.readouterr().err
     with open(str(output / "budgets.csv"), newline="") as file:
         assert {row["images"] for row in csv.DictReader(file)} == {"1"}
 

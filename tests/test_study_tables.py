@@ -682,3 +682,10 @@ def test_figures_stay_in_the_output_folder(tmp_path):
 def test_a_table_has_each_column_once():
     for columns in (tables.COLUMNS, tables.MEANS):
         assert len(set(columns)) == len(columns)
+
+
+def test_no_number_is_minus_zero():
+    columns = [("a", "a", "{:+.2f} dB"), ("b", "b", "{:.1f}"), ("c", "c", "{:+.2f}")]
+    rows = [{"a": -0.004, "b": -0.04, "c": -0.006}, {"a": -10.0, "b": 0.0, "c": 0.004}]
+    table = documents.Table("t", "t", columns, rows, [])
+    assert documents.cells(table) == [["+0.00 dB", "0.0", "-0.01"], ["-10.00 dB", "0.0", "+0.00"]]

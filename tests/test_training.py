@@ -531,7 +531,7 @@ def test_validation_images_that_cannot_be_used(photos, tmp_path, capsys):
     assert "text.png: not a readable image" in line
 
 
-def test_a_recipe_resumes_after_a_kill(photos, tmp_path):
+def test_a_recipe_resumes_after_a_kill(photos, tmp_path, monkeypatch, capsys):
     """Killed twice without warning, it ends with all models at the same steps as otherwise."""
     stages = ("trunk", "mbt2018_bb-0.001")
     argv = ["--train_glob", str(photos / "*"), "--checkpoint_dir", str(tmp_path / "runs")]
@@ -562,19 +562,27 @@ def test_a_recipe_resumes_after_a_kill(photos, tmp_path):
     outputs = sorted(glob.glob(str(tmp_path / "out" / "*")))
     assert [os.path.basename(path) for path in outputs] == ["mbt2018_bb-num_filters=4-lmbda=0.001"]
     assert not any("Adam" in name for path in outputs for name in checkpoint_values(path))
-    # Copies are renewed, but only those of these runs.
+    # Copies are renewed, but only those of these runs; the others are named before any training.
+    record = pathlib.Path(outputs[0], "record.txt")
+    whole = record.read_text()
+    record.write_text(whole[:100])
     recipe.main(argv)
-    with open(os.path.join(outputs[0], "record.txt"), "w") as file:
-        file.write("of another run")
+    assert record.read_text() == whole
+    record.write_text("of another run")
+    monkeypatch.setattr(recipe, "train", None)
     with pytest.raises(SystemExit):
-        recipe.main(argv)
+        recipe.main([*argv[:-2], "mbt2018-0.001", stages[1]])
+    assert "--output: {}: not of the runs in".format(outputs[0]) in capsys.readouterr().err
+    assert record.read_text() == "of another run"
 
 
 def test_a_stage_waits_for_the_one_that_it_starts_from(tmp_path, capsys):
     argv = ["--train_glob", "none", "--checkpoint_dir", str(tmp_path), "--only", "mbt2018-0.001"]
     with pytest.raises(SystemExit) as exit:
         recipe.main(argv)
-    assert exit.value.code == 2 and "trunk, which is at step 0 of 44289" in capsys.readouterr().err
+    assert (
+        exit.value.code == 2 and "trunk, which is at step 0, not 127390" in capsys.readouterr().err
+    )
 
 
 def test_a_stage_that_began_before_the_end_of_its_source_is_refused(trained, tmp_path, capsys):

@@ -51,7 +51,7 @@ def main(source, target, best=False, replace=False):
         }
     os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=parent) as folder, enough_memory(
-        target, "nothing else helps"
+        target, "other programs may have to be closed"
     ):
         part = os.path.join(folder, name)
         os.mkdir(part)

@@ -68,27 +68,37 @@ def steps_done(args, stage):
 
 
 def check_source(args, stage):
-    """Raises `InputError` unless the stage that a stage starts from has ended."""
-    for source in STAGES:
-        if source.name == stage.source and steps_done(args, source) < steps(args, source):
-            line = "{}: starts from {}, which is at step {} of {}; --only {} ends it"
-            figures = stage.name, source.name, steps_done(args, source), steps(args, source)
-            raise InputError(line.format(*figures, source.name))
+    """Raises `InputError` unless the stage that a stage starts from is at its end."""
+    of_source = [source for source in STAGES if source.name == stage.source]
+    if of_source and steps_done(args, of_source[-1]) != steps(args, of_source[-1]):
+        line = "{}: starts from {}, which is at step {}, not {}; --only {} trains it to its end"
+        figures = stage.source, steps_done(args, of_source[-1]), steps(args, of_source[-1])
+        raise InputError(line.format(stage.name, *figures, stage.source))
 
 
-def check_begun(args, stages):
-    """Raises `InputError` if some stages began at another step than their sources end at."""
-    old = []
-    for stage in stages:
-        begun = recorded(run_folder(args, stage), "init_from_step")
-        of_source = [source for source in STAGES if source.name == stage.source]
-        if begun and of_source:
-            before = recorded(run_folder(args, of_source[-1]), "init_from_step") or 0
-            if begun - before != max(steps(args, source) for source in of_source):
-                old.append(run_folder(args, stage))
-    if old:
+def check_folders(args, stages):
+    """Raises `InputError` if what is in the folders belongs to stages with other settings.
+
+    These are stages that began at another step than their source ends at now, and copies in
+    --output that are not of these runs.
+    """
+    begun, copies = [], []
+    for stage in filter(lambda stage: stage.source, stages):
+        folder = run_folder(args, stage)
+        (*_, source) = (other for other in STAGES if other.name == stage.source)
+        start = recorded(run_folder(args, source), "init_from_step") or 0
+        right = recorded(folder, "init_from_step") == start + steps(args, source)
+        if steps_done(args, stage) and not right:
+            begun.append(folder)
+        copy = os.path.join(args.output, os.path.basename(folder))
+        if args.output and os.path.exists(copy) and not is_of(folder, copy):
+            copies.append(copy)
+    if begun:
         line = "{}: began at another step of their source than it ends at; remove them, or choose "
-        raise InputError((line + "another --checkpoint_dir").format(", ".join(old)))
+        raise InputError((line + "another --checkpoint_dir").format(", ".join(begun)))
+    if copies:
+        line = "--output: {}: not of the runs in {}; choose another folder"
+        raise InputError(line.format(", ".join(copies), args.checkpoint_dir))
 
 
 def is_of(folder, copy):
@@ -97,9 +107,10 @@ def is_of(folder, copy):
         with open(os.path.join(folder, "record.txt")) as new, open(
             os.path.join(copy, "record.txt")
         ) as old:
-            return new.read().startswith(old.read())
+            is_begin = new.read().startswith(old.read())
     except OSError:
         return False
+    return is_begin and recorded(folder, "init_from_step") == recorded(copy, "init_from_step")
 
 
 def train(args, stage):
@@ -173,7 +184,7 @@ def main(argv=None):
         for stage in stages:
             figures = stage.name, steps_done(args, stage), steps(args, stage)
             print("{}: {} of {} steps".format(*figures), flush=True)
-        check_begun(args, stages)
+        check_folders(args, stages)
         if args.dry_run:
             return
         for stage in stages:
@@ -183,7 +194,7 @@ def main(argv=None):
             if args.output and stage.source:
                 finished = run_folder(args, stage)
                 copy = os.path.join(args.output, os.path.basename(finished))
-                export.main(finished, copy, replace=is_of(finished, copy))
+                export.main(finished, copy, replace=True)
 
 
 if __name__ == "__main__":

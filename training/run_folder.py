@@ -23,8 +23,8 @@ LAST_OF_H_A = "hyper_analysis_transform/layer_2/kernel_rdft"  # (frequencies, NÂ
 def claimed(folder, args, start, kept):
     """Keeps other trainings out of a run folder, and records the settings of this one there.
 
-    The settings are written to args.json and appended to record.txt. File systems that cannot lock
-    folders, such as NFS, keep no other training out.
+    The settings are written to args.json and appended to record.txt. On file systems that cannot
+    lock folders, such as NFS, other trainings are not kept out.
     The record of a new run that starts from another run's weights (`--init_from`) begins with a
     copy of that run's record, so that it covers all training steps of the model. Its
     `init_from_step` is the number of steps that those weights have seen, in that run and before.
@@ -37,8 +37,9 @@ def claimed(folder, args, start, kept):
       InputError: another process trains there, or has done so since `kept` was read.
     """
     with files.locked(folder, "another process is training there"):
-        if checkpoints.kept_checkpoints(folder) != kept:
-            raise InputError("{}: another process has just trained there".format(folder))
+        if checkpoints.kept_checkpoints(folder, tell=lambda line: None) != kept:
+            line = "{}: another process has just trained there; start again to go on from there"
+            raise InputError(line.format(folder))
         _record_settings(folder, args, start, not kept)
         yield
 
