@@ -21,6 +21,7 @@ from runtime.errors import InputError
 from study import (
     cluster,
     curves,
+    documents,
     execution,
     figures,
     inputs,
