@@ -210,7 +210,8 @@ def without_times(path):
     """Rows of a table without the columns that differ between two runs."""
     with open(str(path), newline="") as file:
         rows = list(csv.DictReader(file))
-    return [{key: row[key] for key in row if key not in tables.SECONDS} for row in rows]
+    of_run = {"threads", *tables.SECONDS}
+    return [{key: row[key] for key in row if key not in of_run} for row in rows]
 
 
 def wait_for(condition, process, seconds=300):
