@@ -4,7 +4,7 @@ A table there stands between two comments, which name the file that it is copied
 has several tables, the beginning of the heading above it. They may name the columns and the rows to
 take, the latter by their first cells, of which the first row that has one is meant:
 
-    <!-- table: results/demo/report.md, Gains; columns: method, gain; rows: sga, bb_sga -->
+    <!-- table: results/nine/report.md, Gains; columns: method, gain; rows: sga, bb_sga -->
     <!-- end of table -->
 
 The files are written by the programs of `study/`.
