@@ -358,7 +358,7 @@ def test_tables_of_the_documents_are_those_of_the_results():
         assert paste_tables.pasted(text) == text
         number += text.count("<!-- table: ")
     assert number >= 3
-    block = "<!-- table: results/demo/report.md, {} -->\nold\n<!-- end of table -->"
+    block = "<!-- table: results/nine/report.md, {} -->\nold\n<!-- end of table -->"
     whole = paste_tables.pasted(block.format("Gains"))
 
     def gain(method):
