@@ -362,8 +362,9 @@ def test_tables_of_the_documents_are_those_of_the_results():
     whole = paste_tables.pasted(block.format("Gains"))
 
     def gain(method):
-        (line,) = (line for line in whole.splitlines() if line.startswith("| {} ".format(method)))
-        return line.split("|")[4].strip()
+        lines = ([cell.strip() for cell in line.split("|")] for line in whole.splitlines()[1:-1])
+        (cells,) = (cells for cells in lines if cells[1] == method)
+        return cells[4]
 
     part = paste_tables.pasted(block.format("Gains; columns: gain, method; rows: sga, ste"))
     cells = [[cell.strip() for cell in line.split("|")] for line in part.splitlines()[1:-1]]
