@@ -56,6 +56,11 @@ def run_folder(args, stage):
     return os.path.join(args.checkpoint_dir, stage.name, name)
 
 
+def source_of(stage):
+    """The last stage of the run that a stage starts from, or None."""
+    return next((other for other in reversed(STAGES) if other.name == stage.source), None)
+
+
 def steps(args, stage):
     """The last step of a stage."""
     return max(1, round(args.scale * stage.steps))
@@ -69,10 +74,10 @@ def steps_done(args, stage):
 
 def check_source(args, stage):
     """Raises `InputError` unless the stage that a stage starts from is at its end."""
-    of_source = [source for source in STAGES if source.name == stage.source]
-    if of_source and steps_done(args, of_source[-1]) != steps(args, of_source[-1]):
+    source = source_of(stage)
+    if source and steps_done(args, source) != steps(args, source):
         line = "{}: starts from {}, which is at step {}, not {}; --only {} trains it to its end"
-        figures = stage.source, steps_done(args, of_source[-1]), steps(args, of_source[-1])
+        figures = stage.source, steps_done(args, source), steps(args, source)
         raise InputError(line.format(stage.name, *figures, stage.source))
 
 
@@ -84,8 +89,7 @@ def check_folders(args, stages):
     """
     begun, copies = [], []
     for stage in filter(lambda stage: stage.source, stages):
-        folder = run_folder(args, stage)
-        (*_, source) = (other for other in STAGES if other.name == stage.source)
+        folder, source = run_folder(args, stage), source_of(stage)
         start = recorded(run_folder(args, source), "init_from_step") or 0
         right = recorded(folder, "init_from_step") == start + steps(args, source)
         if steps_done(args, stage) and not right:
@@ -127,8 +131,7 @@ def train(args, stage):
         "logdir": args.logdir,
     }
     if stage.source:
-        source = next(other for other in STAGES if other.name == stage.source)
-        settings["init_from"] = run_folder(args, source)
+        settings["init_from"] = run_folder(args, source_of(stage))
     if args.val_glob:
         settings.update(val_glob=args.val_glob, val_secs=args.val_secs)
     argv = [
