@@ -21,16 +21,29 @@ from study import command, documents, figures, run, statistics, tables
 
 BUDGETS = (100, 250, 500, 1000, 2000)  # iterations
 RATES = {100: 0.05, 250: 0.05, 500: 0.02, 1000: 0.02, 2000: 0.02}  # learning rates of Adam
-DECAY = "--fit_schedule --lr_final 0.1 --lr {lr}"
-SWIFT = DECAY + " --t_max 1"
-SETTINGS = {  # name to flags; {lr} is filled in from `RATES`
-    "default": "",
-    "default, fitted": "--fit_schedule",
-    "atanh": DECAY,
-    "linear": SWIFT + " --probability linear",
-    "ssl": SWIFT + " --probability ssl",
-    "ssl, 3 classes": SWIFT + " --probability ssl --classes 3",
-}
+STEPS = (  # each changes one thing: name, flag, and its value, which replaces an earlier one
+    ("default", None, None),
+    ("schedule fitted", "--fit_schedule", ""),
+    ("higher rate", "--lr", "{lr}"),
+    ("which decays", "--lr_final", "0.1"),
+    ("T from 1", "--t_max", "1"),
+    ("linear", "--probability", "linear"),
+    ("ssl", "--probability", "ssl"),
+    ("3 classes", "--classes", "3"),
+)
+
+
+def cumulative(steps):
+    """The flags of each of `steps` with those of the steps before it: dict from name to str."""
+    flags, settings = {}, {}
+    for name, flag, value in steps:
+        if flag:
+            flags[flag] = value
+        settings[name] = " ".join(" ".join(pair).strip() for pair in flags.items())
+    return settings
+
+
+SETTINGS = cumulative(STEPS)  # {lr} is filled in from `RATES`
 PREDICTION = "mbt2018"
 
 COLUMNS = ("setting", "method", "iterations", "seconds", "est_rd_loss", *statistics.GAINS)

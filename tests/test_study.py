@@ -561,9 +561,9 @@ def test_the_base_model_is_the_anchor_whatever_its_flags(tmp_path):
 
 
 def test_the_methods_of_the_study_that_ships_rank_as_in_the_paper():
-    rows, _ = curves.read([os.path.join(PUBLISHED, "demo")], "")
+    rows, _ = curves.read([os.path.join(PUBLISHED, "nine")], "")
     found = {curve.method: curve for curve in curves.of_rows(tables.frame(rows), "est_bpp")}
-    assert set(found) == set(scripts.METHODS)
+    assert set(scripts.METHODS) <= set(found)
     deltas = {name: statistics.delta(found["mbt2018"], found[name])["bd_rate"] for name in found}
     for best, others in (("sga", ("ste", "unoise", "map", "danneal")), ("bb_sga", ("sga",))):
         assert deltas[best] < min(deltas[other] for other in others) < 0
