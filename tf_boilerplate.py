@@ -179,9 +179,11 @@ def compress(method_class, args):
     remedy = "smaller images than {1} x {0} pixels need less".format(*images.shape[1:3])
     if args.eval_batch_size > 1:
         remedy = "a smaller --eval_batch_size or " + remedy
-    with enough_memory(images.path, remedy):
+    with enough_memory(images.path, remedy), contextlib.ExitStack() as claims:
         run, aim = choice.prepare(method_class, args, images)
         path = method_class.result_path(run, args)
+        for name in filter(None, (path, args.output)):
+            claims.enter_context(files.claimed(name))
         if path:
             values = {**method_class.provenance(run, images, args), **aim.digests()}
             names = (*method_class.settings(args), *aim.digests(), *utils.OF_RESULT)
@@ -199,29 +201,29 @@ def compress(method_class, args):
         results, records, content = evaluator.evaluate(writer, images.path, batches, save)
         if evaluator.missed is not None:
             choice.explain(evaluator.missed, aim.target, run, method_class, args, images)
-    # The result comes first, which may have taken hours; what is printed comes last.
-    written, failure = [], None
-    if path:
-        utils.write_result(path, {**values, **records, **results})
-        written.append(path)
-    try:
-        if args.output:
-            with naming("{}: not written".format(args.output)):
-                writer.check(content, results["latents_sha256"], args.verbose)
-            files.write_bytes(args.output, content)
-            written.append(args.output)
-        for number, pixels in pictures.items():
-            write_png(number, pixels)
-    except InputError as error:
-        failure = error
-    batch_means = (key for key in results if key.startswith("avg_"))
-    for key in (*evaluation.METRICS, "seconds", *batch_means):
-        if key in results:
-            print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
-    for name in written:
-        print("wrote {}".format(name))
-    if failure:
-        raise failure
+        # The result comes first, which may have taken hours; what is printed comes last.
+        written, failure = [], None
+        if path:
+            utils.write_result(path, {**values, **records, **results})
+            written.append(path)
+        try:
+            if args.output:
+                with naming("{}: not written".format(args.output)):
+                    writer.check(content, results["latents_sha256"], args.verbose)
+                files.write_bytes(args.output, content)
+                written.append(args.output)
+            for number, pixels in pictures.items():
+                write_png(number, pixels)
+        except InputError as error:
+            failure = error
+        batch_means = (key for key in results if key.startswith("avg_"))
+        for key in (*evaluation.METRICS, "seconds", *batch_means):
+            if key in results:
+                print("Avg {}: {:.4f}".format(key, np.mean(results[key])))
+        for name in written:
+            print("wrote {}".format(name))
+        if failure:
+            raise failure
 
 
 def check_output(args):

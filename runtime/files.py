@@ -77,6 +77,34 @@ def locked(folder, busy=""):
         yield
 
 
+@contextlib.contextmanager
+def claimed(path):
+    """Keeps a path from other processes that claim it too, while its content is computed.
+
+    A locked file beside it, `.<name>.lock`, does so until this ends, or the process does. Without
+    effect on file systems that cannot lock files, such as NFS.
+
+    Raises:
+      InputError: another process has claimed the path.
+    """
+    folder, name = os.path.split(os.path.realpath(path))
+    lock = os.path.join(folder, ".{}.lock".format(name))
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
+            held = False
+            while not held:  # again, if the process that had it has just deleted the file
+                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+                stack.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise InputError("{}: another process is about to write it".format(path))
+                held = os.path.samestat(os.fstat(descriptor), os.stat(lock))
+            stack.callback(os.unlink, lock)
+        yield
+
+
 def check_writable(path):
     """Raises `InputError` unless a file can be written to `path`."""
     if os.path.isdir(path):

@@ -326,6 +326,27 @@ def test_the_result_of_another_model_of_the_name_is_kept(
         assert saved["checkpoint_sha256"] == result["checkpoint_sha256"]
 
 
+@pytest.mark.parametrize("of_result", [True, False])
+def test_a_file_that_another_process_is_about_to_write(capsys, untrained, photo, tmp_path, of_result):
+    """The second run ends before it computes anything, and a killed run is not in its way."""
+    argv, output = ["sga", untrained, photo[0], tmp_path / "r", *SHORT], [tmp_path / "x.tfci"]
+    compress(*argv)
+    (result,) = glob.glob(str(tmp_path / "r" / "*"))
+    path = result if of_result else str(tmp_path / "x.tfci")
+    code = "from runtime import files\nwith files.claimed({!r}): print(1, flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code.format(path)],
+        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT},
+    )
+    assert process.stdout.readline() == b"1\n"
+    line = refused(capsys, *argv, output=output)
+    assert line == "sga: error: {}: another process is about to write it".format(path)
+    process.kill()
+    process.communicate()
+    compress(*argv, output=output)
+    assert (tmp_path / "x.tfci").exists() and not glob.glob(str(tmp_path / "**" / ".*"))
+
+
 def test_a_result_of_other_settings_is_kept(capsys, untrained, photo, tmp_path):
     """Under the name of one, which is the reference's and has no settings but λ."""
     compress("sga", untrained, photo[0], tmp_path / "r", *SHORT)
