@@ -327,7 +327,7 @@ def test_the_result_of_another_model_of_the_name_is_kept(
 
 
 @pytest.mark.parametrize("of_result", [True, False])
-def test_a_file_that_another_process_is_about_to_write(capsys, untrained, photo, tmp_path, of_result):
+def test_what_another_process_is_about_to_write(capsys, untrained, photo, tmp_path, of_result):
     """The second run ends before it computes anything, and a killed run is not in its way."""
     argv, output = ["sga", untrained, photo[0], tmp_path / "r", *SHORT], [tmp_path / "x.tfci"]
     compress(*argv)
