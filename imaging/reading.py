@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageCms
 
-from imaging import jpeg
+from imaging import headers, jpeg
 from runtime.errors import InputError
 
 # Pillow warns of large images, and of metadata that do not matter here.
@@ -56,8 +56,10 @@ def read_image(path, note=lambda text: None):
         note_of_file("{} frames, of which only the first is read".format(frames))
     turn = None if image.format == "TIFF" else TURNS.get(orientation)  # Pillow turns TIFF itself
     profile = _profile(image)
-    if profile is None and (is_adobe_rgb or _has_other_primaries(image)):
+    if profile is None and (is_adobe_rgb or _has_other_colours(image)):
         note_of_file("not in sRGB, as its metadata say, but without an ICC profile; taken as sRGB")
+    if profile is None and image.mode == "CMYK":
+        note_of_file("CMYK without an ICC profile; its colours are a guess")
     try:
         image, alpha = _separated(_in_8_bits(image, sample, note_of_file))
         image = _in_srgb(image, profile, note_of_file)
@@ -105,7 +107,7 @@ def _decoded(path, note):
     """The decoded `Image`, its `_sample_format`, the number of frames, and its `_exif`."""
     try:
         with _open(path) as image:
-            sample = _sample_format(image)
+            sample = _sample_format(image, path)
             # Pillow counts the layers of a PSD file, but reads all of them as one.
             frames = 1 if image.format == "PSD" else getattr(image, "n_frames", 1)
             exif = _exif(image, note) if image.format == "TIFF" else None
@@ -123,6 +125,12 @@ def _decoded(path, note):
                 note("lacks the end marker of a JPEG file, but no pixels")
             # In a PNG they may come after the samples; a TIFF is closed once it is loaded.
             exif = exif or _exif(image, note)
+            if image.format == "PNG":
+                image.info["other_colours"] = headers.coding_points(path) is not None
+            elif image.format == "JPEG2000":
+                profile, image.info["other_colours"] = headers.jp2_colours(path)
+                if profile is not None:
+                    image.info["icc_profile"] = profile
     except InputError:
         raise
     except Exception as error:
@@ -130,8 +138,11 @@ def _decoded(path, note):
     return image, sample, frames, exif
 
 
-def _sample_format(image):
+def _sample_format(image, path):
     """How an image that is not decoded yet stores its samples, such as "RGB;16B" or "L;4"."""
+    if image.format == "JPEG2000":  # whose modes of 16 bits Pillow fills, whatever the depth
+        depth = headers.jpeg2000_depth(path)
+        return "{};{}".format(image.mode, depth) if image.mode[0] != "I" else image.mode
     if not image.tile:
         return image.mode
     arguments = image.tile[0][3]
@@ -229,8 +240,13 @@ def _profile(image):
     return image.info["icc_profile"] or b""
 
 
-def _has_other_primaries(image):
-    """Whether a PNG's chunks gAMA and cHRM, which say what an ICC profile does, are not sRGB's."""
+def _has_other_colours(image):
+    """Whether metadata that say what an ICC profile does name other colours than sRGB.
+
+    They are the chunks gAMA, cHRM and cICP of PNG, and the enumerated colours of JPEG 2000.
+    """
+    if image.info.get("other_colours"):
+        return True
     if "srgb" in image.info:
         return False
     gamma, places = image.info.get("gamma", 1 / 2.2), image.info.get("chromaticity", SRGB)

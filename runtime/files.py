@@ -100,7 +100,8 @@ def claimed(path):
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise InputError("{}: another process is about to write it".format(path))
-                held = os.path.samestat(os.fstat(descriptor), os.stat(lock))
+                with contextlib.suppress(FileNotFoundError):
+                    held = os.path.samestat(os.fstat(descriptor), os.stat(lock))
             stack.callback(os.unlink, lock)
         yield
 

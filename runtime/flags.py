@@ -95,11 +95,11 @@ def number(kind, minimum, text, below=None, word=None):
         raise argparse.ArgumentTypeError(
             "{!r} is not {} number".format(text, "a whole" if kind is int else "a")
         )
+    if kind is int and abs(value) >= 2**64:
+        raise argparse.ArgumentTypeError("{} is beyond 64 bits".format(text))
     if not (math.isfinite(value) and (value > 0 if minimum is None else value >= minimum)):
         bound = "above 0" if minimum is None else "at least {}".format(minimum)
         raise argparse.ArgumentTypeError("{} is not {}".format(text, bound))
     if below is not None and value >= below:
         raise argparse.ArgumentTypeError("{} is not below {}".format(text, below))
-    if kind is int and value >= 2**64:
-        raise argparse.ArgumentTypeError("{} is beyond 64 bits".format(text))
     return value

@@ -379,7 +379,15 @@ def test_colours_known_from_other_metadata_are_noted(tmp_path):
     places = (31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)  # Adobe RGB
     adobe = (b"cHRM", struct.pack(">8I", *places))
     srgb = (b"sRGB", b"\0")
-    for chunks, noted in (([linear], 1), ([usual], 0), ([adobe], 1), ([srgb, usual], 0)):
+    p3, same = (b"cICP", bytes([12, 13, 0, 1])), (b"cICP", bytes([1, 13, 0, 1]))
+    for chunks, noted in (
+        ([linear], 1),
+        ([usual], 0),
+        ([adobe], 1),
+        ([srgb, usual], 0),
+        ([srgb, p3], 1),
+        ([usual, same], 0),
+    ):
         path.write_bytes(rgb_png(pixels, chunks))
         result, notes = read(path)
         np.testing.assert_array_equal(result, pixels)
@@ -391,6 +399,49 @@ def test_colours_known_from_other_metadata_are_noted(tmp_path):
     content = b"Exif\0\0II*\0" + struct.pack("<I", 8) + tags
     _, (note,) = read(save(tmp_path, Image.fromarray(pixels), "jpg", exif=content))
     assert "not in sRGB" in note
+
+
+def jp2(path, pixels, colours=None, depth=8):
+    """A JPEG 2000 file, lossless for 8 bits, with another box of colours or depth in its header."""
+    Image.fromarray(pixels).save(str(path), "JPEG2000")
+    content = path.read_bytes()
+    old = struct.pack(">I4sBBBI", 15, b"colr", 1, 0, 0, 16)
+    header = struct.pack(">I4s", 45, b"jp2h")
+    assert content.count(old) == content.count(header) == 1
+    if colours is not None:
+        content = content.replace(old, struct.pack(">I4s", 8 + len(colours), b"colr") + colours)
+        content = content.replace(header, struct.pack(">I4s", 38 + len(colours), b"jp2h"))
+    components, others = struct.pack(">H", 3), bytes([depth - 1, 1, 1])
+    assert content.count(components + bytes([7, 1, 1]) * 3) == 1
+    content = content.replace(components + bytes([7, 1, 1]) * 3, components + others * 3)
+    path.write_bytes(content)
+    return path
+
+
+def test_colours_of_jpeg_2000(tmp_path):
+    pixels, path = smooth_pixels(), tmp_path / "a.jp2"
+    icc = rgb_profile(WIDE, 1.8)
+    for method in (2, 3):
+        result, notes = read(jp2(path, pixels, bytes([method, 0, 0]) + icc))
+        assert np.abs(result - in_srgb(pixels, WIDE, 1.8)).max() < 2 and not notes
+    for colours, noted in ((None, 0), (struct.pack(">BBBI", 1, 0, 0, 20), 1)):  # 20: e-sRGB
+        result, notes = read(jp2(path, pixels, colours))
+        np.testing.assert_array_equal(result, pixels)
+        assert len(notes) == noted and all("not in sRGB" in note for note in notes)
+
+
+@pytest.mark.parametrize("depth, noted", [(8, 0), (12, 1), (16, 1)])
+def test_depth_of_jpeg_2000(depth, noted, tmp_path):
+    _, notes = read(jp2(tmp_path / "a.jp2", random_pixels(), depth=depth))
+    assert len(notes) == noted
+    assert all("{} bits per sample".format(depth) in note for note in notes)
+
+
+def test_cmyk_without_a_profile_is_noted(tmp_path):
+    image = Image.fromarray(random_pixels()).convert("CMYK")
+    result, (note,) = read(save(tmp_path, image, "tif"))
+    np.testing.assert_array_equal(result, np.asarray(image.convert("RGB")))
+    assert "CMYK without an ICC profile" in note
 
 
 # --- Frames, depth, transparency -------------------------------------------------------------

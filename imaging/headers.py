@@ -1,0 +1,88 @@
+"""What Pillow does not read of the headers of PNG and JPEG 2000 files: colours, and bit depth."""
+
+import struct
+
+PNG, JP2 = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x0cjP  \r\n\x87\n"
+_SIZE = b"\xff\x4f\xff\x51"  # how a JPEG 2000 codestream begins: with its size
+_SRGB = (1, 13)  # primaries and transfer function of sRGB in ITU-T H.273
+_ENUMERATED, _SRGB_AND_GREY = 1, (16, 17, 18)  # colours of a JP2 file; 18 is sYCC, which is decoded
+
+
+def coding_points(path):
+    """Primaries and transfer function (ITU-T H.273) in the cICP chunk of a PNG file.
+
+    Returns:
+      a pair of ints; None without the chunk, or if they are those of sRGB.
+    """
+    with open(path, "rb") as file:
+        if file.read(8) != PNG:
+            return None
+        while True:
+            header = file.read(8)
+            if len(header) < 8:
+                return None
+            length, kind = struct.unpack(">I4s", header)
+            if kind == b"cICP":
+                found = tuple(file.read(2))
+                return found if len(found) == 2 and found != _SRGB else None
+            if kind in (b"IDAT", b"IEND"):
+                return None
+            file.seek(length + 4, 1)
+
+
+def jpeg2000_depth(path):
+    """Bits of the deepest component of a JPEG 2000 file, with a JP2 header or without; 8 if unclear.
+
+    (ISO/IEC 15444-1, A.5.1.)
+    """
+    with open(path, "rb") as file:
+        head = file.read(1 << 16)
+    at = head.find(_SIZE)
+    count = head[at + 40 : at + 42]
+    if at < 0 or len(count) < 2:
+        return 8
+    depths = head[at + 42 : at + 42 + 3 * struct.unpack(">H", count)[0] : 3]
+    return max(((depth & 127) + 1 for depth in depths), default=8)
+
+
+def jp2_colours(path):
+    """The ICC profile of a JP2 file, and whether its colours are named in another way than sRGB.
+
+    Returns:
+      profile: bytes; None if there is none.
+      others: bool; False if there is a profile.
+    """
+    with open(path, "rb") as file:
+        if file.read(12) != JP2:
+            return None, False
+        for kind, size in _boxes(file, None):
+            if kind != b"jp2h":
+                continue
+            others = False
+            for inner, length in _boxes(file, file.tell() + size):
+                if inner != b"colr" or length < 3:
+                    continue
+                content = file.read(length)
+                file.seek(-length, 1)
+                if content[0] != _ENUMERATED:
+                    return content[3:], False
+                others = struct.unpack(">I", content[3:7])[0] not in _SRGB_AND_GREY
+            return None, others
+    return None, False
+
+
+def _boxes(file, end):
+    """Yields kind and size of the content of each box until `end`; the file is at the content."""
+    while end is None or file.tell() < end:
+        header = file.read(8)
+        if len(header) < 8:
+            return
+        size, kind = struct.unpack(">I4s", header)
+        size -= 8
+        if size == 1 - 8:  # a size of 64 bits follows
+            size = struct.unpack(">Q", file.read(8))[0] - 16
+        if size < 0:  # until the end of the file, or damaged
+            return
+        start = file.tell()
+        yield kind, size
+        file.seek(start + size)
