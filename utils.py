@@ -215,6 +215,8 @@ NAMES = {
     "lmbda": "--lambda",
     "checkpoint_sha256": "a model with the digest",
     "checkpoint_step": "a model of step",
+    "side_info_sha256": "--side_info with the digest",
+    "weight_map_sha256": "--weight_map with the digest",
 }
 
 
@@ -243,7 +245,9 @@ def check_result(path, sha256, settings, defaults, overwrite):
         if not of_this_input:
             line = "{}: exists, and is no result of this input; --overwrite replaces it, another "
             raise InputError((line + "--results_dir keeps both").format(path))
-        before = {**defaults, **before}
+        # Files count by their digests, not by their paths.
+        digests = [key for key in settings if key[: -len("_sha256")] in settings]
+        before = {**defaults, **dict.fromkeys(digests, ""), **before}
         step = before.get("checkpoint_step", settings["checkpoint_step"])
         is_earlier = step < settings["checkpoint_step"]
         if is_earlier:
@@ -252,7 +256,7 @@ def check_result(path, sha256, settings, defaults, overwrite):
         differing = [
             "{} {}, now {}".format(NAMES.get(key, "--" + key), before[key], value)
             for key, value in settings.items()
-            if key in before and before[key] != value
+            if key in before and before[key] != value and key + "_sha256" not in digests
         ]
         if differing:
             line = "{}: exists with other settings ({}); --overwrite replaces it, another "

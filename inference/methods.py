@@ -6,6 +6,7 @@ run over some latents, and the latents that are transmitted in the end. With `Ba
 hyper-parameters; a method of your own subclasses one of them.
 """
 
+import hashlib
 import importlib
 import os
 import re
@@ -19,6 +20,7 @@ from inference import regions, scripts, steps, targets
 from inference.optimise import RECORD_EVERY, Stage
 from model import checkpoints, device, hyperprior
 from runtime.errors import InputError
+from runtime.files import read_bytes
 from runtime.flags import Flag, check_together
 from runtime.quiet_tf import tf
 
@@ -337,6 +339,11 @@ class BitsBackMethod(Method):
     }
     coded = ("y", "z", "z_mean", "z_logvar")
     rate_flags = None
+
+    @classmethod
+    def settings(cls, args):
+        digest = args.side_info and hashlib.sha256(read_bytes(args.side_info)).hexdigest()
+        return {**super().settings(args), "side_info_sha256": digest}
 
     def build(self):
         return self.given_y([], self.predicted()["y"])

@@ -310,6 +310,18 @@ def test_side_information_comes_back(script, tmp_path):
     assert net == pytest.approx(result["net_bpp"], rel=0.01)
 
 
+def test_a_result_of_other_side_information_is_not_replaced(tmp_path, capsys):
+    """A file is the same if it says the same, whatever its path."""
+    argv = ["--checkpoint_dir", DEMO_DIR, "compress", DEMO["bb_plain"], CHELSEA]
+    argv += ["--results_dir", tmp_path, "--side_info"]
+    side, same = tmp_path / "side", tmp_path / "same"
+    for path in (side, same):
+        path.write_bytes(bytes(range(256)) * 30)
+        run_here("bb_plain", *argv, path)
+    side.write_bytes(bytes(range(255, -1, -1)) * 30)
+    assert "--side_info with the digest" in refused(capsys, "bb_plain", *argv, side)
+
+
 def run_here(script, *argv):
     """Runs the command line of a script in this process."""
     method = methods.find_method(script)

@@ -74,12 +74,13 @@ def test_a_result_of_another_map_is_not_replaced(photo, shipped, tmp_path, capsy
     flags = ("--sga_its", 1, "--weight_map", grey(tmp_path / "map.png", half_bright()))
     argv = ("sga", RUNS["sga"], photo, tmp_path, *flags)
     conftest.compress(*argv, checkpoint_dir=shipped)
-    conftest.compress(*argv, checkpoint_dir=shipped)
+    same = (*argv[:-1], grey(tmp_path / "same.png", half_bright()))
+    assert conftest.compress(*same, checkpoint_dir=shipped)["weight_map"].item() == str(same[-1])
     grey(tmp_path / "map.png", half_bright()[:, ::-1])
     with pytest.raises(SystemExit) as exit:
         conftest.compress(*argv, checkpoint_dir=shipped)
     message = capsys.readouterr().err
-    assert exit.value.code == 2 and "weight_map_sha256" in message and "--overwrite" in message
+    assert exit.value.code == 2 and "--weight_map with the digest" in message and "--overwrite" in message
 
 
 def test_a_map_as_it_is(photo, shipped, tmp_path):
