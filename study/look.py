@@ -14,6 +14,7 @@ channels. Files, results and figure are written to the output folder.
 import collections
 import os
 import re
+import tempfile
 import textwrap
 
 import matplotlib.colors
@@ -55,8 +56,11 @@ def code(words, run, args):
     # Both runs would say the same of the image: the method's, which comes last, does.
     first = script == scripts.MODELS[find_method(script).model_class.name][0]
     place = {"checkpoint_dir": args.checkpoint_dir, "quiet": first}
-    result = scripts.compress(script, args.runname, args.image, args.output, path, *flags, **place)
-    result = tables.load(result)
+    kept = output_path(args, words, ".npz")  # not by the name that the script gives it
+    with tempfile.TemporaryDirectory() as folder:
+        result = scripts.compress(script, args.runname, args.image, folder, path, *flags, **place)
+        files.write_bytes(kept, files.read_bytes(result))
+    result = tables.load(kept)
     pixels, bits = decode(files.read_bytes(path), run, find_method(script))
     return Coded(" ".join(words), pixels, bits, result)
 

@@ -19,6 +19,7 @@ from study import codecs, command, documents, inputs, statistics, tables, tasks
 NAME = "report.html"
 TEMPLATE = "report.html"  # beside this file
 CACHE = "pictures"  # folder in the output folder, for decoded images
+SAME = 0.01  # by which rate and PSNR of a method that runs again may differ, relatively
 
 
 def add_flags(parser):
@@ -150,8 +151,25 @@ def _decoded(row, image, original, args):
             np.save(pixels, original[None])
             place = {"checkpoint_dir": args.checkpoint_dir, "quiet": True}
             result = scripts.compress(script, row["model"], pixels, folder, *flags, **place)
+            _check_same(row, image, tables.load(result))
             files.write_bytes(path, files.read_bytes(result[: -len(".npz")] + ".png"))
     return np.asarray(Image.open(path).convert("RGB"))
+
+
+def _check_same(row, image, result):
+    """Raises `InputError` unless a run reached about the rate and PSNR of the row it repeats.
+
+    A row may be of a result with flags that its method's name does not tell.
+    """
+    values = [(float(row[key]), float(result[key][0])) for key in ("est_bpp", "psnr")]
+    if any(abs(ours / theirs - 1) > SAME for theirs, ours in values):
+        line = (
+            "--pictures: {}: {} gives {:.4f} bpp and {:.2f} dB, not {:.4f} and {:.2f} as in its "
+            "row, which other flags may have made; results of study.run name them all"
+        )
+        (rate, our_rate), (quality, our_quality) = values
+        names = image.name, row["method"]
+        raise InputError(line.format(*names, our_rate, our_quality, rate, quality))
 
 
 def _png(pixels):

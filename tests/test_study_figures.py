@@ -239,8 +239,7 @@ def test_smoke_of_the_look(method, size, mode, untrained, tmp_path):
     names = sorted(os.listdir(str(tmp_path / "out")))
     stem = "photo-" + method.replace(" --", "-").replace(" ", "-")
     assert stem + ".png" in names and stem + ".tfci" in names
-    (name,) = (name for name in names if name.startswith("rd-" + script))
-    with np.load(str(tmp_path / "out" / name)) as result:
+    with np.load(str(tmp_path / "out" / (stem + ".npz"))) as result:
         bpp = result["est_bpp_coded" if script == "bb_sga" else "est_bpp"][0]
         text = "{}, {:.4f} bpp, {:.2f} dB".format(method, bpp, result["psnr"][0])
     assert text in process.stdout

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -54,13 +55,18 @@ def pictures(tmp_path, monkeypatch):
         part = 1.0 if row["method"] == "mbt2018" else {"a": 0.95, "b": 0.8}[row["image"]]
         digest = images[row["image"]].sha256
         rows.append({**row, "image_sha256": digest, "est_rd_loss": 2 * part, "model": "m"})
-    path = write_rows(tmp_path / "images.csv", [r for r in rows if r["lambda"] == 0.01])
+    at_lambda = [row for row in rows if row["lambda"] == 0.01]
+    path = write_rows(tmp_path / "images.csv", at_lambda)
     runs = []
 
     def compress(script, runname, image, folder, *flags, **place):
         runs.append((script, runname, *flags))
         pixels = np.load(image)[0]
         Image.fromarray(np.full_like(pixels, pixels.mean())).save(folder + "/rd.png")
+        name = os.path.splitext(os.path.basename(image))[0]
+        (row,) = (r for r in at_lambda if (r["image"], r["method"].split()[0]) == (name, script))
+        values = {key: [float(row[key])] for key in ("est_bpp", "psnr")}
+        np.savez(folder + "/rd.npz", **values)
         return folder + "/rd.npz"
 
     monkeypatch.setattr(page.scripts, "compress", compress)
@@ -94,6 +100,19 @@ def test_pictures_are_of_the_checkpoint_of_the_results(pictures, untrained, tmp_
     shutil.rmtree(str(tmp_path / "out"))
     with pytest.raises(InputError, match="not the checkpoint of the results"):
         report.main(argv)
+
+
+def test_pictures_are_of_the_settings_of_the_results(pictures, tmp_path):
+    """A row of a result that was made with other flags than its name tells has no picture."""
+    argv, _ = pictures
+    with open(argv[0], newline="") as file:
+        rows = list(csv.DictReader(file))
+    for key, factor in (("est_bpp", 0.98), ("psnr", 1.02)):
+        changed = [{**row, key: factor * float(row[key])} for row in rows]
+        argv[0] = write_rows(tmp_path / "changed.csv", changed)
+        with pytest.raises(InputError, match="other flags may have made"):
+            report.main(argv)
+        assert not os.path.exists(str(tmp_path / "out" / page.CACHE / "a.png"))
 
 
 def test_pictures_of_a_codec_have_about_the_same_rate(pictures, tmp_path):

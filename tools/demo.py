@@ -6,9 +6,9 @@ size of SGA's file. Prints the results, and draws the reconstructions side by si
 
 import argparse
 import os
+import tempfile
 
 import numpy as np
-from PIL import Image
 
 import utils
 from imaging import codecs, panels
@@ -22,7 +22,7 @@ RUN = scripts.demo_run("mbt2018")
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image", default="samples/astronaut.png")
-    parser.add_argument("--output", default="demo", help="folder for results and picture")
+    parser.add_argument("--output", default="demo", help="folder for the picture")
     args = parser.parse_args()
 
     original = read_image(args.image)
@@ -52,10 +52,11 @@ def compress(script, args, *flags):
     """Runs a script on the image; returns its result, a dict, and its reconstruction."""
     print("running {} on {}".format(script, args.image), flush=True)
     flags = ("--save_reconstruction", *flags)
-    path = scripts.compress(script, RUN, args.image, args.output, *flags)
-    with np.load(path, allow_pickle=False) as result:
-        values = {key: value[0] for key, value in result.items() if value.shape == (1,)}
-    return values, np.asarray(Image.open(path[: -len(".npz")] + ".png"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = scripts.compress(script, RUN, args.image, folder, *flags)
+        with np.load(path, allow_pickle=False) as result:
+            values = {key: value[0] for key, value in result.items() if value.shape == (1,)}
+        return values, read_image(path[: -len(".npz")] + ".png")
 
 
 def classical(original, bpp):
