@@ -10,7 +10,7 @@ import numpy as np
 
 import utils
 from coding import container, readers
-from inference import choice, evaluation, scripts
+from inference import choice, evaluation, optimise, scripts
 from model import checkpoints, device
 from model.hyperprior import Mbt2018BB
 from runtime import console, files, flags, signals
@@ -158,11 +158,8 @@ def train(script, training_graph, args):
 
 def learning_rate(step, args):
     """The cosine schedule from --learning_rate to --lr_final · --learning_rate at --last_step."""
-    if args.lr_final == 1:
-        return args.learning_rate
-    done = tf.cast(step, tf.float32) / max(args.last_step, 1)
-    cosine = 0.5 * (1 + tf.math.cos(np.pi * tf.math.minimum(done, 1)))
-    return args.learning_rate * (args.lr_final + (1 - args.lr_final) * cosine)
+    done = tf.math.minimum(tf.cast(step, tf.float32) / max(args.last_step, 1), 1)
+    return optimise.cosine_decay(args.learning_rate, args.lr_final, done)
 
 
 # --- Evaluation ------------------------------------------------------------------------------
@@ -194,10 +191,8 @@ def compress(method_class, args):
         writer = method_class.coder(run, weights, args)
         evaluator = evaluation.Evaluator(method_class, weights, args, aim)
         batches = images.batches(args.eval_batch_size)
-        write_png = functools.partial(utils.write_reconstruction, path, images.shape[0])
-        pictures = {}  # of the only image, whose result is not there yet
-        save = pictures.__setitem__ if images.shape[0] == 1 else write_png
-        save = save if args.save_reconstruction else None
+        pictures = {}  # which are written after the result
+        save = pictures.__setitem__ if args.save_reconstruction else None
         results, records, content = evaluator.evaluate(writer, images.path, batches, save)
         if evaluator.missed is not None:
             choice.explain(evaluator.missed, aim.target, run, method_class, args, images)
@@ -213,7 +208,7 @@ def compress(method_class, args):
                 files.write_bytes(args.output, content)
                 written.append(args.output)
             for number, pixels in pictures.items():
-                write_png(number, pixels)
+                utils.write_reconstruction(path, images.shape[0], number, pixels)
         except InputError as error:
             failure = error
         batch_means = (key for key in results if key.startswith("avg_"))
@@ -257,8 +252,9 @@ def decompress(method_class, args):
     if reader.images > 1 and not utils.is_array(output):
         raise InputError("{}: {} images go into an .npy".format(output, reader.images))
     paths = list(filter(None, (args.file, output, side_info)))
-    if len({os.path.realpath(path) for path in paths}) < len(paths):
-        raise InputError("{}: named twice on the command line".format(output))
+    for number, path in enumerate(paths[1:], 1):
+        if os.path.realpath(path) in map(os.path.realpath, paths[:number]):
+            raise InputError("{}: named twice on the command line".format(path))
     for path in paths[1:]:
         files.check_writable(path)
     run = checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
@@ -278,6 +274,28 @@ def decompress(method_class, args):
 
 # --- Command lines ---------------------------------------------------------------------------
 
+TRAINING_FLAGS = {
+    "lambda": Flag(0.01, "weight of the distortion, 255² MSE, relative to bits per pixel"),
+    "batchsize": Flag(8, "patches per step; under horovodrun, per worker"),
+    "patchsize": Flag(256, "height and width of a patch in pixels"),
+    "last_step": Flag(1000000, "number of steps", minimum=0),
+    "learning_rate": Flag(1e-4, "learning rate of Adam"),
+    "lr_final": Flag(
+        1.0, "fraction of --learning_rate left after a cosine decay; 1: none", at_most=1
+    ),
+    "flip": Flag(False, "mirror half of the patches left to right"),
+    "init_from": Flag("", "run folder of a model of this N whose weights a new run starts from"),
+    "seed": Flag(0, "seed of the patches, the noise and the initial weights", minimum=0),
+    "val_glob": Flag("", "whole images to validate on with rounded latents; '' for none"),
+    "val_secs": Flag(300, "seconds between validations", minimum=0, needs=("val_glob", True)),
+    "preprocess_threads": Flag(16, "threads that read images"),
+    "logdir": Flag("./tensorboard", "folder for TensorBoard; '' for none"),
+    "save_summary_secs": Flag(
+        60, "seconds between TensorBoard summaries", minimum=0, needs=("logdir", True)
+    ),
+    "save_checkpoint_secs": Flag(300, "seconds between checkpoints", minimum=0),
+}
+
 
 def main(method_class, training_graph=None, argv=None):
     """Runs the command line of a script; exits with code 2 on invalid input.
@@ -293,6 +311,7 @@ def main(method_class, training_graph=None, argv=None):
     args = parse(script, module.__doc__, method_class, training_graph, argv)
     with signals.command(script):
         if args.command == "train":
+            flags.check_together(args, TRAINING_FLAGS)
             args.num_filters = args.num_filters or 192
             with horovod.joined():
                 say_device(args)
@@ -374,28 +393,7 @@ def _add_train(commands):
         metavar="GLOB",
         help="PNG, JPEG or float32 .npy images",
     )
-    flags.add_flags(
-        parser,
-        {
-            "lambda": Flag(0.01, "weight of the distortion, 255² MSE, relative to bits per pixel"),
-            "batchsize": Flag(8, "patches per step; under horovodrun, per worker"),
-            "patchsize": Flag(256, "height and width of a patch in pixels"),
-            "last_step": Flag(1000000, "number of steps", minimum=0),
-            "learning_rate": Flag(1e-4, "learning rate of Adam"),
-            "lr_final": Flag(1.0, "fraction of --learning_rate left after a cosine decay; 1: none"),
-            "flip": Flag(False, "mirror half of the patches left to right"),
-            "init_from": Flag(
-                "", "run folder of a model of this N whose weights a new run starts from"
-            ),
-            "seed": Flag(0, "seed of the patches, the noise and the initial weights", minimum=0),
-            "val_glob": Flag("", "whole images to validate on with rounded latents; '' for none"),
-            "val_secs": Flag(300, "seconds between validations", minimum=0),
-            "preprocess_threads": Flag(16, "threads that read images"),
-            "logdir": Flag("./tensorboard", "folder for TensorBoard; '' for none"),
-            "save_summary_secs": Flag(60, "seconds between TensorBoard summaries", minimum=0),
-            "save_checkpoint_secs": Flag(300, "seconds between checkpoints", minimum=0),
-        },
-    )
+    flags.add_flags(parser, TRAINING_FLAGS)
 
 
 def _add_compress(commands, method_class):

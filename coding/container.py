@@ -137,6 +137,11 @@ def read(content):
     return _parse(_Reader(body))
 
 
+def is_packed(content):
+    """Whether a file begins as the authors' format does, with the first field of a message."""
+    return content[:1] == b"\n"
+
+
 def is_container(content):
     """Whether bytes start like a file of this format."""
     return content[: len(MAGIC)] == MAGIC

@@ -149,6 +149,9 @@ def main():
         decoder = read(model)
         content = files.read_bytes(path)
         with naming(path):
+            if container.is_packed(content):
+                line = "in the authors' format, which only `mbt2018.py decompress` decodes"
+                raise InputError(line)
             header, payloads = container.read(content)
             decoder.check(header, model)
             words = [words_of(payload) for payload in payloads]

@@ -11,7 +11,7 @@ import numpy as np
 from coding import arithmetic, container, tables
 from coding.decoding import Decoder
 from coding.integer_networks import UNIT, HyperAnalysis, HyperSynthesis, Prior, integer_layer
-from model import entropy_models
+from model import checkpoints, entropy_models
 from runtime.quiet_tf import tf
 
 H_S = "mb_t2018hyper_synthesis_transform/layer_"
@@ -22,9 +22,13 @@ def load(run, bits_back):
     """The `Decoder` of a `checkpoints.Run`, of the base or of the bits-back model.
 
     Raises:
-      InputError: the weights are too large for exact sums.
+      InputError: the checkpoint is damaged, or its weights are too large for exact sums.
     """
-    reader = tf.train.load_checkpoint(run.checkpoint)
+    with checkpoints.reading(run.checkpoint):
+        return _decoder(tf.train.load_checkpoint(run.checkpoint), run, bits_back)
+
+
+def _decoder(reader, run, bits_back):
     scope = "" if bits_back else "entropy_bottleneck/"
 
     def layer(name, **settings):

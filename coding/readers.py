@@ -24,7 +24,7 @@ def read(content):
     if container.is_container(content) or not content:
         header, payloads = container.read(content)
         return (BitsBackReader if header.bits_back else GridReader)(header, payloads)
-    if content[:1] == b"\n":  # the first field of a protobuf message
+    if container.is_packed(content):
         return PackedReader(content)
     raise InputError("not a compressed file" + container.what_it_is(content))
 
@@ -120,11 +120,7 @@ class BitsBackReader(_ContainerReader):
         title = "q(z|y) of image {} of {}".format(number + 1, self.images)
         its = self._header.bits_back.posterior.its
         with console.Progress(max(its, 1), title=title) as progress:
-
-            def step(done, _):
-                (progress.show if progress.due() else progress.advance)(done)
-
-            yield step
+            yield lambda done, _: progress.update(done)
 
 
 class PackedReader(Reader):

@@ -129,13 +129,6 @@ class BitsBackWriter(Writer):
 
     def __init__(self, run, z_spacing, settings, seed, side_info):
         self._run = run
-        z_bits = -int(np.round(np.log2(z_spacing)))
-        if not (0 <= z_bits <= container.MAX_Z_BITS and 2.0**-z_bits == z_spacing):
-            raise InputError(
-                "--z_spacing: {} is not a power of 2 from 2^-{} to 1".format(
-                    z_spacing, container.MAX_Z_BITS
-                )
-            )
         if settings.its and not container.are_settings(settings):
             raise InputError(
                 "q(z|y) cannot be fitted with these flags: at most {} iterations and decay rates "
@@ -145,7 +138,7 @@ class BitsBackWriter(Writer):
         self.its = settings.its
         self._side_info = side_info
         self._settings = container.BitsBack(
-            z_bits, settings, seed, None if content is None else len(content)
+            z_bits(z_spacing), settings, seed, None if content is None else len(content)
         )
         self._decoder = integer_model.load(run, bits_back=True)
         stack = None if content is None else side_information(content, seed)
@@ -200,6 +193,19 @@ class BitsBackWriter(Writer):
             path = os.path.join(folder, "check.tfci")
             files.write_bytes(path, content)
             digests.check_elsewhere(self._run, path, digests_coded, verbose)
+
+
+def z_bits(spacing):
+    """The number of bits after the binary point of z on a grid of this spacing.
+
+    Raises:
+      InputError: there is none.
+    """
+    bits = -int(np.round(np.log2(spacing)))
+    if not (0 <= bits <= container.MAX_Z_BITS and 2.0**-bits == spacing):
+        line = "--z_spacing: {} is not a power of 2 from 2^-{} to 1"
+        raise InputError(line.format(spacing, container.MAX_Z_BITS))
+    return bits
 
 
 class PackedWriter(Writer):

@@ -31,7 +31,7 @@ def coding_points(path):
 
 
 def jpeg2000_depth(path):
-    """Bits of the deepest component of a JPEG 2000 file, with a JP2 header or without; 8 if unclear.
+    """Bits of the deepest component of a JPEG 2000 file (8 if unclear), with or without JP2 header.
 
     (ISO/IEC 15444-1, A.5.1.)
     """

@@ -7,7 +7,6 @@ without optimisation, and the one whose result is closest to the target is taken
 import argparse
 import collections
 import os
-import re
 
 from inference import evaluation, regions, scripts, steps, targets
 from inference.methods import find_method
@@ -29,20 +28,15 @@ def prepare(method_class, args, images):
     region = None
     if getattr(args, "weight_map", ""):
         region = regions.read(args.weight_map, images.shape[1:3], args.keep_weights)
-    elif getattr(args, "keep_weights", False):
-        raise InputError("--keep_weights: there is no --weight_map")
     target = targets.read(method_class, args, images)
     automatic = getattr(args, "step", None) == "auto"
-    is_pattern = bool(re.search(r"[*?\[]", args.runname))
+    is_pattern = checkpoints.is_pattern(args.runname)
     if is_pattern and not target:
         line = "{}: a pattern of run names needs a target, such as --target_bpp, to choose by"
         raise InputError(line.format(args.runname))
     if target and (is_pattern or automatic):
         own = chosen(method_class, args, images, target)
         run = own.run
-    elif target and not method_class.flags:
-        line = "{}: {}.py can only choose a model; give a pattern of run names, such as '*'"
-        raise InputError(line.format(target, method_class.script()))
     else:
         run = checkpoints.find_run(args.checkpoint_dir, args.runname, args.num_filters)
     args.lmbda = checkpoints.lambda_of(run, args.lmbda)
@@ -100,13 +94,13 @@ def explain(result, target, run, method_class, args, images):
     try:
         found = own_results(method_class, args, images, beside, tell=lambda line: None)
         best = closest(target, found)
+        if best.run.name == run.name:
+            line += "; no other model in {} is closer".format(args.checkpoint_dir)
+        else:
+            own = target.text(target_log(target, best))
+            line += "; {} is closer, whose own prediction has {}".format(best.run.name, own)
     except InputError:  # the models beside it cannot be told apart, or read
-        best = None
-    if best and best.run.name != run.name:
-        own = target.text(target_log(target, best))
-        line += "; {} is closer, whose own prediction has {}".format(best.run.name, own)
-    else:
-        line += "; no other model in {} is closer".format(args.checkpoint_dir)
+        pass
     if getattr(args, "step", None) == 1:
         line += "; --step auto may lead further"
     if target.flag != "max_bytes" or target.side(result) > 0:

@@ -135,6 +135,7 @@ class Method:
         """Raises `InputError` if values on the command line do not go together."""
         for own in cls._kinds_of_flags():
             check_together(args, own)
+        targets.check(cls, args)
 
     @classmethod
     def provenance(cls, run, images, args):
@@ -275,6 +276,12 @@ class BaseMethod(Method):
         """Returns an `EarlyStop`, or None to run all iterations."""
 
     @classmethod
+    def check(cls, args):
+        super().check(args)
+        if args.step != "auto":
+            steps.number(args.step)
+
+    @classmethod
     def is_centred(cls, args):
         """The value of `centred`; overridden where it depends on a flag."""
         return cls.centred
@@ -339,6 +346,11 @@ class BitsBackMethod(Method):
     }
     coded = ("y", "z", "z_mean", "z_logvar")
     rate_flags = None
+
+    @classmethod
+    def check(cls, args):
+        super().check(args)
+        writers.z_bits(args.z_spacing)
 
     @classmethod
     def settings(cls, args):

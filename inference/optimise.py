@@ -207,6 +207,17 @@ class Stage:
         return _bad("the loss", "is NaN or infinite", "about iteration {}".format(last), "lr")
 
 
+def cosine_decay(rate, final, done):
+    """A learning rate that falls from `rate` to `final` · `rate` along a cosine.
+
+    Args:
+      done: fraction of the run that is done, float32 tensor in [0, 1].
+    """
+    if final == 1:
+        return rate
+    return rate * (final + (1 - final) * 0.5 * (1 + tf.math.cos(np.pi * done)))
+
+
 def within(arrays, bound):
     """Whether all values of the arrays are finite and below `bound` in magnitude."""
     return all(np.all(np.abs(values) < bound) for values in arrays)

@@ -16,7 +16,11 @@ from runtime.flags import Flag
 
 FLAGS = {
     "weight_map": Flag("", "grey image of the images' size: distortion counts where it is bright"),
-    "keep_weights": Flag(False, "multiply λ by the map as it is, white by 1; not scaled to mean 1"),
+    "keep_weights": Flag(
+        False,
+        "multiply λ by the map as it is, white by 1; not scaled to mean 1",
+        needs=("weight_map", True),
+    ),
 }
 HALF = 128  # grey levels from here on are inside of the region
 

@@ -4,9 +4,7 @@ Their default values leave SGA unchanged. The probabilities of rounding are thos
 (`rounding.py`). docs/speed.md tells how the presets were chosen.
 """
 
-import numpy as np
-
-from inference import methods, rounding
+from inference import methods, optimise, rounding
 from model import device
 from runtime.flags import Flag
 from runtime.quiet_tf import tf
@@ -27,7 +25,7 @@ FLAGS = {
         1.5, "with 3 classes, probabilities are raised to this power", needs=("classes", 3)
     ),
     "centred": Flag(False, "round around mu and the medians of p(z), as the base codec does"),
-    "lr_final": Flag(1.0, "fraction of --lr left after a cosine decay; 1: no decay"),
+    "lr_final": Flag(1.0, "fraction of --lr left after a cosine decay; 1: no decay", at_most=1),
     "fit_schedule": Flag(
         False,
         "stretch t0 and the annealing rate from {} iterations to --sga_its".format(PAPER_ITS),
@@ -69,11 +67,8 @@ def schedule_time(t, args):
 
 def learning_rate(t, args):
     """Adam's learning rate at iteration `t`."""
-    if args.lr_final == 1:
-        return args.lr
     with device.on_host():
-        cosine = tf.math.cos(np.pi * tf.cast(t, tf.float32) / args.sga_its)
-        return args.lr * (args.lr_final + (1 - args.lr_final) * 0.5 * (1 + cosine))
+        return optimise.cosine_decay(args.lr, args.lr_final, tf.cast(t, tf.float32) / args.sga_its)
 
 
 def relax(v, tau, noise, args):

@@ -10,6 +10,7 @@ import numpy as np
 
 from coding import container
 from coding.stack import WORD_BYTES
+from model import checkpoints
 from model.hyperprior import Mbt2018BB
 from runtime.errors import InputError
 from runtime.flags import Flag
@@ -92,32 +93,46 @@ class Target(collections.namedtuple("Target", "flag value pixels overhead", defa
         return int(value > high + slack) - int(value < low - slack)
 
 
+def given(args):
+    """The names in `FLAGS` of the targets on a command line."""
+    return [flag for flag in FLAGS if getattr(args, flag, 0)]
+
+
+def check(method_class, args):
+    """Raises `InputError` if a command line has several targets, or one that no image can meet."""
+    names = given(args)
+    if len(names) > 1:
+        raise InputError("--{} and --{}: give one target".format(*names))
+    name = "".join("--{} {:.10g}: ".format(flag, getattr(args, flag)) for flag in names)
+    if "max_bytes" in names and getattr(args, "estimate_only", False):
+        raise InputError(name + "not with --estimate_only, which codes nothing")
+    if names and not method_class.flags and not checkpoints.is_pattern(args.runname):
+        line = "{}.py can only choose a model; give a pattern of run names, such as '*'"
+        raise InputError(name + line.format(method_class.script()))
+
+
 def read(method_class, args, images):
     """The `Target` of a command line, or None.
 
     Args:
-      method_class, args: the method and its parsed command line.
+      method_class, args: the method and its parsed command line, which have passed `check`.
       images: `utils.Images`.
 
     Raises:
-      InputError: there are several targets or images, or nothing can meet the target.
+      InputError: there are several images, or nothing can meet the target.
     """
-    given = [flag for flag in FLAGS if getattr(args, flag, 0)]
-    if not given:
+    names = given(args)
+    if not names:
         return None
-    if len(given) > 1:
-        raise InputError("--{} and --{}: give one target".format(*given))
     number, height, width, _ = images.shape
     least = 8 * container.overhead(height, width)
     is_net = issubclass(method_class.model_class, Mbt2018BB)
     overhead = 0 if is_net else least + 8 * (WORD_BYTES // 2)
-    target = Target(given[0], getattr(args, given[0]), height * width, overhead)
+    target = Target(names[0], getattr(args, names[0]), height * width, overhead)
     name = "{}: ".format(target)
     if number > 1:
         line = "{} holds {} images; a target is for one"
         raise InputError(name + line.format(images.path, number))
-    if target.flag == "max_bytes" and getattr(args, "estimate_only", False):
-        raise InputError(name + "not with --estimate_only, which codes nothing")
     if target.flag == "max_bytes" and not args.output:
         raise InputError(name + "needs a file to write, whose name goes after the image's")
     if target.is_rate:

@@ -74,6 +74,11 @@ def find_run(checkpoint_dir, name, num_filters=None, checkpoint=None):
     return Run(name, checkpoint, step, found, lambda_in(name))
 
 
+def is_pattern(name):
+    """Whether a run name is a glob pattern."""
+    return bool(re.search(r"[*?\[]", name))
+
+
 def find_runs(checkpoint_dir, pattern, model_class, num_filters=None, tell=console.note):
     """The runs of a model whose names match a glob pattern, a list of `Run`.
 

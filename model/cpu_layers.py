@@ -15,6 +15,7 @@ Kernels are 5×5, except for `conv`. Tensors are float32, channels-last and of s
 import numpy as np
 
 from model import patch_products
+from model.layers import padding
 from model.stored import store, stored_value
 from model.winograd import Tiles, constant_weights, number_of_tiles, trained_weights
 from runtime.quiet_tf import tf
@@ -162,15 +163,9 @@ def _correlation(x, kernel, stride):
 
     def kernel_gradient(g):
         shape, strides = kernel.shape.as_list(), (1, stride, stride, 1)
-        return tf.nn.conv2d_backprop_filter(x, shape, g, strides=strides, padding=_padding(kernel))
+        return tf.nn.conv2d_backprop_filter(x, shape, g, strides=strides, padding=padding(kernel))
 
-    return tf.nn.conv2d(x, kernel, strides=stride, padding=_padding(kernel)), kernel_gradient
-
-
-def _padding(kernel):
-    """Padding by half a kernel of odd size on all sides."""
-    rows, columns = (taps // 2 for taps in kernel.shape.as_list()[:2])
-    return [[0, 0], [rows, rows], [columns, columns], [0, 0]]
+    return tf.nn.conv2d(x, kernel, strides=stride, padding=padding(kernel)), kernel_gradient
 
 
 FEW_OUTPUTS = 16  # up to this many, TensorFlow's own transposed convolution is faster
@@ -185,7 +180,7 @@ def _up(x, kernel):
             _transposed(kernel),
             x,
             strides=(1, 2, 2, 1),
-            padding=_padding(kernel),
+            padding=padding(kernel),
         )
     rows = [
         tf.nn.conv2d(

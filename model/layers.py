@@ -17,7 +17,7 @@ def conv_down(x, kernel):
     Returns:
       (N, ⌈H/2⌉, ⌈W/2⌉, M).
     """
-    return tf.nn.conv2d(x, kernel, strides=2, padding=_same(kernel))
+    return tf.nn.conv2d(x, kernel, strides=2, padding=padding(kernel))
 
 
 def conv(x, kernel):
@@ -30,7 +30,7 @@ def conv(x, kernel):
     Returns:
       (N, H, W, M).
     """
-    return tf.nn.conv2d(x, kernel, strides=1, padding=_same(kernel))
+    return tf.nn.conv2d(x, kernel, strides=1, padding=padding(kernel))
 
 
 def conv_up(x, kernel, winograd=False):
@@ -50,7 +50,7 @@ def conv_up(x, kernel, winograd=False):
         tf.transpose(kernel, (0, 1, 3, 2)),
         x,
         strides=(1, 2, 2, 1),
-        padding=_same(kernel),
+        padding=padding(kernel),
     )
 
 
@@ -89,7 +89,7 @@ def mean_squared_error(x, x_tilde):
     return tf.reduce_mean(tf.math.squared_difference(x, x_tilde), axis=(1, 2, 3))
 
 
-def _same(kernel):
+def padding(kernel):
     """Padding by half a kernel on all sides: TFC's `same_zeros`, unlike TensorFlow's SAME."""
     rows, columns = (taps // 2 for taps in kernel.shape.as_list()[:2])
     return [[0, 0], [rows, rows], [columns, columns], [0, 0]]

@@ -8,6 +8,7 @@ Tensors are float32, channels-last and of static shape.
 
 import numpy as np
 
+from model.layers import padding
 from runtime.quiet_tf import tf
 
 FEW_CHANNELS = 16  # up to this many, patches are small enough to keep for the gradient
@@ -27,8 +28,7 @@ def correlation(x, kernel, stride):
     """
     support, channels, outputs = _shape(kernel)
     if channels > FEW_CHANNELS:
-        padding = [[0, 0], *([taps // 2, taps // 2] for taps in support), [0, 0]]
-        y = tf.nn.conv2d(x, kernel, strides=stride, padding=padding)
+        y = tf.nn.conv2d(x, kernel, strides=stride, padding=padding(kernel))
         return y, lambda g: kernel_gradient(x, kernel, g, stride)
     rows = patches(x, support, stride)
     batch, height, width, _ = x.shape.as_list()

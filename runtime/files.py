@@ -32,12 +32,17 @@ def write_bytes(path, content):
 def atomic_write(path):
     """Opens a temporary file next to `path` for binary writing; renames it on success.
 
-    A symbolic link stays one: what it leads to is replaced.
+    A symbolic link stays one: what it leads to is replaced. What is no file, such as /dev/null or a
+    pipe, is written to.
 
     Raises:
       InputError: `path` cannot be written.
     """
     target = os.path.realpath(path)
+    if _is_special(target):
+        with open(target, "wb") as file:
+            yield file
+        return
     handle, temporary = _temporary_beside(target)
     os.close(handle)
     try:
@@ -110,6 +115,10 @@ def check_writable(path):
     """Raises `InputError` unless a file can be written to `path`."""
     if os.path.isdir(path):
         raise _not_writable(path, "is a folder")
+    if _is_special(path):
+        if not os.access(path, os.W_OK):
+            raise _not_writable(path, "no permission")
+        return
     if len(os.fsencode(os.path.basename(path))) > 255:
         raise _not_writable(path, "file name too long")
     handle, temporary = _temporary_beside(os.path.realpath(path))
@@ -126,6 +135,11 @@ def check_folder(path):
         raise _not_writable(path, "{} is no folder".format(there))
     if not os.access(there, os.W_OK | os.X_OK):
         raise _not_writable(path, "no permission to write to {}".format(there))
+
+
+def _is_special(path):
+    """Whether a path is that of something other than a file or a folder, such as a device."""
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 def _not_writable(path, reason):

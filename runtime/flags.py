@@ -19,8 +19,9 @@ class Flag(NamedTuple):
     choices: tuple of the allowed values; None: any value.
     below: bound that a number must lie below; None: no such bound.
     word: a word that may stand in place of the number; None: none.
-    at_most: name of another flag, whose number bounds this one; None: no such flag.
-    needs: name and value of another flag, without which this one has no effect; None: no such flag.
+    at_most: highest allowed number, or the name of another flag that has it; None: no such bound.
+    needs: name of another flag and the value, or True for any but an empty one, without which this
+      one has no effect; None: no such flag.
     """
 
     default: Any
@@ -29,7 +30,7 @@ class Flag(NamedTuple):
     choices: Optional[tuple] = None
     below: Optional[float] = None
     word: Optional[str] = None
-    at_most: Optional[str] = None
+    at_most: Any = None
     needs: Optional[tuple] = None
 
 
@@ -51,22 +52,30 @@ def add_flags(parser, flags):
                 )
             options.update(type=kind, metavar=name.rsplit("_", 1)[-1].upper())
             options["help"] = options["help"].replace("%", "%%")
-        parser.add_argument("--" + name, dest="lmbda" if name == "lambda" else name, **options)
+        parser.add_argument("--" + name, dest=_stored(name), **options)
+
+
+def _stored(name):
+    """The attribute in which a flag is stored, which cannot be a keyword."""
+    return "lmbda" if name == "lambda" else name
 
 
 def check_together(args, flags):
     """Raises `InputError` if values of `Flag`s, a dict by name, do not go together."""
     for name, flag in flags.items():
-        value = getattr(args, name)
-        if flag.at_most and value > getattr(args, flag.at_most):
-            line = "--{}: {:g} is above --{}, {:g}"
-            raise InputError(line.format(name, value, flag.at_most, getattr(args, flag.at_most)))
+        value = getattr(args, _stored(name))
+        most, whose = flag.at_most, ""
+        if isinstance(most, str):
+            most, whose = getattr(args, most), "--{}, ".format(most)
+        if most is not None and value > most:
+            raise InputError("--{}: {:g} is above {}{:g}".format(name, value, whose, most))
         if flag.needs and value != flag.default:
             other, needed = flag.needs
-            if getattr(args, other) != needed:
-                text = "without --{} {}".format(other, needed)
-                if isinstance(needed, bool):
-                    text = "{} --{}".format("without" if needed else "with", other)
+            text, given = "without --{} {}".format(other, needed), getattr(args, other)
+            if isinstance(needed, bool):
+                text = "{} --{}".format("without" if needed else "with", other)
+                given = bool(given)
+            if given != needed:
                 raise InputError("--{}: has no effect {}".format(name, text))
 
 

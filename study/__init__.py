@@ -33,6 +33,9 @@ import shutil
 import sys
 import tempfile
 
+from runtime import files
+from runtime.errors import InputError
+
 for _name in ("bjontegaard", "distributed", "jinja2", "matplotlib", "pandas", "tabulate"):
     if importlib.util.find_spec(_name) is None:
         _line = "study: the package {} is missing; `make study-setup` installs it, or {}"
@@ -40,18 +43,13 @@ for _name in ("bjontegaard", "distributed", "jinja2", "matplotlib", "pandas", "t
         sys.exit(2)
 
 
-def _is_writable(folder):
-    """Whether files can be written to a folder, which may not be there yet."""
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    return os.path.isdir(folder) and os.access(folder, os.W_OK)
-
-
 def _give_matplotlib_a_folder():
     """A temporary folder for its files, where it has none: else it would warn of that."""
     for variable, beside in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache")):
         base = os.environ.get(variable) or os.path.join(os.path.expanduser("~"), beside)
-        if not _is_writable(os.path.abspath(os.path.join(base, "matplotlib"))):
+        try:
+            files.check_folder(os.path.join(base, "matplotlib"))
+        except InputError:
             folder = os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="matplotlib-")
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             return

@@ -84,7 +84,9 @@ def parse(argv):
     )
     run.add_flags(parser, "./results/budgets")
     parser.add_argument(
-        "--redraw", action="store_true", help="run nothing: of the results in --output"
+        "--redraw",
+        action="store_true",
+        help="run nothing: of the results in --output",
     )
     return run.parsed(parser, argv)
 

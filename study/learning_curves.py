@@ -9,6 +9,7 @@ from the steps of that model. The output is a figure, as PNG and SVG.
 
 import collections
 import json
+import math
 import os
 
 import matplotlib.ticker
@@ -47,7 +48,7 @@ def read(folder):
     """The `Run` in a folder.
 
     Raises:
-      InputError: it has no measurements, or no readable args.json.
+      InputError: it has no measurements that are finite, or no readable args.json.
     """
     measured = validation.read_log(folder)
     if not measured:
@@ -56,9 +57,16 @@ def read(folder):
     try:
         settings = json.loads(files.read_bytes(path).decode())
         lmbda, start = float(settings["lmbda"]), int(settings.get("init_from_step", 0))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError("{}: not the settings of a training ({!r})".format(path, error))
-    latest = [row for row in measured if row["images"] == measured[-1]["images"]]
+    latest = [
+        row
+        for row in measured
+        if row["images"] == measured[-1]["images"] and math.isfinite(row["rd_loss"])
+    ]
+    if not latest:
+        line = "{}: no finite loss of the images measured last"
+        raise InputError(line.format(os.path.join(folder, validation.LOG)))
     steps, losses = zip(*((start + row["step"], row["rd_loss"]) for row in latest))
     above, name = os.path.split(os.path.abspath(folder))
     return Run(name.split("-")[0], os.path.basename(above), lmbda, steps, losses)

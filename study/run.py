@@ -24,6 +24,8 @@ from runtime import console, files
 from runtime.errors import InputError
 from study import cluster, codecs, command, inputs, tables, tasks
 
+ALL = ["*"]  # models
+
 
 def main(argv=None):
     rows, failed = study(parse(argv))
@@ -102,6 +104,9 @@ def find_tasks(args):
     models = []
     if not methods or any(name not in codecs.CODECS for name in names.values()):
         models = tasks.find_models(args.checkpoint_dir, args.models)
+    elif args.models != ALL or args.seeds:
+        flag = "models" if args.models != ALL else "seeds"
+        raise InputError("--{}: classical codecs, the only --methods, have none".format(flag))
     return tasks.make_tasks(found, there or methods_for(models), models, args.seeds)
 
 
@@ -266,7 +271,7 @@ def parse(argv):
     add(
         "--models",
         nargs="+",
-        default=["*"],
+        default=ALL,
         metavar="RUNNAME",
         help="run folders in --checkpoint_dir, or patterns of them (all)",
     )

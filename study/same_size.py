@@ -106,6 +106,9 @@ def groups_of(path, images, dataset):
         bpp = row.get("net_bpp", "") or row.get("actual_bpp", "")
         if bpp == "" or row.get("quality", "") != "":
             continue
+        if not bpp > 0:
+            line = "{}: {} by {}: a file cannot have {:g} bits per pixel"
+            raise InputError(line.format(path, row["image"], row["method"], bpp))
         if row["image"] not in images:
             line = "{}: {} is not among the images {}"
             raise InputError(line.format(path, row["image"], ", ".join(images)))

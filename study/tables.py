@@ -203,6 +203,8 @@ def read_csv(path, dataset):
             needed = column in NEEDED or column == "lambda" and not row.get("quality")
             try:
                 number_or_none = float(text) if text or needed else ""
+                if column in SETTING and not np.isfinite(number_or_none or 0.0):
+                    raise ValueError
                 row[column] = text if column == "seed" else number_or_none
             except ValueError:
                 line = "{}: line {}: {} is {!r}, not a number"

@@ -337,7 +337,9 @@ def picture(args):
     images = inputs.find(args.images, args.crop)
     if len(images) != 1:
         raise InputError("picture: takes one image, not {}".format(len(images)))
-    (image,) = images
+    image = images[0]
+    path = os.path.join(args.output, "{}-{}-bytes.png".format(image.name, args.bytes))
+    files.check_writable(path)
     pixels = inputs.read(image)
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -361,7 +363,6 @@ def picture(args):
         label = "{}, {} bytes, {:.2f} dB".format(name, size, codecs.psnr(pixels, pixels_decoded))
         shown.append((label, pixels_decoded))
         print(label)
-    path = os.path.join(args.output, "{}-{}-bytes.png".format(image.name, args.bytes))
     panels.write(path, shown)
     print("wrote " + path)
 
@@ -375,6 +376,8 @@ USED = {  # for each part, the flag of the method that it needs, and options tha
     "steps": ("step", ("models",)),
     "picture": ("max_bytes", ("runname", "bytes")),
 }
+DEFAULTS = {"runname": scripts.demo_run("mbt2018"), "models": ["mbt2018-*"], "bytes": 0}
+PARTS = {"rates": (rates, summary), "hits": (hits, hit_summary), "steps": (steps, step_summary)}
 
 
 def check(args):
@@ -399,31 +402,28 @@ def check(args):
             raise InputError("--method {}: has no --{} to choose".format(name, flag))
 
 
-DEFAULTS = {"runname": scripts.demo_run("mbt2018"), "models": ["mbt2018-*"], "bytes": 0}
-
-
-PARTS = {"rates": (rates, summary), "hits": (hits, hit_summary), "steps": (steps, step_summary)}
-
-
 def main(argv=None):
     args = parse(argv)
     check(args)
     if args.part == "picture":
         picture(args)
         return
-    path, rows = os.path.join(args.output, args.part + ".csv"), []
-    files.check_writable(path)
+    stem, rows = os.path.join(args.output, args.part), []
+    begun = stem + "-begun.csv"  # of a table that is not complete yet
+    drawn = figures.FORMATS if args.part == "steps" else ()
+    for ending in ("-begun.csv", ".csv", ".md", *("." + suffix for suffix in drawn)):
+        files.check_writable(stem + ending)
     measure, summarise = PARTS[args.part]
     for row in measure(args):
         rows.append(row)
         print("  ".join("{} {}".format(*item) for item in _short(row)), flush=True)
-        files.write_bytes(path, tables.to_csv(rows, list(row)))
-    print("wrote " + path)
-    text = documents.as_markdown(summarise(rows))
-    files.write_bytes(os.path.join(args.output, args.part + ".md"), (text + "\n").encode())
-    print(text)
-    if args.part == "steps":
-        stem = os.path.join(args.output, "steps")
+        files.write_bytes(begun, tables.to_csv(rows, list(row)))
+    os.replace(begun, stem + ".csv")
+    print("wrote {}.csv".format(stem))
+    text = documents.as_markdown(summarise(rows)) + "\n"
+    files.write_bytes(stem + ".md", text.encode())
+    print(text, end="")
+    if drawn:
         print("wrote {}".format(", ".join(figures.save_all(draw_steps(rows), stem))))
 
 

@@ -228,7 +228,7 @@ def save_as(kind, pixels, folder):
         image = Image.fromarray(np.dstack([pixels, np.full(gray.shape, 255, np.uint8)]))
     elif kind == "cmyk":
         path = path.replace(".png", ".tif")
-        image = image.convert("CMYK")
+        image, note = image.convert("CMYK"), "CMYK without"
         pixels = np.asarray(image.convert("RGB"))
     image.save(path)
     return path, pixels, note
@@ -455,6 +455,32 @@ def test_paths_that_cannot_be_written(capsys, untrained, photo, tmp_path):
     line = refused(capsys, "sga", untrained, long, tmp_path / "r", *SHORT)
     assert "cannot be written: file name too long" in line
     np.testing.assert_array_equal(np.asarray(Image.open(other)), photo[1])
+
+
+def test_pictures_come_after_the_result(untrained, tmp_path, monkeypatch):
+    """Also those of several images, so that none stands beside the result of another run."""
+    np.save(str(tmp_path / "two.npy"), np.full((2, 20, 24, 3), 7, np.uint8))
+    write = utils.write_result
+
+    def checked(path, values):
+        assert not glob.glob(str(tmp_path / "r" / "*.png"))
+        write(path, values)
+
+    monkeypatch.setattr(utils, "write_result", checked)
+    compress("mbt2018", untrained, tmp_path / "two.npy", tmp_path / "r", "--save_reconstruction")
+    assert len(glob.glob(str(tmp_path / "r" / "*-[01].png"))) == 2
+
+
+def test_what_is_no_file_is_written_to(tmp_path):
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        files.check_writable(path)
+        files.write_bytes(path, b"bytes")
+        assert os.read(descriptor, 99) == b"bytes" and os.listdir(str(tmp_path)) == ["pipe"]
+    finally:
+        os.close(descriptor)
 
 
 def test_an_empty_results_dir_writes_nothing(capsys, untrained, photo, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Decoding of latents without TensorFlow, and without constriction."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -97,6 +98,29 @@ def test_files_that_are_no_model(exported, tmp_path):
     for path in (str(tmp_path), str(tmp_path / "none")):
         with pytest.raises(InputError, match=path):
             decoding.read(path)
+
+
+def test_files_in_the_format_of_the_authors(exported, tmp_path, monkeypatch, capsys):
+    (tmp_path / "x.tfci").write_bytes(b"\n\x05abcde")
+    monkeypatch.setattr(sys, "argv", ["decoding", exported("map"), str(tmp_path / "x.tfci")])
+    with pytest.raises(SystemExit) as exit:
+        decoding.main()
+    assert exit.value.code == 2
+    assert "x.tfci: in the authors' format" in capsys.readouterr().err
+
+
+def test_integers_of_a_damaged_checkpoint(tmp_path, monkeypatch, capsys):
+    shutil.copytree(os.path.join(DEMO_DIR, DEMO["map"]), str(tmp_path / DEMO["map"]))
+    (path,) = (tmp_path / DEMO["map"]).glob("*.data-*")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    argv = ["export_integers", str(tmp_path), DEMO["map"], str(tmp_path / "x.npz")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as exit:
+        export_integers.main()
+    lines = capsys.readouterr().err.splitlines()
+    assert exit.value.code == 2 and "not a readable checkpoint" in lines[-1]
+    assert not (tmp_path / "x.npz").exists()
 
 
 def test_the_coder_in_python_is_that_of_constriction(monkeypatch):

@@ -80,7 +80,11 @@ def test_a_result_of_another_map_is_not_replaced(photo, shipped, tmp_path, capsy
     with pytest.raises(SystemExit) as exit:
         conftest.compress(*argv, checkpoint_dir=shipped)
     message = capsys.readouterr().err
-    assert exit.value.code == 2 and "--weight_map with the digest" in message and "--overwrite" in message
+    assert (
+        exit.value.code == 2
+        and "--weight_map with the digest" in message
+        and "--overwrite" in message
+    )
 
 
 def test_a_map_as_it_is(photo, shipped, tmp_path):
@@ -137,7 +141,7 @@ def test_maps_that_mark_no_region(values, mode, message, tmp_path):
 
 def test_refused_maps(photo, shipped, tmp_path, capsys):
     for flags, message in (
-        (("--keep_weights",), "there is no --weight_map"),
+        (("--keep_weights",), "--keep_weights: has no effect without --weight_map"),
         (("--weight_map", tmp_path / "none.png"), "none.png: no such"),
         (("--step", 20), "--step: 20 is not between 1/8 and 8"),
         (("--step", "wide"), "'wide' is not a number"),

@@ -109,6 +109,10 @@ def test_the_table_of_differences(tmp_path, capsys):
     [
         (TABLE.format(30, 30).replace("chelsea", "other"), "other is not among the images chelsea"),
         ("image,method,model,lambda,est_bpp,psnr\nchelsea,sga,m,0.01,0.5,30\n", "size of a file"),
+        (
+            "image,method,model,lambda,est_bpp,actual_bpp,psnr\nchelsea,sga,m,0.01,0.5,-0.1,30\n",
+            "a file cannot have -0.1 bits per pixel",
+        ),
     ],
 )
 def test_tables_that_do_not_fit(table, message, tmp_path):

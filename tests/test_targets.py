@@ -326,6 +326,8 @@ def test_steering_of_a_lag(slope, lag, ratio, its):
     if reachable:
         assert np.exp(plant.log) == pytest.approx(0.3 * ratio, rel=0.01)
         assert steered.record()["more_its"] <= 0.4 * its
+    else:  # as far towards it as λ goes
+        assert np.sign(right) * np.log(steered.lmbda / 0.01) > 3
     if reachable and slope > 0.1:
         assert slope * abs(np.log(steered.lmbda / 0.01) - right) < (0.05 if lag < 0.1 else 0.1)
 
@@ -375,6 +377,21 @@ def test_hits_are_counted(photo, tmp_path, monkeypatch):
         ["ste --lr 5e-3", "--max_bytes", "3 of 5", "0", "0.00%", "1.00"],
         ["ste --lr 5e-3", "--target_psnr", "2 of 5", "–", "0.010 dB", "1.00"],
     ]
+    # A complete table stays until the next one is complete.
+    before = (tmp_path / "hits.csv").read_bytes()
+    met, left = Runs.result_if_met, [1, 2]
+
+    def interrupted(*args):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return met(*args)
+
+    monkeypatch.setattr(Runs, "result_if_met", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        study.targets.main(argv)
+    assert (tmp_path / "hits.csv").read_bytes() == before
+    assert len((tmp_path / "hits-begun.csv").read_text().splitlines()) > 1
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,28 @@ def test_a_run_that_another_process_took_further_meanwhile_is_left_alone(copy):
         pass
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--lr_final", 5], "--lr_final: 5 is above 1"),
+        (["--val_secs", 10], "--val_secs: has no effect without --val_glob"),
+        (["--save_summary_secs", 5, "--logdir", ""], "has no effect without --logdir"),
+    ],
+)
+def test_flags_of_training_that_do_not_go_together(flags, message, photos, tmp_path, capsys):
+    assert message in fails(capsys, photos, tmp_path, "--last_step", 1, *flags)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_record_of_a_start_that_failed_does_not_count(tmp_path):
+    """Before the first checkpoint: the model has seen none of its steps."""
+    (tmp_path / "record.txt").write_text("of a model whose weights were not used in the end")
+    with run_folder.claimed(str(tmp_path), argparse.Namespace(init_from=""), 0, []):
+        pass
+    first = (tmp_path / "record.txt").read_text()
+    assert "not used" not in first and '"start_step": 0' in first
+
+
 def test_sigterm_saves_and_ends(photos, tmp_path, capsys):
     command = [sys.executable, os.path.join(ROOT, "mbt2018.py")]
     command += train_argv(photos, tmp_path, "--last_step", 100000)
@@ -204,8 +226,10 @@ def test_sigterm_saves_and_ends(photos, tmp_path, capsys):
     # Meanwhile nothing else is trained there.
     (folder,) = glob.glob(str(tmp_path / "mbt2018-*"))
     before = pathlib.Path(folder, "record.txt").read_text()
-    line = fails(capsys, photos, tmp_path, "--last_step", 5)
+    flags = ["--last_step", 5, "--val_glob", photos / "0.png", "--logdir", tmp_path / "logs"]
+    line = fails(capsys, photos, tmp_path, *flags)
     assert line.endswith(folder + ": another process is training there")
+    assert not list((tmp_path / "logs").glob("*/*"))
     assert pathlib.Path(folder, "record.txt").read_text() == before
     time.sleep(3)
     process.send_signal(signal.SIGTERM)
@@ -623,6 +647,14 @@ def test_learning_curves_count_the_steps_before(tmp_path, capsys):
     for cut in ("10,i,1.2", "10,i,1.2,1,1,", "10,i,1.2,1,1,3"):  # by a full disk
         log.write_text(whole + cut)
         assert learning_curves.read(folders[1]) == last
+    log.write_text(whole + "10,i,nan,1,1,1\n")
+    assert learning_curves.read(folders[1]) == last
+    log.write_text(rows.format("0,i,nan,1,1,1\n"))
+    with pytest.raises(InputError, match="no finite loss"):
+        learning_curves.read(folders[1])
+    log.write_text("step,rd_loss\n3,0.5\n")
+    with pytest.raises(InputError, match="line 2: not the numbers"):
+        learning_curves.read(folders[1])
     log.write_text(whole + "10,i,none,1,1,1\n")
     with pytest.raises(InputError, match="line 4"):
         learning_curves.read(folders[1])

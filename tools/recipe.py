@@ -155,6 +155,7 @@ def main(argv=None):
     )
     add = parser.add_argument
     path, above_0 = os.path.expanduser, functools.partial(flags.number, int, None)
+    secs = functools.partial(flags.number, int, 0)
     text = "folder for copies of the finished models; default: none"
     scale = functools.partial(flags.number, float, None)
     add("--train_glob", required=True, help="training images, as for the training scripts")
@@ -174,8 +175,8 @@ def main(argv=None):
     add("--batchsize", type=above_0, help="patches per step; default: as each stage says")
     add("--patchsize", type=above_0, help="side of the patches, in pixels; default: the same")
     add("--val_glob", default="", help="validation images, as for the training scripts")
-    add("--val_secs", type=int, default=300, help="seconds between validations (300)")
-    add("--save_checkpoint_secs", type=int, default=300, help="seconds between checkpoints (300)")
+    add("--val_secs", type=secs, default=300, help="seconds between validations (300)")
+    add("--save_checkpoint_secs", type=secs, default=300, help="seconds between checkpoints (300)")
     add("--logdir", default="", help="folder for TensorBoard; default: none")
     add("--dry_run", action="store_true", help="say what there is to do, and stop")
     console.show_all()

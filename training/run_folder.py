@@ -23,8 +23,9 @@ LAST_OF_H_A = "hyper_analysis_transform/layer_2/kernel_rdft"  # (frequencies, NÂ
 def claimed(folder, args, start, kept):
     """Keeps other trainings out of a run folder, and records the settings of this one there.
 
-    The settings are written to args.json and appended to record.txt. On file systems that cannot
-    lock folders, such as NFS, other trainings are not kept out.
+    The settings are written to args.json and appended to record.txt, which a new run begins anew:
+    a start that failed before its first checkpoint does not count. On file systems that cannot lock
+    folders, such as NFS, other trainings are not kept out.
     The record of a new run that starts from another run's weights (`--init_from`) begins with a
     copy of that run's record, so that it covers all training steps of the model. Its
     `init_from_step` is the number of steps that those weights have seen, in that run and before.
@@ -52,11 +53,10 @@ def _record_settings(folder, args, start, is_new):
         source = checkpoints.newest_checkpoint(args.init_from)
         step = checkpoints.read_checkpoint(source)[1]
         settings["init_from_step"] = step + (recorded(args.init_from, "init_from_step") or 0)
-        if not os.path.exists(path):
-            with contextlib.suppress(FileNotFoundError), open(
-                os.path.join(args.init_from, "record.txt")
-            ) as file:
-                history = file.read()
+        with contextlib.suppress(FileNotFoundError), open(
+            os.path.join(args.init_from, "record.txt")
+        ) as file:
+            history = file.read()
     elif not is_new:  # what the weights began with, and the steps before, still count
         source = recorded(folder, "init_from") or ""
         if args.init_from and os.path.realpath(args.init_from) != os.path.realpath(source):
@@ -68,7 +68,7 @@ def _record_settings(folder, args, start, is_new):
     settings = json.dumps(settings, indent=4, sort_keys=True)
     with files.atomic_write(args_path) as file:
         file.write(settings.encode())
-    with open(path, "a") as file:
+    with open(path, "w" if is_new else "a") as file:
         file.write("{}{}\n{}\n\n".format(history, time.strftime("%Y-%m-%d %H:%M:%S"), settings))
 
 

@@ -69,15 +69,13 @@ class Validation:
         }
         self._folder, self._secs, self._sound = folder, secs, sound
         self._saver = tf.train.Saver(saved, max_to_keep=1, save_relative_paths=True)
-        self._best = min(
-            (row["rd_loss"] for row in read_log(folder) if row["images"] == self._digest),
-            default=np.inf,
-        )
+        losses = (row["rd_loss"] for row in read_log(folder) if row["images"] == self._digest)
+        self._best = min(filter(np.isfinite, losses), default=np.inf)
         best = best_checkpoint(folder)
         self._saver.recover_last_checkpoints([best] if best else [])
         if best is None:
             self._best = np.inf
-        self._tensorboard = tf.summary.FileWriterCache.get(logdir) if logdir else None
+        self._logdir = logdir
         self._measured = time.time()
 
     def due(self):
@@ -120,11 +118,12 @@ class Validation:
                 writer.writeheader()
             values = {key: "{:.6g}".format(value) for key, value in means.items()}
             writer.writerow({"step": step, "images": self._digest, **values})
-        if self._tensorboard:
+        if self._logdir:
             tags = {"validation/" + key: value for key, value in means.items()}
             values = [tf.Summary.Value(tag=tag, simple_value=v) for tag, v in tags.items()]
-            self._tensorboard.add_summary(tf.Summary(value=values), step)
-            self._tensorboard.flush()
+            writer = tf.summary.FileWriterCache.get(self._logdir)
+            writer.add_summary(tf.Summary(value=values), step)
+            writer.flush()
         self._measured = time.time()
         return means
 
@@ -151,8 +150,8 @@ def read_log(folder):
     lines = _whole_lines(path).decode(errors="replace").splitlines()
     for number, line in enumerate(csv.DictReader(lines), 2):
         try:
-            rows.append({key: v if key == "images" else float(v) for key, v in line.items()})
-        except (TypeError, ValueError):
+            rows.append({key: (str if key == "images" else float)(line[key]) for key in FIELDS})
+        except (KeyError, TypeError, ValueError):
             line = "{}: line {}: not the numbers {}"
             raise InputError(line.format(path, number, ", ".join(FIELDS)))
     return rows
