@@ -15,7 +15,7 @@ Kernels are 5×5, except for `conv`. Tensors are float32, channels-last and of s
 import numpy as np
 
 from model import patch_products
-from model.layers import padding
+from model.patch_products import padding
 from model.stored import store, stored_value
 from model.winograd import Tiles, constant_weights, number_of_tiles, trained_weights
 from runtime.quiet_tf import tf

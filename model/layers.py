@@ -4,6 +4,7 @@ Tensors are float32, channels-last and of static shape. `cpu_layers` implements 
 in ways that are fast on a CPU; `device.layers` chooses between the two modules.
 """
 
+from model.patch_products import padding
 from runtime.quiet_tf import tf
 
 
@@ -87,9 +88,3 @@ def mean_squared_error(x, x_tilde):
       x, x_tilde: (N, H, W, C).
     """
     return tf.reduce_mean(tf.math.squared_difference(x, x_tilde), axis=(1, 2, 3))
-
-
-def padding(kernel):
-    """Padding by half a kernel on all sides: TFC's `same_zeros`, unlike TensorFlow's SAME."""
-    rows, columns = (taps // 2 for taps in kernel.shape.as_list()[:2])
-    return [[0, 0], [rows, rows], [columns, columns], [0, 0]]

@@ -8,11 +8,16 @@ Tensors are float32, channels-last and of static shape.
 
 import numpy as np
 
-from model.layers import padding
 from runtime.quiet_tf import tf
 
 FEW_CHANNELS = 16  # up to this many, patches are small enough to keep for the gradient
 PATCHES_BYTES = 2**25  # limit on the patches gathered at a time, but at least one image's
+
+
+def padding(kernel):
+    """Padding by half a kernel on all sides: TFC's `same_zeros`, unlike TensorFlow's SAME."""
+    rows, columns = (taps // 2 for taps in kernel.shape.as_list()[:2])
+    return [[0, 0], [rows, rows], [columns, columns], [0, 0]]
 
 
 def correlation(x, kernel, stride):
