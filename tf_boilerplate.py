@@ -177,14 +177,15 @@ def compress(method_class, args):
     if args.eval_batch_size > 1:
         remedy = "a smaller --eval_batch_size or " + remedy
     with enough_memory(images.path, remedy), contextlib.ExitStack() as claims:
+        if args.output:
+            claims.enter_context(files.claimed(args.output))
         run, aim = choice.prepare(method_class, args, images)
         path = method_class.result_path(run, args)
-        for name in filter(None, (path, args.output)):
-            claims.enter_context(files.claimed(name))
         if path:
-            values = {**method_class.provenance(run, images, args), **aim.digests()}
-            names = (*method_class.settings(args), *aim.digests(), *utils.OF_RESULT)
-            settings = {name: values[name] for name in names}
+            claims.enter_context(files.claimed(path))
+            settings = {**method_class.settings(args), **aim.digests()}
+            values = {**method_class.provenance(run, images, args), **settings}
+            settings.update({name: values[name] for name in utils.OF_RESULT})
             defaults = method_class.defaults()
             utils.check_result(path, images.sha256, settings, defaults, args.overwrite)
         weights = checkpoints.load(method_class.model_class, run)
@@ -202,13 +203,13 @@ def compress(method_class, args):
             utils.write_result(path, {**values, **records, **results})
             written.append(path)
         try:
+            for number, pixels in pictures.items():
+                utils.write_reconstruction(path, images.shape[0], number, pixels)
             if args.output:
                 with naming("{}: not written".format(args.output)):
                     writer.check(content, results["latents_sha256"], args.verbose)
                 files.write_bytes(args.output, content)
                 written.append(args.output)
-            for number, pixels in pictures.items():
-                utils.write_reconstruction(path, images.shape[0], number, pixels)
         except InputError as error:
             failure = error
         batch_means = (key for key in results if key.startswith("avg_"))

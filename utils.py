@@ -245,18 +245,19 @@ def check_result(path, sha256, settings, defaults, overwrite):
         if not of_this_input:
             line = "{}: exists, and is no result of this input; --overwrite replaces it, another "
             raise InputError((line + "--results_dir keeps both").format(path))
-        # Files count by their digests, not by their paths.
-        digests = [key for key in settings if key[: -len("_sha256")] in settings]
-        before = {**defaults, **dict.fromkeys(digests, ""), **before}
+        before = {**defaults, **before}
+        for key in list(before):  # a file counts by its digest, not by its path
+            if key + "_sha256" in before and key + "_sha256" in settings:
+                del before[key]
         step = before.get("checkpoint_step", settings["checkpoint_step"])
         is_earlier = step < settings["checkpoint_step"]
         if is_earlier:
             del before["checkpoint_step"]
             before.pop("checkpoint_sha256", None)
         differing = [
-            "{} {}, now {}".format(NAMES.get(key, "--" + key), before[key], value)
+            "{} {}, now {}".format(NAMES.get(key, "--" + key), _shown(before[key]), _shown(value))
             for key, value in settings.items()
-            if key in before and before[key] != value and key + "_sha256" not in digests
+            if key in before and before[key] != value
         ]
         if differing:
             line = "{}: exists with other settings ({}); --overwrite replaces it, another "
@@ -265,6 +266,10 @@ def check_result(path, sha256, settings, defaults, overwrite):
             line = "{}: a result of the model at step {} will be replaced"
             console.note(line.format(path, step))
     check_writable(path)
+
+
+def _shown(value):
+    return "none" if value == "" else value
 
 
 def write_result(path, values):

@@ -150,8 +150,7 @@ def main():
         content = files.read_bytes(path)
         with naming(path):
             if container.is_packed(content):
-                line = "in the authors' format, which only `mbt2018.py decompress` decodes"
-                raise InputError(line)
+                raise InputError("in the authors' format, which only `decompress` decodes")
             header, payloads = container.read(content)
             decoder.check(header, model)
             words = [words_of(payload) for payload in payloads]

@@ -4,15 +4,16 @@ import struct
 
 PNG, JP2 = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _SIZE = b"\xff\x4f\xff\x51"  # how a JPEG 2000 codestream begins: with its size
-_SRGB = (1, 13)  # primaries and transfer function of sRGB in ITU-T H.273
-_ENUMERATED, _SRGB_AND_GREY = 1, (16, 17, 18)  # colours of a JP2 file; 18 is sYCC, which is decoded
+SRGB = (1, 13)  # primaries and transfer function of sRGB in ITU-T H.273
+_ENUMERATED, _PROFILES = 1, (2, 3)  # ways in which a JP2 file says what its colours are
+_SRGB_AND_GREY = (16, 17, 18)  # enumerated; 18 is sYCC, which is decoded
 
 
 def coding_points(path):
     """Primaries and transfer function (ITU-T H.273) in the cICP chunk of a PNG file.
 
     Returns:
-      a pair of ints; None without the chunk, or if they are those of sRGB.
+      a pair of ints; None without the chunk.
     """
     with open(path, "rb") as file:
         if file.read(8) != PNG:
@@ -24,7 +25,7 @@ def coding_points(path):
             length, kind = struct.unpack(">I4s", header)
             if kind == b"cICP":
                 found = tuple(file.read(2))
-                return found if len(found) == 2 and found != _SRGB else None
+                return found if len(found) == 2 else None
             if kind in (b"IDAT", b"IEND"):
                 return None
             file.seek(length + 4, 1)
@@ -36,12 +37,12 @@ def jpeg2000_depth(path):
     (ISO/IEC 15444-1, A.5.1.)
     """
     with open(path, "rb") as file:
-        head = file.read(1 << 16)
-    at = head.find(_SIZE)
-    count = head[at + 40 : at + 42]
-    if at < 0 or len(count) < 2:
-        return 8
-    depths = head[at + 42 : at + 42 + 3 * struct.unpack(">H", count)[0] : 3]
+        if file.read(12) != JP2 or not any(kind == b"jp2c" for kind, _ in _boxes(file, None)):
+            file.seek(0)
+        head = file.read(42)
+        if len(head) < 42 or not head.startswith(_SIZE):
+            return 8
+        depths = file.read(3 * _number(head[40:]))[::3]
     return max(((depth & 127) + 1 for depth in depths), default=8)
 
 
@@ -58,17 +59,19 @@ def jp2_colours(path):
         for kind, size in _boxes(file, None):
             if kind != b"jp2h":
                 continue
-            others = False
             for inner, length in _boxes(file, file.tell() + size):
-                if inner != b"colr" or length < 3:
-                    continue
-                content = file.read(length)
-                file.seek(-length, 1)
-                if content[0] != _ENUMERATED:
-                    return content[3:], False
-                others = struct.unpack(">I", content[3:7])[0] not in _SRGB_AND_GREY
-            return None, others
+                if inner == b"colr" and length >= 3:  # the first counts
+                    content = file.read(length)
+                    if content[0] in _PROFILES:
+                        return content[3:], False
+                    named = content[0] == _ENUMERATED and len(content) >= 7
+                    others = not named or _number(content[3:7]) not in _SRGB_AND_GREY
+                    return None, others
     return None, False
+
+
+def _number(content):
+    return int.from_bytes(content, "big")
 
 
 def _boxes(file, end):
@@ -80,9 +83,12 @@ def _boxes(file, end):
         size, kind = struct.unpack(">I4s", header)
         size -= 8
         if size == 1 - 8:  # a size of 64 bits follows
-            size = struct.unpack(">Q", file.read(8))[0] - 16
-        if size < 0:  # until the end of the file, or damaged
-            return
+            size = _number(file.read(8)) - 16
         start = file.tell()
+        if size == -8:  # until the end of the file
+            size = file.seek(0, 2) - start
+            file.seek(start)
+        if size < 0:  # damaged
+            return
         yield kind, size
         file.seek(start + size)

@@ -126,7 +126,9 @@ def _decoded(path, note):
             # In a PNG they may come after the samples; a TIFF is closed once it is loaded.
             exif = exif or _exif(image, note)
             if image.format == "PNG":
-                image.info["other_colours"] = headers.coding_points(path) is not None
+                points = headers.coding_points(path)
+                if points is not None:
+                    image.info["other_colours"] = points != headers.SRGB
             elif image.format == "JPEG2000":
                 profile, image.info["other_colours"] = headers.jp2_colours(path)
                 if profile is not None:
@@ -142,7 +144,7 @@ def _sample_format(image, path):
     """How an image that is not decoded yet stores its samples, such as "RGB;16B" or "L;4"."""
     if image.format == "JPEG2000":  # whose modes of 16 bits Pillow fills, whatever the depth
         depth = headers.jpeg2000_depth(path)
-        return "{};{}".format(image.mode, depth) if image.mode[0] != "I" else image.mode
+        return "{};{}".format(image.mode, depth)
     if not image.tile:
         return image.mode
     arguments = image.tile[0][3]
@@ -179,7 +181,7 @@ def _in_8_bits(image, sample, note):
     Raises:
       ValueError: signed or floating-point samples, or more than 16 bits: their white is unknown.
     """
-    bits = int((re.findall(r"(?<!BGR);(\d+)", sample) or [8])[0])
+    bits = int((re.findall(r"(?<!BGR);(\d+)", sample) or [8])[-1])
     transparent = image.info.get("transparency")
     alpha = None
     if image.mode == "F":
@@ -190,10 +192,11 @@ def _in_8_bits(image, sample, note):
         raise ValueError("signed samples")
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):
         values = np.asarray(image, dtype=np.int64)
-        largest = 4095 if bits == 12 else 65535
+        # Pillow stretches those of JPEG 2000 to 16 bits.
+        largest = 4095 if bits == 12 and image.format != "JPEG2000" else 65535
         if values.min() < 0 or values.max() > largest:
             raise ValueError("more than 16 bits per sample")
-        bits = bits if bits == 12 else 16
+        bits = bits if 8 < bits < 16 else 16
         if transparent is not None:
             alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
         if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # WhiteIsZero
@@ -245,8 +248,8 @@ def _has_other_colours(image):
 
     They are the chunks gAMA, cHRM and cICP of PNG, and the enumerated colours of JPEG 2000.
     """
-    if image.info.get("other_colours"):
-        return True
+    if "other_colours" in image.info:
+        return image.info["other_colours"]
     if "srgb" in image.info:
         return False
     gamma, places = image.info.get("gamma", 1 / 2.2), image.info.get("chromaticity", SRGB)

@@ -139,7 +139,7 @@ class Method:
 
     @classmethod
     def provenance(cls, run, images, args):
-        """The origin of a result, to be saved with it: a dict of the model, input and settings.
+        """The model and input of a result, to be saved with it besides `settings`, as a dict.
 
         Args:
           run: `checkpoints.Run`.
@@ -157,7 +157,6 @@ class Method:
             "input_sha256": images.sha256,
             "eval_batch_size": args.eval_batch_size,
             "device": device.describe(),
-            **cls.settings(args),
         }
 
     def __init__(self, model, x, args, noise, lmbda=None, weights=None):

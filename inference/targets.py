@@ -107,7 +107,10 @@ def check(method_class, args):
     if "max_bytes" in names and getattr(args, "estimate_only", False):
         raise InputError(name + "not with --estimate_only, which codes nothing")
     if names and not method_class.flags and not checkpoints.is_pattern(args.runname):
-        line = "{}.py can only choose a model; give a pattern of run names, such as '*'"
+        line = (
+            "{}.py can only choose a model; outside of studies, give a pattern of run names, such "
+            "as '*'"
+        )
         raise InputError(name + line.format(method_class.script()))
 
 

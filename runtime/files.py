@@ -40,8 +40,11 @@ def atomic_write(path):
     """
     target = os.path.realpath(path)
     if _is_special(target):
-        with open(target, "wb") as file:
-            yield file
+        try:
+            with open(target, "wb") as file:
+                yield file
+        except OSError as error:
+            raise _not_writable(path, error.strerror)
         return
     handle, temporary = _temporary_beside(target)
     os.close(handle)
@@ -92,6 +95,9 @@ def claimed(path):
     Raises:
       InputError: another process has claimed the path.
     """
+    if _is_special(path):
+        yield
+        return
     folder, name = os.path.split(os.path.realpath(path))
     lock = os.path.join(folder, ".{}.lock".format(name))
     with contextlib.ExitStack() as stack:
@@ -107,7 +113,7 @@ def claimed(path):
                     raise InputError("{}: another process is about to write it".format(path))
                 with contextlib.suppress(FileNotFoundError):
                     held = os.path.samestat(os.fstat(descriptor), os.stat(lock))
-            stack.callback(os.unlink, lock)
+            stack.callback(_remove, lock)
         yield
 
 
@@ -135,6 +141,11 @@ def check_folder(path):
         raise _not_writable(path, "{} is no folder".format(there))
     if not os.access(there, os.W_OK | os.X_OK):
         raise _not_writable(path, "no permission to write to {}".format(there))
+
+
+def _remove(path):
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _is_special(path):

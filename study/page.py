@@ -19,7 +19,7 @@ from study import codecs, command, documents, inputs, statistics, tables, tasks
 NAME = "report.html"
 TEMPLATE = "report.html"  # beside this file
 CACHE = "pictures"  # folder in the output folder, for decoded images
-SAME = 0.01  # by which rate and PSNR of a method that runs again may differ, relatively
+SAME_RATE, SAME_PSNR = 0.005, 0.03  # by which a run again may differ: relatively, and in dB
 
 
 def add_flags(parser):
@@ -132,7 +132,8 @@ def _decoded(row, image, original, args):
             raise InputError("--show: {}: {}".format(row["method"], codec.missing()))
         return codec.decode(codec.encode(original, codec.number(row["quality"]), 1), 1)
     script, flags = tasks.split(row["method"])
-    name = tables.as_text("{}-{}-{:g}".format(image.name, row["method"], row["lambda"]))
+    figures = image.name, row["method"], row["lambda"], row["psnr"]
+    name = tables.as_text("{}-{}-{:g}-{:.3f}".format(*figures))
     digest = row["task"] or image.sha256[:16] + row["checkpoint_sha256"][:8]
     name = "{}-{}.png".format(name.replace("/", "-"), digest)
     path = os.path.join(args.output, CACHE, name)
@@ -161,13 +162,13 @@ def _check_same(row, image, result):
 
     A row may be of a result with flags that its method's name does not tell.
     """
-    values = [(float(row[key]), float(result[key][0])) for key in ("est_bpp", "psnr")]
-    if any(abs(ours / theirs - 1) > SAME for theirs, ours in values):
+    rate, quality = row["est_bpp"], row["psnr"]
+    our_rate, our_quality = (float(result[key][0]) for key in ("est_bpp", "psnr"))
+    if abs(our_rate / rate - 1) > SAME_RATE or abs(our_quality - quality) > SAME_PSNR:
         line = (
             "--pictures: {}: {} gives {:.4f} bpp and {:.2f} dB, not {:.4f} and {:.2f} as in its "
             "row, which other flags may have made; results of study.run name them all"
         )
-        (rate, our_rate), (quality, our_quality) = values
         names = image.name, row["method"]
         raise InputError(line.format(*names, our_rate, our_quality, rate, quality))
 

@@ -54,7 +54,7 @@ def main(script, *argv):
                 evaluated = evaluator.evaluate(writer, image, images.batches(1))
             if evaluator.missed is not None:
                 choice.explain(evaluator.missed, aim.target, run, method_class, own, images)
-            values = method_class.provenance(run, images, own)
+            values = {**method_class.provenance(run, images, own), **method_class.settings(own)}
             utils.write_result(result, {**values, **evaluated.records, **evaluated.results})
             print(file=answers, flush=True)
 

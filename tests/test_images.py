@@ -387,6 +387,7 @@ def test_colours_known_from_other_metadata_are_noted(tmp_path):
         ([srgb, usual], 0),
         ([srgb, p3], 1),
         ([usual, same], 0),
+        ([linear, same], 0),
     ):
         path.write_bytes(rgb_png(pixels, chunks))
         result, notes = read(path)
@@ -424,7 +425,8 @@ def test_colours_of_jpeg_2000(tmp_path):
     for method in (2, 3):
         result, notes = read(jp2(path, pixels, bytes([method, 0, 0]) + icc))
         assert np.abs(result - in_srgb(pixels, WIDE, 1.8)).max() < 2 and not notes
-    for colours, noted in ((None, 0), (struct.pack(">BBBI", 1, 0, 0, 20), 1)):  # 20: e-sRGB
+    vendor, e_srgb = bytes([4, 0, 0]) + bytes(20), struct.pack(">BBBI", 1, 0, 0, 20)
+    for colours, noted in ((None, 0), (e_srgb, 1), (vendor, 1)):
         result, notes = read(jp2(path, pixels, colours))
         np.testing.assert_array_equal(result, pixels)
         assert len(notes) == noted and all("not in sRGB" in note for note in notes)
@@ -432,9 +434,34 @@ def test_colours_of_jpeg_2000(tmp_path):
 
 @pytest.mark.parametrize("depth, noted", [(8, 0), (12, 1), (16, 1)])
 def test_depth_of_jpeg_2000(depth, noted, tmp_path):
-    _, notes = read(jp2(tmp_path / "a.jp2", random_pixels(), depth=depth))
-    assert len(notes) == noted
-    assert all("{} bits per sample".format(depth) in note for note in notes)
+    path = jp2(tmp_path / "a.jp2", random_pixels(), depth=depth)
+    content = path.read_bytes()
+    at = content.index(b"jp2c") - 4
+    far = struct.pack(">I4s", 70008, b"free") + bytes(70000)
+    for changed in (
+        content,
+        content[:at] + far + content[at:],
+        content[:at] + bytes(4) + content[at + 4 :],  # a box until the end of the file
+        content[at + 8 :],  # the codestream alone
+    ):
+        path.write_bytes(changed)
+        _, notes = read(path)
+        assert len(notes) == noted
+        assert all("{} bits per sample".format(depth) in note for note in notes)
+
+
+def test_deep_grey_jpeg_2000(tmp_path):
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16
+    path = tmp_path / "a.jp2"
+    Image.fromarray(values).save(str(path), "JPEG2000")
+    content = path.read_bytes()
+    old, new = (struct.pack(">H", 1) + bytes([depth - 1, 1, 1]) for depth in (16, 12))
+    assert content.count(old) == 1
+    pixels, (note,) = read(path)
+    assert np.abs(pixels[..., 0] - values / 257).max() < 1 and "16 bits" in note
+    path.write_bytes(content.replace(old, new))
+    pixels, (note,) = read(path)
+    assert "12 bits" in note and pixels.max() > 250
 
 
 def test_cmyk_without_a_profile_is_noted(tmp_path):

@@ -150,6 +150,8 @@ def read_log(folder):
     lines = _whole_lines(path).decode(errors="replace").splitlines()
     for number, line in enumerate(csv.DictReader(lines), 2):
         try:
+            if None in line:  # more than the columns
+                raise ValueError
             rows.append({key: (str if key == "images" else float)(line[key]) for key in FIELDS})
         except (KeyError, TypeError, ValueError):
             line = "{}: line {}: not the numbers {}"
