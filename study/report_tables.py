@@ -3,6 +3,7 @@
 from study import documents, statistics, tables
 
 METHOD = ("method", "method", "{}")
+MOST_WINS = 20  # a wider table is too wide to read
 COUNTS = [("images", "images", "{:d}"), ("seeds", "seeds", "{:d}")]
 
 
@@ -76,9 +77,10 @@ def _gains(names, title, content):
 
 
 def _wins(name, dataset, rows):
-    """How often each method is better than each other."""
+    """How often each method is better than each other; empty of more than `MOST_WINS` methods."""
     found = statistics.wins(rows)
     methods = sorted({pair[0] for pair in found}, key=tables.place)
+    methods = methods if len(methods) <= MOST_WINS else []
     title = "In how many (image, λ) the loss of the row's method is below the column's ({})"
     lines = []
     for one in methods:

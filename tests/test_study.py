@@ -572,6 +572,15 @@ def test_the_base_model_is_the_anchor_whatever_its_flags(tmp_path):
     assert (delta["method"], delta["anchor"]) == ("map", "mbt2018 --container")
 
 
+@pytest.mark.parametrize("number, shown", [(20, True), (21, False)])
+def test_comparisons_of_pairs_of_methods_as_long_as_they_are_readable(number, shown, tmp_path):
+    rows = made_rows()
+    for index in range(1, number):
+        rows += made_rows("sga --sga_its {}".format(index), rate=0.9)
+    report.main([write_rows(tmp_path / "i.csv", rows), "--output", str(tmp_path)])
+    assert ("In how many (image" in (tmp_path / "report.md").read_text()) == shown
+
+
 def test_the_methods_of_the_study_that_ships_rank_as_in_the_paper():
     rows, _ = curves.read([os.path.join(PUBLISHED, "nine")], "")
     found = {curve.method: curve for curve in curves.of_rows(tables.frame(rows), "est_bpp")}
