@@ -45,8 +45,7 @@ PRESETS = {
         "sga_its": 2000,
         "lr": 0.02,
         "lr_final": 0.1,
-        "t_max": 1.0,
-        "probability": "ssl",
+        "classes": 3,
         "fit_schedule": True,
     },
 }
