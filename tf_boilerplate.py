@@ -423,7 +423,7 @@ def _add_compress(commands, method_class):
     )
     if method_class.presets:
         lines = (
-            "{}: {}".format(name, " ".join("--{} {}".format(*item) for item in preset.items()))
+            "{}: {}".format(name, " ".join(flags.words(preset)))
             for name, preset in method_class.presets.items()
         )
         parser.add_argument(

@@ -79,6 +79,15 @@ def check_together(args, flags):
                 raise InputError("--{}: has no effect {}".format(name, text))
 
 
+def words(values):
+    """Yields the words of a command line that gives flags these values, a dict by name."""
+    for name, value in values.items():
+        if value is True:
+            yield "--" + name
+        elif value is not False:
+            yield "--{} {}".format(name, value)
+
+
 def refuse_dashed_paths(parser, argv):
     """Ends with a clear line where a file's name begins with a dash, as flags do."""
     for argument in argv:

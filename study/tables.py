@@ -13,7 +13,7 @@ import pandas as pd
 from inference.evaluation import METRICS
 from inference.methods import find_method
 from inference.scripts import METHODS
-from runtime import files
+from runtime import files, flags
 from runtime.errors import InputError
 from study.codecs import CODECS
 
@@ -124,7 +124,9 @@ def labels(results):
         for seeded in (False, True):
             keys = [key for key in several if several[key] and (seeded or key != "seed")]
             for index, setting in zip(indices, settings):
-                found[index] = " ".join([name, *_flags(setting, keys)])
+                found[index] = " ".join(
+                    [name, *flags.words({key: setting.get(key, False) for key in keys})]
+                )
             same = [
                 (found[i], *(str(results[i].get(key)) for key in ("input", "runname", "lmbda")))
                 for i in indices
@@ -143,16 +145,6 @@ def _settings(values):
         names |= {*method.objective_flags, *method.coding_flags}
         names -= {"side_info"}  # a file of each image
     return {key: value.item() for key, value in values.items() if key in names}
-
-
-def _flags(settings, keys):
-    """Words of a command line that gives some settings."""
-    for key in keys:
-        value = settings.get(key, False)
-        if value is True:
-            yield "--" + key
-        elif value is not False:
-            yield "--{} {}".format(key, value)
 
 
 def image_name(values):
