@@ -182,7 +182,7 @@ def test_what_no_lambda_can_reach(photo, shipped, tmp_path, capsys):
         ("sga", ("--target_bpp", 1, "--target_psnr", 30), "--target_bpp and --target_psnr: give"),
         ("bb_plain", ("--target_bpp", 1), "not known to this command: --target_bpp 1"),
         ("bb_no_sga", ("--max_bytes", 900), "not known to this command: --max_bytes 900"),
-        ("mbt2018", ("--target_bpp", 1), "can only choose a model; give a pattern"),
+        ("mbt2018", ("--target_bpp", 1), "can only choose a model; outside of studies, give"),
     ],
 )
 def test_targets_that_cannot_be(script, flags, message, photo, shipped, tmp_path, capsys):
