@@ -158,8 +158,9 @@ def train(script, training_graph, args):
 
 def learning_rate(step, args):
     """The cosine schedule from --learning_rate to --lr_final · --learning_rate at --last_step."""
-    done = tf.math.minimum(tf.cast(step, tf.float32) / max(args.last_step, 1), 1)
-    return optimise.cosine_decay(args.learning_rate, args.lr_final, done)
+    last = max(args.last_step, 1)
+    step = tf.math.minimum(tf.cast(step, tf.float32), last)
+    return optimise.cosine_decay(args.learning_rate, args.lr_final, step, last)
 
 
 # --- Evaluation ------------------------------------------------------------------------------

@@ -207,15 +207,15 @@ class Stage:
         return _bad("the loss", "is NaN or infinite", "about iteration {}".format(last), "lr")
 
 
-def cosine_decay(rate, final, done):
+def cosine_decay(rate, final, t, its):
     """A learning rate that falls from `rate` to `final` · `rate` along a cosine.
 
     Args:
-      done: fraction of the run that is done, float32 tensor in [0, 1].
+      t: the iteration, a float32 tensor from 0 to `its`, where the fall ends.
     """
     if final == 1:
         return rate
-    return rate * (final + (1 - final) * 0.5 * (1 + tf.math.cos(np.pi * done)))
+    return rate * (final + (1 - final) * 0.5 * (1 + tf.math.cos(np.pi * t / its)))
 
 
 def within(arrays, bound):

@@ -67,7 +67,7 @@ def schedule_time(t, args):
 def learning_rate(t, args):
     """Adam's learning rate at iteration `t`."""
     with device.on_host():
-        return optimise.cosine_decay(args.lr, args.lr_final, tf.cast(t, tf.float32) / args.sga_its)
+        return optimise.cosine_decay(args.lr, args.lr_final, tf.cast(t, tf.float32), args.sga_its)
 
 
 def relax(v, tau, noise, args):
