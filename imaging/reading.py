@@ -125,19 +125,24 @@ def _decoded(path, note):
                 note("lacks the end marker of a JPEG file, but no pixels")
             # In a PNG they may come after the samples; a TIFF is closed once it is loaded.
             exif = exif or _exif(image, note)
-            if image.format == "PNG":
-                points = headers.coding_points(path)
-                if points is not None:
-                    image.info["other_colours"] = points != headers.SRGB
-            elif image.format == "JPEG2000":
-                profile, image.info["other_colours"] = headers.jp2_colours(path)
-                if profile is not None:
-                    image.info["icc_profile"] = profile
+            _add_colours(image, path)
     except InputError:
         raise
     except Exception as error:
         raise _unreadable(path, error)
     return image, sample, frames, exif
+
+
+def _add_colours(image, path):
+    """Adds to an image's `info` what Pillow leaves out: a profile, or `other_colours` than sRGB."""
+    if image.format == "PNG":
+        points = headers.coding_points(path)
+        if points is not None:
+            image.info["other_colours"] = points != headers.SRGB
+    elif image.format == "JPEG2000":
+        profile, image.info["other_colours"] = headers.jp2_colours(path)
+        if profile is not None:
+            image.info["icc_profile"] = profile
 
 
 def _sample_format(image, path):

@@ -103,7 +103,7 @@ def check(method_class, args):
     names = given(args)
     if len(names) > 1:
         raise InputError("--{} and --{}: give one target".format(*names))
-    name = "".join("--{} {:.10g}: ".format(flag, getattr(args, flag)) for flag in names)
+    name = "".join("{}: ".format(Target(flag, getattr(args, flag), 0)) for flag in names)
     if "max_bytes" in names and getattr(args, "estimate_only", False):
         raise InputError(name + "not with --estimate_only, which codes nothing")
     if names and not method_class.flags and not checkpoints.is_pattern(args.runname):

@@ -76,12 +76,7 @@ def locked(folder, busy=""):
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # some network file systems lock no folders
             os.makedirs(folder, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-            except BlockingIOError:
-                raise InputError("{}: {}".format(folder, busy))
+            _lock(stack, folder, os.O_RDONLY, busy and "{}: {}".format(folder, busy))
         yield
 
 
@@ -103,18 +98,29 @@ def claimed(path):
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             os.makedirs(folder, exist_ok=True)
-            held = False
+            held, busy = False, "{}: another process is about to write it".format(path)
             while not held:  # again, if the process that had it has just deleted the file
-                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-                stack.callback(os.close, descriptor)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise InputError("{}: another process is about to write it".format(path))
+                descriptor = _lock(stack, lock, os.O_RDWR | os.O_CREAT, busy)
                 with contextlib.suppress(FileNotFoundError):
                     held = os.path.samestat(os.fstat(descriptor), os.stat(lock))
             stack.callback(_remove, lock)
         yield
+
+
+def _lock(stack, path, mode, busy):
+    """Opens and locks a file or folder until an `ExitStack` ends; returns its descriptor.
+
+    Raises:
+      InputError: `busy`, if another process has locked it; with "", this waits instead.
+      OSError: it cannot be opened or locked.
+    """
+    descriptor = os.open(path, mode, 0o666)
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+    except BlockingIOError:
+        raise InputError(busy)
+    return descriptor
 
 
 def check_writable(path):
